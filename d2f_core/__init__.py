@@ -1,0 +1,56 @@
+"""Diff2Flow mathematics: a diffusion network seen in flow matching coordinates.
+
+Pure PyTorch; this package knows nothing of ComfyUI. Reference: Schusterbauer, Gui, Fundel, Ommer,
+"Diff2Flow: Training Flow Matching Models via Diffusion Model Alignment", CVPR 2025, arXiv 2506.02221.
+
+Glossary (B is the batch size, ``*`` any number of further dimensions):
+
+======================  ==========================================================  =================
+name                    meaning                                                     range / shape
+======================  ==========================================================  =================
+``t``                   flow time of the paper: 0 = noise, 1 = data                 [0, 1], () or (B,)
+``s``                   ComfyUI's flow sigma, ``s = 1 - t``                         [0, 1]
+``timestep``            index that the network was trained on, may be fractional    [0, T - 1]
+``alpha``, ``sigma``    variance preserving coefficients, ``alpha^2 + sigma^2 = 1`` [0, 1]
+``sigma_ve``            ``sigma / alpha``, what k-diffusion calls sigma             [0, inf)
+``x_dm``                ``alpha * x0 + sigma * eps``: what the network sees         (B, *)
+``x_fm``                ``t * x0 + (1 - t) * eps``: what the ODE moves              (B, *)
+``x0``, ``eps``         clean latent, unit Gaussian noise                           (B, *)
+``velocity``            ``d x_fm / d t = x0 - eps``                                 (B, *)
+``model_output``        what the network returned: eps, v or x0, never a velocity   (B, *)
+======================  ==========================================================  =================
+
+The v of v-prediction is ``alpha * eps - sigma * x0``; it is never called velocity.
+"""
+
+from .grid import FLOW_GRIDS, flow_grid, shift_levels
+from .prediction import PREDICTIONS
+from .schedule import NoiseSchedule
+from .solve import (
+    ADAPTIVE_METHODS,
+    FIXED_METHODS,
+    METHODS,
+    CountedVelocity,
+    EvaluationLimitError,
+    NonFiniteVelocityError,
+    SolverStep,
+    solve,
+)
+from .velocity import FlowAlignment
+
+__all__ = [
+    "ADAPTIVE_METHODS",
+    "FIXED_METHODS",
+    "FLOW_GRIDS",
+    "METHODS",
+    "PREDICTIONS",
+    "CountedVelocity",
+    "EvaluationLimitError",
+    "FlowAlignment",
+    "NoiseSchedule",
+    "NonFiniteVelocityError",
+    "SolverStep",
+    "flow_grid",
+    "shift_levels",
+    "solve",
+]

@@ -1,0 +1,57 @@
+"""What a network's output means: one row for each prediction type, and nowhere else a branch on it.
+
+With ``x_dm = alpha x0 + sigma eps``, clean latent and noise are linear in the network's input and
+output, [x0, eps] = M [x_dm, model_output]:
+
+    eps:  x0  = (x_dm - sigma eps) / alpha          eps = model_output
+    v:    x0  = alpha x_dm - sigma v                eps = sigma x_dm + alpha v
+    x0:   x0  = model_output                        eps = (x_dm - alpha x0) / sigma
+
+v is the one of Salimans and Ho (arXiv 2202.00512), ``v = alpha eps - sigma x0``.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Reading(NamedTuple):
+    """Weights that read x0 and eps off a state and a model output; each of shape () or (B,).
+
+    ``x0 = x0_state * state + x0_output * model_output``, and ``eps`` likewise.
+    """
+
+    x0_state: Tensor
+    x0_output: Tensor
+    eps_state: Tensor
+    eps_output: Tensor
+
+
+def _read_eps(alpha: Tensor, sigma: Tensor) -> Reading:
+    return Reading(1 / alpha, -sigma / alpha, torch.zeros_like(alpha), torch.ones_like(alpha))
+
+
+def _read_v(alpha: Tensor, sigma: Tensor) -> Reading:
+    return Reading(alpha, -sigma, sigma, alpha)
+
+
+def _read_x0(alpha: Tensor, sigma: Tensor) -> Reading:
+    return Reading(torch.zeros_like(alpha), torch.ones_like(alpha), 1 / sigma, -alpha / sigma)
+
+
+PREDICTIONS: Mapping[str, Callable[[Tensor, Tensor], Reading]] = MappingProxyType(
+    {"eps": _read_eps, "v": _read_v, "x0": _read_x0}
+)
+"""Prediction type -> (alpha, sigma) -> Reading of ``x_dm`` and the model output."""
+
+
+def check_prediction(prediction: str) -> None:
+    """Raise a ValueError that names the allowed prediction types unless ``prediction`` is one."""
+    if prediction not in PREDICTIONS:
+        raise ValueError(
+            f"unknown prediction type {prediction!r}; allowed are {', '.join(map(repr, PREDICTIONS))}: "
+            "use the one that the network was trained with"
+        )

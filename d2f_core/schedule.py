@@ -1,0 +1,112 @@
+"""The noise schedule of a trained network, continuous in the timestep.
+
+A diffusion network is trained on T noise levels. Row i of its table holds
+
+    sigma_ve[i] = sigma_i / alpha_i = sqrt((1 - alphas_cumprod[i]) / alphas_cumprod[i])
+
+Between two rows ``log sigma_ve`` is linear in the timestep, which is what ComfyUI's
+``ModelSamplingDiscrete.sigma`` does; the inverse is then exact. All else follows from sigma_ve:
+
+    alpha = 1 / sqrt(1 + sigma_ve^2)        sigma = sigma_ve / sqrt(1 + sigma_ve^2)
+
+so ``alpha^2 + sigma^2 = 1`` between the rows, too. Interpolating alpha and sigma apart, as the
+published code does, breaks that identity.
+
+Index spaces: row i is the level that the network was trained on with timestep i, i = 0 .. T - 1.
+There is no row for the clean image. The published code reads a table of T + 1 rows whose row 0 is
+the clean image and hands that index to the network: off by one.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# ComfyUI's value for a terminal alphas_cumprod of zero (zero terminal SNR). x0 cannot be read
+# off an eps-prediction at alpha = 0, so an exact zero is replaced by this.
+ZERO_TERMINAL_ALPHAS_CUMPROD = 4.8973451890853435e-08
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """T noise levels and the continuous map between timestep and ``log sigma_ve``.
+
+    Attributes:
+        log_sigma: ``log sigma_ve`` of each row, float64 on the CPU, strictly increasing, shape (T,).
+    """
+
+    log_sigma: Tensor
+
+    def __post_init__(self) -> None:
+        if self.log_sigma.ndim != 1 or len(self.log_sigma) < 2:
+            raise ValueError(
+                f"a noise schedule has shape {tuple(self.log_sigma.shape)}; it must be one-dimensional with at "
+                "least 2 rows, one row for each timestep of the network"
+            )
+        if not torch.isfinite(self.log_sigma).all():
+            raise ValueError(
+                "a noise schedule has rows that are not finite; every sigma_ve must be above 0 and below "
+                "infinity (alphas_cumprod strictly between 0 and 1)"
+            )
+        if not (self.log_sigma.diff() > 0).all():
+            row = int((self.log_sigma.diff() <= 0).nonzero()[0]) + 1
+            raise ValueError(
+                f"a noise schedule must become strictly noisier with the timestep, but row {row} is not noisier "
+                f"than row {row - 1}; pass the rows in ascending noise and drop repeated ones"
+            )
+
+    @classmethod
+    def from_betas(cls, betas: Tensor) -> "NoiseSchedule":
+        """Schedule of a DDPM with variances ``betas`` of shape (T,): alphas_cumprod = cumprod(1 - betas)."""
+        return cls.from_alphas_cumprod(torch.cumprod(1 - _float64(betas), dim=0))
+
+    @classmethod
+    def from_alphas_cumprod(cls, alphas_cumprod: Tensor) -> "NoiseSchedule":
+        """Schedule with ``alpha^2 = alphas_cumprod``, shape (T,), descending.
+
+        A last row of exactly zero (zero terminal SNR) is read as ``ZERO_TERMINAL_ALPHAS_CUMPROD``.
+        """
+        a = _float64(alphas_cumprod)
+        if a.ndim == 1 and len(a) and a[-1] == 0:
+            a = torch.cat([a[:-1], a.new_tensor([ZERO_TERMINAL_ALPHAS_CUMPROD])])
+        return cls(0.5 * (torch.log1p(-a) - torch.log(a)))
+
+    @classmethod
+    def from_sigmas(cls, sigma_ve: Tensor) -> "NoiseSchedule":
+        """Schedule from ``sigma_ve`` of shape (T,), ascending: ComfyUI's ``model_sampling.sigmas``."""
+        return cls(torch.log(_float64(sigma_ve)))
+
+    def __len__(self) -> int:
+        return len(self.log_sigma)
+
+    @property
+    def sigma_ve(self) -> Tensor:
+        """``sigma_ve`` of each row, float64, shape (T,)."""
+        return self.log_sigma.exp()
+
+    def log_sigma_at(self, timestep: Tensor) -> Tensor:
+        """``log sigma_ve`` at a fractional timestep, any shape; outside of [0, T - 1] the end row counts."""
+        table = self._table(timestep)
+        position = timestep.to(table.dtype).clamp(0, len(self) - 1)
+        low = position.floor().long().clamp(max=len(self) - 2)
+        return torch.lerp(table[low], table[low + 1], position - low)
+
+    def timestep_at(self, log_sigma: Tensor) -> Tensor:
+        """Fractional timestep in [0, T - 1] with that ``log sigma_ve``: the inverse of ``log_sigma_at``."""
+        table = self._table(log_sigma)
+        level = log_sigma.to(table.dtype).clamp(table[0], table[-1])
+        low = (torch.searchsorted(table, level, right=True) - 1).clamp(0, len(self) - 2)
+        return low + (level - table[low]) / (table[low + 1] - table[low])
+
+    def _table(self, like: Tensor) -> Tensor:
+        """The table on the device of ``like``; float32 where the device has no float64."""
+        return self.log_sigma.to(like.device, coordinate_dtype(like.device))
+
+
+def coordinate_dtype(device: torch.device) -> torch.dtype:
+    """The dtype of times and coefficients: float64, except on Apple's GPUs, which have none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _float64(values: Tensor) -> Tensor:
+    return torch.as_tensor(values).detach().to("cpu", torch.float64)

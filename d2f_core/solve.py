@@ -1,0 +1,273 @@
+"""Solvers for ``d x / d t = velocity(t, x)``: from noise at t = 0 to data at t = 1.
+
+A fixed-step solver is data, a Butcher tableau (c, a, b). With step h from t:
+
+    k_i = velocity(t + c_i h,  x + h sum_{j<i} a_ij k_j)          x(t + h) = x + h sum_i b_i k_i
+
+A velocity that is computed as (x0 - x) / (1 - t) does not exist at t = 1. Then the last interval is
+solved with ``open_end``: a tableau with all c < 1, of an order that keeps the order of the whole
+(one step of local error h^p is enough for a method of order p). Euler and midpoint never look at the end.
+
+The adaptive solvers, Dormand-Prince 5(4) and Bogacki-Shampine 3(2), are torchdiffeq's. The whole batch
+takes the same steps, and the error of a step is that of its worst item.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .schedule import coordinate_dtype
+
+VelocityFn = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Tableau:
+    """Explicit Runge-Kutta method: nodes ``c``, rows ``a`` of the stages after the first, weights ``b``."""
+
+    c: tuple[float, ...]
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+    open_end: "Tableau | None" = None
+
+    def at_open_end(self) -> "Tableau":
+        """The tableau for an interval whose end must not be evaluated."""
+        return self.open_end or self
+
+
+_EULER = Tableau(c=(0.0,), a=(), b=(1.0,))
+_MIDPOINT = Tableau(c=(0.0, 1 / 2), a=((1 / 2,),), b=(0.0, 1.0))
+_HEUN = Tableau(c=(0.0, 1.0), a=((1.0,),), b=(1 / 2, 1 / 2), open_end=_MIDPOINT)
+_RALSTON3 = Tableau(c=(0.0, 1 / 2, 3 / 4), a=((1 / 2,), (0.0, 3 / 4)), b=(2 / 9, 1 / 3, 4 / 9))
+_RK4 = Tableau(
+    c=(0.0, 1 / 2, 1 / 2, 1.0),
+    a=((1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)),
+    b=(1 / 6, 1 / 3, 1 / 3, 1 / 6),
+    open_end=_RALSTON3,
+)
+
+FIXED_METHODS: Mapping[str, Tableau] = MappingProxyType(
+    {"euler": _EULER, "midpoint": _MIDPOINT, "heun": _HEUN, "rk4": _RK4}
+)
+"""Fixed-step solvers of order 1, 2, 2 and 4."""
+
+ADAPTIVE_METHODS: tuple[str, ...] = ("dopri5", "bosh3")
+"""Adaptive solvers of order 5 and 3; they need the package torchdiffeq."""
+
+METHODS: tuple[str, ...] = (*FIXED_METHODS, *ADAPTIVE_METHODS)
+
+
+@dataclass(frozen=True)
+class SolverStep:
+    """What ``on_step`` gets after each step: its number from 0, the flow time reached, calls so far."""
+
+    index: int
+    t: float
+    nfe: int
+
+
+class EvaluationLimitError(RuntimeError):
+    """A solver asked for more velocity evaluations than it was allowed."""
+
+
+class NonFiniteVelocityError(ArithmeticError):
+    """The velocity had NaN or infinite values."""
+
+
+class CountedVelocity:
+    """A velocity that counts its calls in ``nfe`` and stops at ``limit``."""
+
+    def __init__(self, velocity_fn: VelocityFn, limit: int | None = None) -> None:
+        self.velocity_fn = velocity_fn
+        self.limit = limit
+        self.nfe = 0
+
+    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
+        if self.limit is not None and self.nfe >= self.limit:
+            raise EvaluationLimitError(
+                f"the solver reached its limit of {self.limit} evaluations at t = {float(t):.4f} of 1; raise the "
+                "limit, loosen the tolerances, or take fewer steps"
+            )
+        self.nfe += 1
+        return self.velocity_fn(t, x)
+
+
+def solve(
+    velocity_fn: VelocityFn,
+    x: Tensor,
+    ts: Tensor,
+    method: str = "euler",
+    *,
+    rtol: float = 1e-4,
+    atol: float = 1e-4,
+    open_end: bool = False,
+    on_step: Callable[[SolverStep], None] | None = None,
+) -> Tensor:
+    """Integrate x from ``ts[0]`` to ``ts[-1]``.
+
+    Args:
+        velocity_fn: ``(t, x) -> velocity`` with t of shape () and x, velocity of shape (B, *).
+        x: state at ``ts[0]``, (B, *).
+        ts: flow times, strictly monotone, at least 2; fixed-step solvers take one step an interval, adaptive
+            ones choose their steps and only stop there.
+        method: one of ``METHODS``.
+        rtol, atol: tolerances of the adaptive solvers.
+        open_end: the velocity is not defined at ``ts[-1]``. Fixed-step solvers then use their ``open_end``
+            tableau there; adaptive ones stop at ``ts[-2]`` and take one Euler step.
+        on_step: called after each (accepted) step.
+
+    Returns:
+        State at ``ts[-1]``, (B, *), in the dtype of x.
+
+    Raises:
+        ValueError: bad arguments.
+        NonFiniteVelocityError: the velocity became NaN or infinite.
+        ModuleNotFoundError: an adaptive method without torchdiffeq.
+    """
+    counted = velocity_fn if isinstance(velocity_fn, CountedVelocity) else CountedVelocity(velocity_fn)
+    times = _check_times(ts)
+    report = on_step or (lambda step: None)
+    if method in FIXED_METHODS:
+        return _solve_fixed(counted, x, times, FIXED_METHODS[method], open_end, report)
+    if method in ADAPTIVE_METHODS:
+        return _solve_adaptive(counted, x, times, method, rtol, atol, open_end, report)
+    raise ValueError(f"unknown solver {method!r}; allowed are {', '.join(map(repr, METHODS))}")
+
+
+def _solve_fixed(
+    velocity_fn: CountedVelocity,
+    x: Tensor,
+    times: list[float],
+    tableau: Tableau,
+    open_end: bool,
+    on_step: Callable[[SolverStep], None],
+    first_index: int = 0,
+) -> Tensor:
+    last = len(times) - 2
+    for i in range(last + 1):
+        used = tableau.at_open_end() if open_end and i == last else tableau
+        x = _step(velocity_fn, x, times[i], times[i + 1], used)
+        on_step(SolverStep(first_index + i, times[i + 1], velocity_fn.nfe))
+    return x
+
+
+def _step(velocity_fn: CountedVelocity, x: Tensor, start: float, end: float, tableau: Tableau) -> Tensor:
+    """One Runge-Kutta step; a stage at c = 1 is evaluated at ``end`` itself, without rounding."""
+    h = end - start
+    k: list[Tensor] = []
+    for c, row in zip(tableau.c, ((), *tableau.a), strict=True):
+        t = torch.tensor(end if c == 1 else start + c * h, dtype=torch.float64)
+        k.append(velocity_fn(t, _advance(x, h, row, k)))
+    return _check_finite(_advance(x, h, tableau.b, k), start, end)
+
+
+def _advance(x: Tensor, h: float, weights: tuple[float, ...], k: list[Tensor]) -> Tensor:
+    """``x + h sum_i weights_i k_i`` without the terms of weight 0."""
+    for weight, slope in zip(weights, k, strict=True):
+        if weight:
+            x = x + (h * weight) * slope
+    return x
+
+
+def _solve_adaptive(
+    velocity_fn: CountedVelocity,
+    x: Tensor,
+    times: list[float],
+    method: str,
+    rtol: float,
+    atol: float,
+    open_end: bool,
+    on_step: Callable[[SolverStep], None],
+) -> Tensor:
+    if not (rtol >= 0 and atol >= 0 and rtol + atol > 0):
+        raise ValueError(f"tolerances must be at least 0 and not both 0, got rtol {rtol} and atol {atol}; try 1e-4")
+    if open_end and len(times) < 3:
+        raise ValueError(
+            "an adaptive solver whose end is open needs a time before it at which to stop; pass 3 or more times"
+        )
+    inside = times[:-1] if open_end else times
+    flow = _TorchdiffeqFlow(velocity_fn, x, inside, on_step)
+    if x.numel():
+        x = flow.integrate(method, rtol, atol)
+    if open_end:
+        x = _solve_fixed(velocity_fn, x, times[-2:], _EULER, True, on_step, first_index=flow.accepted)
+    return x
+
+
+class _TorchdiffeqFlow:
+    """The velocity as torchdiffeq wants it: state in float32 or better, callbacks as attributes."""
+
+    def __init__(
+        self, velocity_fn: CountedVelocity, x: Tensor, times: list[float], on_step: Callable[[SolverStep], None]
+    ) -> None:
+        self.velocity_fn, self.x, self.times, self.on_step = velocity_fn, x, times, on_step
+        self.accepted = 0
+
+    def integrate(self, method: str, rtol: float, atol: float) -> Tensor:
+        time_dtype = coordinate_dtype(self.x.device)
+        ts = torch.tensor(self.times, dtype=time_dtype, device=self.x.device)
+        # Every given time is a step, so that no stage lies beyond the last one.
+        options: dict[str, Any] = {"dtype": time_dtype, "norm": self._worst_item, "step_t": ts[1:]}
+        options["first_step"] = 0.05 * (ts[-1] - ts[0]).abs()
+        state = self.x.to(torch.promote_types(self.x.dtype, torch.float32))
+        try:
+            path = _odeint()(self, state, ts, rtol=rtol, atol=atol, method=method, options=options)
+        except AssertionError as error:
+            raise RuntimeError(
+                f"the adaptive solver {method!r} gave up ({error}); loosen rtol and atol, or use a fixed-step solver"
+            ) from error
+        return path[-1].to(self.x.dtype)
+
+    def __call__(self, t: Tensor, state: Tensor) -> Tensor:
+        # torchdiffeq rounds t to the dtype of the state, which may step over an end by one ulp.
+        inside = t.detach().to("cpu", torch.float64).clamp(min(self.times), max(self.times))
+        velocity = self.velocity_fn(inside, state.to(self.x.dtype)).to(state.dtype)
+        return _check_finite(velocity, float(inside), float(inside))
+
+    def callback_accept_step(self, t: Tensor, state: Tensor, dt: Tensor) -> None:
+        """torchdiffeq calls this with the start of an accepted step; the time reported is its end."""
+        direction = 1 if self.times[-1] > self.times[0] else -1
+        self.on_step(SolverStep(self.accepted, float(t + direction * dt), self.velocity_fn.nfe))
+        self.accepted += 1
+
+    def _worst_item(self, error: Tensor) -> Tensor:
+        """Largest root mean square over the items of a batch."""
+        return error.reshape(self.x.shape[0], -1).square().mean(dim=1).max().sqrt()
+
+
+def _odeint() -> Callable[..., Tensor]:
+    try:
+        from torchdiffeq import odeint
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"the adaptive solvers {', '.join(ADAPTIVE_METHODS)} need the package torchdiffeq; install it with "
+            f"'pip install torchdiffeq', or choose one of {', '.join(FIXED_METHODS)}"
+        ) from error
+    return odeint
+
+
+def _check_times(ts: Tensor) -> list[float]:
+    times = torch.as_tensor(ts).detach().to("cpu", torch.float64)
+    steps = times.diff() if times.ndim == 1 else times
+    if times.ndim != 1 or len(times) < 2 or not ((steps > 0).all() or (steps < 0).all()):
+        shown = [round(value, 6) for value in times.flatten()[:8].tolist()]
+        raise ValueError(
+            f"ts must be one-dimensional with at least 2 strictly ascending (or strictly descending) flow times, "
+            f"got shape {tuple(times.shape)} starting {shown}"
+        )
+    return times.tolist()
+
+
+def _check_finite(value: Tensor, start: float, end: float) -> Tensor:
+    if not bool(torch.isfinite(value).all()):
+        where = f"at t = {start:.4f}" if math.isclose(start, end) else f"between t = {start:.4f} and {end:.4f}"
+        raise NonFiniteVelocityError(
+            f"the velocity is NaN or infinite {where}; the network overflowed: run it in float32 or bfloat16, "
+            "lower the CFG, or check the LoRA"
+        )
+    return value

@@ -1,0 +1,36 @@
+"""From diffusion time to flow time: the same noise level seen from two sides.
+
+A variance preserving sample and a flow matching sample of the same x0 and eps differ by a factor
+only (eq. 7 and 8 of the paper), because their ratio of signal to noise is the same when
+
+    sigma_ve = sigma / alpha = (1 - t) / t          t = alpha / (alpha + sigma) = 1 / (1 + sigma_ve)
+
+    x_fm = t x0 + (1 - t) eps = x_dm / (alpha + sigma)
+    x_dm = alpha x0 + sigma eps = x_fm / sqrt(t^2 + (1 - t)^2)
+
+since alpha + sigma = 1 / sqrt(t^2 + (1 - t)^2) for alpha^2 + sigma^2 = 1.
+"""
+
+import torch
+from torch import Tensor
+
+
+def flow_time_of_log_sigma(log_sigma: Tensor) -> Tensor:
+    """``t = 1 / (1 + sigma_ve)`` of ``log sigma_ve``, any shape."""
+    return torch.sigmoid(-log_sigma)
+
+
+def log_sigma_of_flow_time(t: Tensor) -> Tensor:
+    """``log sigma_ve = log((1 - t) / t)``, any shape; +inf at t = 0 and -inf at t = 1."""
+    return torch.log1p(-t) - torch.log(t)
+
+
+def interpolant_norm(t: Tensor) -> Tensor:
+    """``sqrt(t^2 + (1 - t)^2)``: the factor from x_dm to x_fm, any shape, between 0.707 and 1."""
+    return torch.sqrt(t**2 + (1 - t) ** 2)
+
+
+def vp_coefficients(t: Tensor) -> tuple[Tensor, Tensor]:
+    """``alpha, sigma`` of the diffusion sample with the noise level of flow time t, any shape."""
+    norm = interpolant_norm(t)
+    return t / norm, (1 - t) / norm

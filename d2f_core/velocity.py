@@ -1,0 +1,151 @@
+"""The velocity field of a diffusion network (section 3 of the paper).
+
+A network that was trained on ``(x_dm, timestep)`` becomes a flow matching model by a change of
+coordinates, with no new parameters:
+
+    timestep of t  ->  x_dm = x_fm / sqrt(t^2 + (1 - t)^2)  ->  network  ->  x0, eps
+    velocity = d x_fm / d t = x0 - eps
+
+The table of the network spans t_min <= t <= t_max only (0.0640 to 0.9716 for the SD schedule), the
+flow all of [0, 1]. Outside of the table the network is asked at its end row and its answer is read
+with that row's alpha and sigma, since these are what it believes in. Of the two things read, the one
+that the state does not determine is kept, and the other follows from the interpolant:
+
+    t < t_min:  keep x0,   eps = (x_fm - t x0) / (1 - t)        velocity = (x0 - x_fm) / (1 - t)
+    t > t_max:  keep eps,  x0  = (x_fm - (1 - t) eps) / t       velocity = (x_fm - eps) / t
+
+Both agree with the table at its ends, so velocity and x0 are continuous; both are finite at t = 0 and
+t = 1, where x0 = x_fm. Everything is linear in state and output, so all this is arithmetic on
+four numbers a sample, done in float64, and the latents are touched by one multiply-add.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .prediction import PREDICTIONS, Reading, check_prediction
+from .schedule import NoiseSchedule, coordinate_dtype
+from .time_map import flow_time_of_log_sigma, interpolant_norm, log_sigma_of_flow_time, vp_coefficients
+
+
+@dataclass(frozen=True, eq=False)
+class FlowAlignment:
+    """A diffusion network's schedule and prediction type, aligned with flow matching.
+
+    Arguments ``t`` of the methods are flow times in [0, 1]: a number, a tensor of shape () or one of
+    shape (B,). Latents have shape (B, *) and keep their dtype and device; arithmetic on them is in
+    float32 or better. Values of t are checked on the CPU only, where that needs no synchronisation.
+
+    Attributes:
+        schedule: noise levels that the network was trained on.
+        prediction: what the network returns, one of ``PREDICTIONS``: "eps", "v" or "x0".
+    """
+
+    schedule: NoiseSchedule
+    prediction: str
+
+    def __post_init__(self) -> None:
+        check_prediction(self.prediction)
+
+    @property
+    def t_min(self) -> float:
+        """Flow time of the noisiest row, timestep T - 1; 0.0640 for the SD schedule."""
+        return float(flow_time_of_log_sigma(self.schedule.log_sigma[-1]))
+
+    @property
+    def t_max(self) -> float:
+        """Flow time of the cleanest row, timestep 0; 0.9716 for the SD schedule."""
+        return float(flow_time_of_log_sigma(self.schedule.log_sigma[0]))
+
+    def timestep(self, t: Tensor | float) -> Tensor:
+        """Fractional timestep to give the network at flow time t; clamped to [0, T - 1]. Shape of t."""
+        return self.schedule.timestep_at(log_sigma_of_flow_time(_flow_time(t)))
+
+    def flow_time(self, timestep: Tensor | float) -> Tensor:
+        """Flow time of a fractional timestep, clamped to [t_min, t_max]; the inverse of ``timestep``."""
+        timestep = torch.as_tensor(timestep)
+        timestep = timestep.to(coordinate_dtype(timestep.device))
+        return flow_time_of_log_sigma(self.schedule.log_sigma_at(timestep))
+
+    def to_diffusion(self, x_fm: Tensor, t: Tensor | float) -> Tensor:
+        """``x_dm = x_fm / sqrt(t^2 + (1 - t)^2)``: the network's input, (B, *) -> (B, *)."""
+        return _scale(x_fm, 1 / interpolant_norm(_flow_time(t, x_fm)))
+
+    def to_flow(self, x_dm: Tensor, t: Tensor | float) -> Tensor:
+        """``x_fm = sqrt(t^2 + (1 - t)^2) x_dm``: the inverse of ``to_diffusion``, (B, *) -> (B, *)."""
+        return _scale(x_dm, interpolant_norm(_flow_time(t, x_dm)))
+
+    def denoised(self, model_output: Tensor, x_fm: Tensor, t: Tensor | float) -> Tensor:
+        """x0 as the network predicts it: model_output (B, *), x_fm (B, *), t -> (B, *)."""
+        r = self.reading(_flow_time(t, x_fm))
+        return _combine(r.x0_state, x_fm, r.x0_output, model_output)
+
+    def velocity(self, model_output: Tensor, x_fm: Tensor, t: Tensor | float) -> Tensor:
+        """``x0 - eps`` as the network predicts it: model_output (B, *), x_fm (B, *), t -> (B, *)."""
+        r = self.reading(_flow_time(t, x_fm))
+        return _combine(r.x0_state - r.eps_state, x_fm, r.x0_output - r.eps_output, model_output)
+
+    def reading(self, t: Tensor) -> Reading:
+        """Weights that read x0 and eps off ``x_fm`` and the model output at t, shape of t, float64."""
+        t_min, t_max = self.t_min, self.t_max
+        row = PREDICTIONS[self.prediction](*vp_coefficients(t.clamp(t_min, t_max)))
+        scale = 1 / interpolant_norm(t)
+        x0 = (row.x0_state * scale, row.x0_output)
+        eps = (row.eps_state * scale, row.eps_output)
+        # The denominators are clamped to the side where they count, so that the side not
+        # taken by torch.where is finite too.
+        t_above, s_below = t.clamp(min=t_max), (1 - t).clamp(min=1 - t_min)
+        eps_below = ((1 - t * x0[0]) / s_below, -t * x0[1] / s_below)
+        x0_above = ((1 - (1 - t) * eps[0]) / t_above, -(1 - t) * eps[1] / t_above)
+        return Reading(
+            *(torch.where(t > t_max, above, inside) for above, inside in zip(x0_above, x0, strict=True)),
+            *(torch.where(t < t_min, below, inside) for below, inside in zip(eps_below, eps, strict=True)),
+        )
+
+
+def _flow_time(t: Tensor | float, latent: Tensor | None = None) -> Tensor:
+    """t as a checked tensor of coordinates, on the latent's device if one is given."""
+    t = torch.as_tensor(t)
+    device = t.device if latent is None else latent.device
+    t = t.to(device, coordinate_dtype(device))
+    if latent is not None and not (t.ndim == 0 or (t.ndim == 1 and len(t) in (1, _batch(latent)))):
+        raise ValueError(
+            f"t has shape {tuple(t.shape)} and the latents {tuple(latent.shape)}; t must be a number or hold "
+            "one flow time for each item of the batch"
+        )
+    if t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
+        raise ValueError(
+            f"flow time t must be in [0, 1], got values from {t.min():.6g} to {t.max():.6g}; 0 is noise and 1 "
+            "is data (for ComfyUI's flow sigma s use t = 1 - s)"
+        )
+    return t
+
+
+def _batch(latent: Tensor) -> int:
+    if latent.ndim < 2:
+        raise ValueError(
+            f"latents have shape {tuple(latent.shape)}; they need a batch dimension and at least one more, (B, *)"
+        )
+    return latent.shape[0]
+
+
+def _weight(weight: Tensor, latent: Tensor) -> Tensor:
+    """Weight of shape () or (B,) made ready to multiply latents (B, *), in float32 or better."""
+    weight = weight.to(torch.promote_types(latent.dtype, torch.float32))
+    return weight if weight.ndim == 0 else weight.reshape(-1, *(1,) * (latent.ndim - 1))
+
+
+def _scale(latent: Tensor, weight: Tensor) -> Tensor:
+    return (latent * _weight(weight, latent)).to(latent.dtype)
+
+
+def _combine(state_weight: Tensor, state: Tensor, output_weight: Tensor, model_output: Tensor) -> Tensor:
+    """``state_weight * state + output_weight * model_output`` in the state's dtype."""
+    if model_output.shape != state.shape:
+        raise ValueError(
+            f"the model output has shape {tuple(model_output.shape)} but its state {tuple(state.shape)}; the "
+            "network must return one value for each value of x_fm"
+        )
+    terms = _weight(state_weight, state) * state, _weight(output_weight, state) * model_output
+    return (terms[0] + terms[1]).to(state.dtype)
