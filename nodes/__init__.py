@@ -1,0 +1,22 @@
+"""The pack's nodes for ComfyUI, one topic a file.
+
+Node files: ``convert``, ``sampler``, ``scheduler``, ``ksampler``, ``demo_checkpoint``. They do not import
+each other. What they share: ``inputs`` (widgets), ``levels`` (SIGMAS), ``ode`` (the sampling loop),
+``flow_sampling`` (the object behind a converted MODEL) and ``host``, the only file that touches
+ComfyUI's internals.
+"""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .convert import D2FConvert
+from .demo_checkpoint import D2FDemoCheckpoint
+from .ksampler import D2FKSampler
+from .sampler import D2FSampler
+from .scheduler import D2FScheduler
+
+
+class Diff2FlowExtension(ComfyExtension):
+    """All nodes of the pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [D2FConvert, D2FSampler, D2FScheduler, D2FKSampler, D2FDemoCheckpoint]

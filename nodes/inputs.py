@@ -1,0 +1,121 @@
+"""Widgets that several nodes share: the solver and the grid of noise levels."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..d2f_core import ADAPTIVE_METHODS, FIXED_METHODS, METHODS
+from . import host
+
+CATEGORY = "Diff2Flow"
+
+STOCK_GRID = "stock scheduler"
+
+
+def solver_input() -> io.DynamicCombo.Input:
+    """Combo of all solvers; the adaptive ones bring their tolerances along."""
+    fixed = [io.DynamicCombo.Option(name, []) for name in FIXED_METHODS]
+    adaptive = [io.DynamicCombo.Option(name, _tolerances()) for name in ADAPTIVE_METHODS]
+    assert [*FIXED_METHODS, *ADAPTIVE_METHODS] == list(METHODS)
+    return io.DynamicCombo.Input(
+        "solver",
+        options=fixed + adaptive,
+        tooltip="How the flow is integrated. Model evaluations per step: euler 1, midpoint and heun 2, rk4 4. dopri5 "
+        "and bosh3 choose their own steps to meet the tolerances (they need the package torchdiffeq).",
+    )
+
+
+def _tolerances() -> list[io.Input]:
+    return [
+        io.Float.Input(
+            "rtol",
+            default=1e-3,
+            min=1e-7,
+            max=1.0,
+            step=1e-4,
+            round=1e-7,
+            tooltip="Relative error allowed in a step, as a fraction of the latent's size. Smaller is slower.",
+        ),
+        io.Float.Input(
+            "atol",
+            default=1e-3,
+            min=1e-7,
+            max=1.0,
+            step=1e-4,
+            round=1e-7,
+            tooltip="Absolute error allowed in a step, in latent units (latents have a size of about 1).",
+        ),
+        io.Int.Input(
+            "max_nfe",
+            default=500,
+            min=1,
+            max=100000,
+            tooltip="Most model evaluations that the solver may use; it stops with an error when it needs more.",
+            advanced=True,
+        ),
+    ]
+
+
+def solver_settings(solver: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of ``solver_input`` as arguments of ``OdeSampler``."""
+    return {"method": solver["solver"], **{key: solver[key] for key in ("rtol", "atol", "max_nfe") if key in solver}}
+
+
+def grid_input() -> io.DynamicCombo.Input:
+    """Combo of the grids of noise levels, each with its own settings."""
+    option = io.DynamicCombo.Option
+    return io.DynamicCombo.Input(
+        "grid",
+        options=[
+            option("uniform", []),
+            option("shifted", [_shift()]),
+            option("logit_normal", _logit_normal()),
+            option(STOCK_GRID, [_scheduler()]),
+        ],
+        tooltip="Where the steps lie. uniform: equal steps of flow time t, the native grid of flow matching. shifted: "
+        "leaning to noise or to detail. logit_normal: dense in the middle. stock scheduler: the noise levels of one of "
+        "ComfyUI's schedulers.",
+    )
+
+
+def _shift() -> io.Input:
+    return io.Float.Input(
+        "shift",
+        default=3.0,
+        min=0.05,
+        max=100.0,
+        step=0.05,
+        tooltip="Above 1 spends more steps on noise (layout), below 1 more on detail; 1 is uniform.",
+    )
+
+
+def _logit_normal() -> list[io.Input]:
+    return [
+        io.Float.Input(
+            "mean",
+            default=0.0,
+            min=-5.0,
+            max=5.0,
+            step=0.05,
+            tooltip="Mean of logit(t). Below 0 the steps gather near noise, above 0 near the image.",
+        ),
+        io.Float.Input(
+            "std",
+            default=1.0,
+            min=0.05,
+            max=5.0,
+            step=0.05,
+            tooltip="Standard deviation of logit(t). Small values gather the steps more tightly.",
+        ),
+    ]
+
+
+def _scheduler() -> io.Input:
+    return io.Combo.Input(
+        "scheduler",
+        options=host.scheduler_names(),
+        default="simple",
+        tooltip="ComfyUI scheduler whose noise levels are used. On a converted model it picks the same noise levels as "
+        "on the unconverted one, moved by the converter's shift.",
+    )

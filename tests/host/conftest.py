@@ -1,0 +1,122 @@
+"""Small ComfyUI models with random weights, built from the host's own classes."""
+
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def host(pack: ModuleType) -> ModuleType:
+    """The pack's `nodes.host`."""
+    import importlib
+
+    return importlib.import_module(f"{pack.__name__}.nodes.host")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The models here are too small to share out; threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def inference_mode() -> Iterator[None]:
+    """Nodes run under inference mode, so tests of nodes do, too."""
+    with torch.inference_mode():
+        yield
+
+
+def build_model(model_type: str = "EPS", *, flow: bool = False, dtype: torch.dtype = torch.float32) -> Any:
+    """A MODEL with a small UNet of SD's shape, 4 latent channels, context of 16."""
+    import comfy.latent_formats
+    import comfy.model_base
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.supported_models_base
+
+    class Config(comfy.supported_models_base.BASE):
+        unet_extra_config = {"num_heads": 2, "num_head_channels": -1}
+        latent_format = comfy.latent_formats.SD15
+
+    config = Config(
+        {
+            "image_size": 8,
+            "in_channels": 4,
+            "out_channels": 4,
+            "model_channels": 32,
+            "num_res_blocks": [1, 1],
+            "channel_mult": [1, 2],
+            "transformer_depth": [1, 1],
+            "transformer_depth_middle": 1,
+            "transformer_depth_output": [1, 1, 1, 1],
+            "use_spatial_transformer": True,
+            "context_dim": 16,
+            "use_linear_in_transformer": False,
+            "legacy": False,
+        }
+    )
+    config.set_inference_dtype(dtype, None)
+    kind = comfy.model_base.ModelType.FLOW if flow else comfy.model_base.ModelType[model_type]
+    model = comfy.model_base.BaseModel(config, model_type=kind)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in model.diffusion_model.named_parameters():
+        is_scale = parameter.ndim == 1 and name.endswith("weight")
+        values = torch.randn(parameter.shape, generator=generator) * (0.3 / max(1, parameter[0].numel()) ** 0.5)
+        parameter.data.copy_(1 + 0.1 * values if is_scale else values)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+@pytest.fixture(scope="session")
+def build(comfy: ModuleType) -> Callable[..., Any]:
+    """`build(model_type)` -> MODEL with random weights."""
+    return build_model
+
+
+@pytest.fixture
+def eps_model(build: Callable[..., Any]) -> Any:
+    return build("EPS")
+
+
+@pytest.fixture
+def v_model(build: Callable[..., Any]) -> Any:
+    return build("V_PREDICTION")
+
+
+@pytest.fixture(scope="session")
+def conditioning(comfy: ModuleType) -> tuple[Any, Any]:
+    """Positive and negative CONDITIONING for the small models."""
+    generator = torch.Generator().manual_seed(1)
+    return tuple([[torch.randn(1, 7, 16, generator=generator), {}]] for _ in range(2))
+
+
+@pytest.fixture
+def sample(host: ModuleType, conditioning: Any) -> Callable[..., torch.Tensor]:
+    """`sample(model, sigmas, sampler, **latent)` -> latents: CFG 3, seed 42, two items of 8x8."""
+
+    def run(model: Any, sigmas: torch.Tensor, sampler: Any = "euler", cfg: float = 3.0, **latent: Any) -> torch.Tensor:
+        import comfy.samplers
+
+        latent.setdefault("samples", torch.zeros(2, 4, 8, 8))
+        sampler = comfy.samplers.ksampler(sampler) if isinstance(sampler, str) else sampler
+        return host.sample(model, latent, *conditioning, cfg, sampler, sigmas, 42)["samples"]
+
+    return run
+
+
+@pytest.fixture
+def table_levels() -> Callable[..., torch.Tensor]:
+    """`table_levels(model, steps)` -> descending sigma_ve of rows of the model's table, then 0."""
+
+    def levels(model: Any, steps: int = 10) -> torch.Tensor:
+        sigmas = model.get_model_object("model_sampling").sigmas
+        rows = torch.linspace(len(sigmas) - 1, 0, steps).long()
+        return torch.cat([sigmas[rows], torch.zeros(1)])
+
+    return levels
