@@ -1,0 +1,115 @@
+"""The commands of this repository; they need nothing but Python 3.10 or newer.
+
+    python dev.py demo              set everything up, make the demo's images on a real ComfyUI
+    python dev.py test              run every test (--core, --host, --browser: only those)
+    python dev.py serve             leave ComfyUI running with the pack in it
+    python dev.py python ...        run the set-up environment's interpreter
+    python dev.py bench NAME ...    run a benchmark, write benchmarks/results/NAME.json
+
+Environment variables:
+
+    COMFYUI_PATH        use this ComfyUI and its Python instead of the pinned release
+    D2F_PYTHON          the Python of that ComfyUI, if it is not in its .venv, venv or python_embeded
+    D2F_HOST_VERSION    another pinned release: 0.16.3, 0.18.2, 0.24.0, 0.27.0, 0.30.0
+    D2F_CACHE           where releases and environments lie, instead of the user's cache folder
+    D2F_DEVICE          cpu or gpu, instead of what torch sees
+    D2F_CHROMIUM        the browser for the browser tests
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from devtools.bench import bench, names
+from devtools.console import DevError, say
+from devtools.demo import demo
+from devtools.env import python_for
+from devtools.host import find_host
+from devtools.server import choose_port, running
+from devtools.testing import test
+
+ROOMS = ("core", "host", "browser")
+
+
+def serve(port: int | None, arguments: list[str]) -> None:
+    """Run ComfyUI with the pack until the user interrupts."""
+    port = choose_port(port)
+    host = find_host()
+    with running(host, python_for(host), port=port, extra=arguments) as server:
+        say(f"ComfyUI {host.version} with Diff2Flow Kit: {server.url}\nIts files: {server.base}\nCtrl-C stops it.")
+        while server.alive():
+            time.sleep(0.5)
+        raise DevError(f"ComfyUI stopped with code {server.process.returncode}; {server.log_tail()}")
+
+
+def python(arguments: list[str]) -> int:
+    """Run the environment's interpreter, with COMFYUI_PATH set."""
+    host = find_host()
+    environ = {**os.environ, "COMFYUI_PATH": str(host.path)}
+    return subprocess.call([str(python_for(host)), *arguments], env=environ)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="dev.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("demo", help="make the demo's images")
+    tests = commands.add_parser("test", help="run the tests; what follows -- goes to pytest")
+    for room in ROOMS:
+        tests.add_argument(f"--{room}", action="append_const", const=room, dest="rooms", help=f"only tests/{room}")
+    tests.add_argument("--fast", action="store_true", help="leave out the slow tests")
+    server = commands.add_parser("serve", help="run ComfyUI; what follows -- goes to its main.py")
+    server.add_argument("--port", type=int, help="default: a free one")
+    commands.add_parser("python", help="run the environment's interpreter", add_help=False)
+    benchmark = commands.add_parser("bench", help="run a benchmark", add_help=False)
+    benchmark.add_argument("name", metavar="NAME", choices=names(), help=", ".join(names()))
+    return top
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["python"]:
+        return python(arguments[1:])
+    own, rest = split(arguments)
+    options = parser().parse_args(own)
+    if options.command == "demo":
+        demo()
+    elif options.command == "test":
+        return test(options.rooms or [], options.fast, rest)
+    elif options.command == "serve":
+        serve(options.port, rest)
+    elif options.command == "bench":
+        return bench(options.name, rest)
+    else:
+        parser().print_help()
+    return 0
+
+
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Our arguments, and those to hand on: after `--`, or after the name of a benchmark."""
+    if arguments[:1] == ["bench"]:
+        return arguments[:2], arguments[2:]
+    if "--" in arguments:
+        place = arguments.index("--")
+        return arguments[:place], arguments[place + 1 :]
+    return arguments, []
+
+
+def stop(signum: int, frame: object) -> None:
+    """End as on Ctrl-C, so that servers are stopped on the way out."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except DevError as error:
+        sys.exit(f"dev.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
