@@ -18,10 +18,10 @@ from .workflow import to_prompt
 
 def demo(folder: Path = ROOT / "workflows", pattern: str = "demo_*.json") -> None:
     """Run every demo graph, in the order of their names; print a table of what was made and where."""
+    host = find_host()
     files = sorted(folder.glob(pattern))
     if not files:
         raise DevError(f"There are no graphs {pattern} in {folder}.")
-    host = find_host()
     python = python_for(host)
     say(f"Starting ComfyUI {host.version} ...")
     with running(host, python) as server:
