@@ -33,7 +33,7 @@ def test_every_pinned_release_has_a_hash():
 def test_a_wrong_hash_is_refused_and_the_file_removed(tmp_path):
     file = tmp_path / "archive.tar.gz"
     file.write_bytes(b"not it")
-    with pytest.raises(DevError, match=r"archive.tar.gz has sha256 .* instead of the pinned 0{64}; it has been removed"):
+    with pytest.raises(DevError, match=r"archive.tar.gz has sha256 .* instead of the pinned 0{64}; it has been"):
         check_hash(file, "0" * 64)
     assert not file.exists()
 

@@ -3,7 +3,7 @@
 import pytest
 
 from devtools.console import DevError
-from devtools.workflow import to_prompt
+from devtools.workflow import DYNAMIC_COMBO, to_prompt
 
 OPTIONS = [
     {"key": "fixed", "inputs": {"required": {"steps": ["INT", {}], "noise_seed": ["INT", {}]}}},
@@ -27,7 +27,7 @@ OBJECT_INFO = {
         },
         "input_order": {"required": ["model", "seed", "steps", "method"], "optional": ["cfg", "mask", "strength"]},
     },
-    "Solver": {"input": {"required": {"solver": ["COMFY_DYNAMICCOMBO_V3", {"options": OPTIONS}], "name": ["STRING", {}]}}},
+    "Solver": {"input": {"required": {"solver": [DYNAMIC_COMBO, {"options": OPTIONS}], "name": ["STRING", {}]}}},
 }
 
 
