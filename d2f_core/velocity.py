@@ -64,8 +64,7 @@ class FlowAlignment:
 
     def flow_time(self, timestep: Tensor | float) -> Tensor:
         """Flow time of a fractional timestep, clamped to [t_min, t_max]; the inverse of ``timestep``."""
-        timestep = torch.as_tensor(timestep)
-        timestep = timestep.to(coordinate_dtype(timestep.device))
+        timestep = timestep if isinstance(timestep, Tensor) else torch.tensor(timestep, dtype=torch.float64)
         return flow_time_of_log_sigma(self.schedule.log_sigma_at(timestep))
 
     def to_diffusion(self, x_fm: Tensor, t: Tensor | float) -> Tensor:
@@ -106,7 +105,7 @@ class FlowAlignment:
 
 def _flow_time(t: Tensor | float, latent: Tensor | None = None) -> Tensor:
     """t as a checked tensor of coordinates, on the latent's device if one is given."""
-    t = torch.as_tensor(t)
+    t = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
     device = t.device if latent is None else latent.device
     t = t.to(device, coordinate_dtype(device))
     if latent is not None and not (t.ndim == 0 or (t.ndim == 1 and len(t) in (1, _batch(latent)))):

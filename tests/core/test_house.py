@@ -1,0 +1,58 @@
+"""The map of the house, held by walking the imports of every file."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NODE_FILES = ["convert", "sampler", "scheduler", "ksampler", "demo_checkpoint"]
+MAY_TOUCH_THE_HOST = {"nodes/host.py", "demo/networks.py"}
+HOST_MODULES = {"comfy", "folder_paths", "latent_preview", "nodes", "server", "execution", "node_helpers"}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules that a file imports: absolute names, and relative ones with their leading dots."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            found |= {base} if node.module else {base + alias.name for alias in node.names}
+    return found
+
+
+def files(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", files("d2f_core"), ids=lambda path: path.name)
+def test_core_needs_torch_and_the_standard_library_only(path):
+    allowed = {"torch", "torchdiffeq"} | set(sys.stdlib_module_names)
+    absolute = {name.split(".")[0] for name in imports(path) if not name.startswith(".")}
+    assert absolute <= allowed
+    assert not {name for name in imports(path) if name.startswith("..")}
+
+
+@pytest.mark.parametrize("path", files("nodes") + files("demo"), ids=lambda path: path.name)
+def test_one_file_touches_the_host(path):
+    touched = {name for name in imports(path) if name.split(".")[0] in HOST_MODULES}
+    assert not touched or str(path.relative_to(ROOT).as_posix()) in MAY_TOUCH_THE_HOST or "train" in path.stem
+
+
+@pytest.mark.parametrize("name", NODE_FILES)
+def test_node_files_do_not_import_each_other(name):
+    others = {f".{other}" for other in NODE_FILES if other != name}
+    assert not imports(ROOT / "nodes" / f"{name}.py") & others
+
+
+def test_every_node_file_is_known():
+    shared = {"__init__", "host", "flow_sampling", "ode", "levels", "inputs"}
+    assert {path.stem for path in files("nodes")} == shared | set(NODE_FILES)
+
+
+@pytest.mark.parametrize("path", files("d2f_core"), ids=lambda path: path.name)
+def test_modules_open_with_their_mathematics(path):
+    assert len(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "") > 100
