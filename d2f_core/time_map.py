@@ -27,10 +27,11 @@ def log_sigma_of_flow_time(t: Tensor) -> Tensor:
 
 def interpolant_norm(t: Tensor) -> Tensor:
     """``sqrt(t^2 + (1 - t)^2)``: the factor from x_dm to x_fm, any shape, between 0.707 and 1."""
-    return torch.sqrt(t**2 + (1 - t) ** 2)
+    return torch.hypot(t, 1 - t)
 
 
 def vp_coefficients(t: Tensor) -> tuple[Tensor, Tensor]:
     """``alpha, sigma`` of the diffusion sample with the noise level of flow time t, any shape."""
-    norm = interpolant_norm(t)
-    return t / norm, (1 - t) / norm
+    s = 1 - t
+    norm = torch.hypot(t, s)
+    return t / norm, s / norm

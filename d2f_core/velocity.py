@@ -8,18 +8,19 @@ coordinates, with no new parameters:
 
 The table of the network spans t_min <= t <= t_max only (0.0640 to 0.9716 for the SD schedule), the
 flow all of [0, 1]. Outside of the table the network is asked at its end row and its answer is read
-with that row's alpha and sigma, since these are what it believes in. Of the two things read, the one
-that the state does not determine is kept, and the other follows from the interpolant:
+with that row's alpha and sigma, since these are what it believes in. The interpolant
+``x_fm = t x0 + (1 - t) eps`` holds everywhere, so one of x0 and eps is read and the other follows:
 
-    t < t_min:  keep x0,   eps = (x_fm - t x0) / (1 - t)        velocity = (x0 - x_fm) / (1 - t)
-    t > t_max:  keep eps,  x0  = (x_fm - (1 - t) eps) / t       velocity = (x_fm - eps) / t
+    t <= t_max:  x0 as read                       velocity = (x0 - x_fm) / (1 - t)
+    t >  t_max:  x0 = (x_fm - (1 - t) eps) / t    velocity = (x_fm - eps) / t       eps as read
 
-Both agree with the table at its ends, so velocity and x0 are continuous; both are finite at t = 0 and
-t = 1, where x0 = x_fm. Everything is linear in state and output, so all this is arithmetic on
-four numbers a sample, done in float64, and the latents are touched by one multiply-add.
+Inside the table both lines say the same. So velocity and x0 are continuous, and finite at t = 0 and
+t = 1, where x0 = x_fm. Everything is linear in state and output, so all this is arithmetic on a few
+numbers a sample, done in float64, and the latents are touched by one multiply-add.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -48,12 +49,12 @@ class FlowAlignment:
     def __post_init__(self) -> None:
         check_prediction(self.prediction)
 
-    @property
+    @cached_property
     def t_min(self) -> float:
         """Flow time of the noisiest row, timestep T - 1; 0.0640 for the SD schedule."""
         return float(flow_time_of_log_sigma(self.schedule.log_sigma[-1]))
 
-    @property
+    @cached_property
     def t_max(self) -> float:
         """Flow time of the cleanest row, timestep 0; 0.9716 for the SD schedule."""
         return float(flow_time_of_log_sigma(self.schedule.log_sigma[0]))
@@ -77,30 +78,28 @@ class FlowAlignment:
 
     def denoised(self, model_output: Tensor, x_fm: Tensor, t: Tensor | float) -> Tensor:
         """x0 as the network predicts it: model_output (B, *), x_fm (B, *), t -> (B, *)."""
-        r = self.reading(_flow_time(t, x_fm))
-        return _combine(r.x0_state, x_fm, r.x0_output, model_output)
+        t = _flow_time(t, x_fm)
+        r, s, above = self._reading(t), 1 - t, t > self.t_max
+        # Clamped to the side where it counts: torch.where passes NaN gradients of the other side on.
+        t_above = t.clamp(min=self.t_max)
+        state = torch.where(above, (1 - s * r.eps_state) / t_above, r.x0_state)
+        output = torch.where(above, -s * r.eps_output / t_above, r.x0_output)
+        return _combine(state, x_fm, output, model_output)
 
     def velocity(self, model_output: Tensor, x_fm: Tensor, t: Tensor | float) -> Tensor:
         """``x0 - eps`` as the network predicts it: model_output (B, *), x_fm (B, *), t -> (B, *)."""
-        r = self.reading(_flow_time(t, x_fm))
-        return _combine(r.x0_state - r.eps_state, x_fm, r.x0_output - r.eps_output, model_output)
+        t = _flow_time(t, x_fm)
+        r, above = self._reading(t), t > self.t_max
+        t_above, s_inside = t.clamp(min=self.t_max), (1 - t).clamp(min=1 - self.t_max)
+        state = torch.where(above, (1 - r.eps_state) / t_above, (r.x0_state - 1) / s_inside)
+        output = torch.where(above, -r.eps_output / t_above, r.x0_output / s_inside)
+        return _combine(state, x_fm, output, model_output)
 
-    def reading(self, t: Tensor) -> Reading:
-        """Weights that read x0 and eps off ``x_fm`` and the model output at t, shape of t, float64."""
-        t_min, t_max = self.t_min, self.t_max
-        row = PREDICTIONS[self.prediction](*vp_coefficients(t.clamp(t_min, t_max)))
-        scale = 1 / interpolant_norm(t)
-        x0 = (row.x0_state * scale, row.x0_output)
-        eps = (row.eps_state * scale, row.eps_output)
-        # The denominators are clamped to the side where they count, so that the side not
-        # taken by torch.where is finite too.
-        t_above, s_below = t.clamp(min=t_max), (1 - t).clamp(min=1 - t_min)
-        eps_below = ((1 - t * x0[0]) / s_below, -t * x0[1] / s_below)
-        x0_above = ((1 - (1 - t) * eps[0]) / t_above, -(1 - t) * eps[1] / t_above)
-        return Reading(
-            *(torch.where(t > t_max, above, inside) for above, inside in zip(x0_above, x0, strict=True)),
-            *(torch.where(t < t_min, below, inside) for below, inside in zip(eps_below, eps, strict=True)),
-        )
+    def _reading(self, t: Tensor) -> Reading:
+        """The row of the table nearest to t, for ``x_fm`` instead of ``x_dm``; shape of t, float64."""
+        row = PREDICTIONS[self.prediction](*vp_coefficients(t.clamp(self.t_min, self.t_max)))
+        norm = interpolant_norm(t)
+        return row._replace(x0_state=row.x0_state / norm, eps_state=row.eps_state / norm)
 
 
 def _flow_time(t: Tensor | float, latent: Tensor | None = None) -> Tensor:
