@@ -90,6 +90,12 @@ def read_alignment(model: Any, prediction: str | None = None) -> FlowAlignment:
             f"{name} has the schedule {schedule_owner.__name__}, which is not one of discrete timesteps; "
             f"'{NODE_NAME}' takes eps- and v-prediction models with a discrete schedule (SD1.5, SD2.1, SDXL)"
         )
+    input_owner = _owner(sampling, "calculate_input")
+    if input_owner is not comfy.model_sampling.EPS:
+        raise ValueError(
+            f"{name} has the sampling type {input_owner.__name__}, whose network does not take the scaled sample of a "
+            f"diffusion; '{NODE_NAME}' takes eps- and v-prediction models (SD1.5, SD2.1, SDXL)"
+        )
     return FlowAlignment(NoiseSchedule.from_sigmas(sampling.sigmas), prediction or _prediction(sampling, name))
 
 
