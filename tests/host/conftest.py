@@ -1,5 +1,7 @@
 """Small ComfyUI models with random weights, built from the host's own classes."""
 
+import hashlib
+import importlib
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -11,9 +13,19 @@ import torch
 @pytest.fixture(scope="session")
 def host(pack: ModuleType) -> ModuleType:
     """The pack's `nodes.host`."""
-    import importlib
-
     return importlib.import_module(f"{pack.__name__}.nodes.host")
+
+
+@pytest.fixture(scope="session")
+def node(pack: ModuleType) -> Callable[..., Any]:
+    """`node("convert", "D2FConvert")` -> that class of the pack's nodes."""
+    return lambda module, name: getattr(importlib.import_module(f"{pack.__name__}.nodes.{module}"), name)
+
+
+@pytest.fixture(scope="session")
+def stock(comfy: ModuleType) -> Callable[..., Any]:
+    """`stock("model_advanced", "RescaleCFG")` -> that class of ComfyUI's own extra nodes."""
+    return lambda module, name: getattr(importlib.import_module(f"comfy_extras.nodes_{module}"), name)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -120,3 +132,36 @@ def table_levels() -> Callable[..., torch.Tensor]:
         return torch.cat([sigmas[rows], torch.zeros(1)])
 
     return levels
+
+
+@pytest.fixture(scope="session")
+def fingerprint() -> Callable[[Any], str]:
+    """`fingerprint(model)` -> hash of all that clones share: weights, buffers, hooks, flags, bound methods.
+
+    The schedule in force is left out: the host itself swaps it when it loads a clone.
+    """
+
+    def hash_of(model: Any) -> str:
+        digest = hashlib.sha256()
+        module = model.model
+        for name, tensor in sorted({**dict(module.named_parameters()), **dict(module.named_buffers())}.items()):
+            if not name.startswith("model_sampling."):
+                digest.update(f"{name} {tensor.requires_grad} {tensor.dtype}".encode())
+                digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        for name, part in module.diffusion_model.named_modules():
+            hooks = [len(getattr(part, key)) for key in vars(part) if key.endswith("_hooks")]
+            methods = sorted(key for key, value in vars(part).items() if callable(value) and key in dir(type(part)))
+            digest.update(f"{name} {part.training} {hooks} {methods}".encode())
+        digest.update(repr(sorted(map(str, model.patches))).encode())
+        digest.update(repr((sorted(model.object_patches), str(model.model_options), model.wrappers)).encode())
+        return digest.hexdigest()
+
+    return hash_of
+
+
+@pytest.fixture
+def stock_sampling(stock: Callable[..., Any]) -> Callable[..., Any]:
+    """`stock_sampling(model, "v_prediction", zsnr=True)` -> MODEL out of the stock node ModelSamplingDiscrete."""
+    return lambda model, kind, zsnr=False: stock("model_advanced", "ModelSamplingDiscrete")().patch(model, kind, zsnr)[
+        0
+    ]

@@ -1,0 +1,77 @@
+"""Clones share one module: the original and the converted model must never see each other's schedule.
+
+ComfyUI's dynamic patcher, the default on GPUs, keeps registered buffers by attribute path in one dict for all
+clones, and puts them back when a clone is loaded. Here it runs on the CPU, where the host would not choose it.
+"""
+
+import types
+
+import pytest
+import torch
+
+ORDERS = ["ococ", "coco", "ooccoo"]
+
+
+@pytest.fixture
+def dynamic(build, monkeypatch):
+    """`dynamic(model_type)` -> a MODEL of the host's dynamic patcher, on the CPU."""
+    import comfy.model_management
+    import comfy.model_patcher
+
+    if not hasattr(comfy.model_patcher, "ModelPatcherDynamic"):
+        pytest.skip("this ComfyUI has no dynamic patcher")
+    import comfy_aimdo.host_buffer
+
+    patcher = comfy.model_patcher.ModelPatcherDynamic
+    pinned = types.SimpleNamespace(size=0, truncate=lambda *args, **kwargs: None)
+    monkeypatch.setattr(comfy_aimdo.host_buffer, "HostBuffer", lambda *args, **kwargs: pinned)
+    monkeypatch.setattr(patcher, "__new__", lambda cls, *args, **kwargs: object.__new__(cls))
+    monkeypatch.setattr(patcher, "partially_unload", lambda self, *args, **kwargs: self.restore_loaded_backups())
+
+    def make(model_type="EPS"):
+        plain = build(model_type)
+        return patcher(plain.model, plain.load_device, plain.offload_device)
+
+    yield make
+    comfy.model_management.unload_all_models()
+
+
+@pytest.fixture
+def alternate(dynamic, host, table_levels, sample):
+    """`alternate(order)` -> latents of each run of o(riginal) and c(onverted), the schedules read live."""
+
+    def run(order, model_type="EPS"):
+        model = dynamic(model_type)
+        models = {"o": model, "c": host.convert(model)}
+        assert models["c"].is_dynamic()
+        return [sample(models[name], table_levels(models[name], 2)) for name in order]
+
+    return run
+
+
+@pytest.fixture
+def alone(alternate):
+    """The latents of each model when the other never ran."""
+    return {name: alternate(name)[0] for name in "oc"}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_original_and_converted_take_turns_bit_for_bit(alternate, alone, order):
+    assert not torch.equal(alone["o"], alone["c"])
+    for name, latents in zip(order, alternate(order), strict=True):
+        assert torch.equal(latents, alone[name])
+
+
+def test_with_buffers_the_clones_would_mix(alternate, alone, monkeypatch, host):
+    """Why `FlowSampling` registers no buffers: what `register_buffer` is there to stop."""
+    monkeypatch.delattr(host.FlowSampling, "register_buffer")
+    original_init = host.FlowSampling.__init__
+
+    def init(self, *args, **kwargs):
+        original_init(self, *args, **kwargs)
+        sigmas = self.__dict__.pop("sigmas")
+        self.register_buffer("sigmas", sigmas)
+
+    monkeypatch.setattr(host.FlowSampling, "__init__", init)
+    mixed = alternate("ococ")
+    assert not all(torch.equal(latents, alone[name]) for name, latents in zip("ococ", mixed, strict=True))
