@@ -24,6 +24,7 @@ The v of v-prediction is ``alpha * eps - sigma * x0``; it is never called veloci
 """
 
 from .grid import FLOW_GRIDS, flow_grid, shift_levels
+from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Objective, Pair, TimeDensity
 from .prediction import PREDICTIONS
 from .schedule import NoiseSchedule
 from .solve import (
@@ -40,16 +41,22 @@ from .velocity import FlowAlignment
 
 __all__ = [
     "ADAPTIVE_METHODS",
+    "DENSITIES",
     "FIXED_METHODS",
     "FLOW_GRIDS",
     "METHODS",
+    "OBJECTIVES",
     "PREDICTIONS",
+    "WEIGHTS",
     "CountedVelocity",
     "EvaluationLimitError",
     "FlowAlignment",
     "NoiseSchedule",
     "NonFiniteVelocityError",
+    "Objective",
+    "Pair",
     "SolverStep",
+    "TimeDensity",
     "flow_grid",
     "shift_levels",
     "solve",

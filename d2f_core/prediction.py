@@ -7,7 +7,8 @@ output, [x0, eps] = M [x_dm, model_output]:
     v:    x0  = alpha x_dm - sigma v                eps = sigma x_dm + alpha v
     x0:   x0  = model_output                        eps = (x_dm - alpha x0) / sigma
 
-v is the one of Salimans and Ho (arXiv 2202.00512), ``v = alpha eps - sigma x0``.
+v is the one of Salimans and Ho (arXiv 2202.00512), ``v = alpha eps - sigma x0``. The same table says what a
+network of each type is trained to return.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,6 +31,15 @@ class Reading(NamedTuple):
     eps_output: Tensor
 
 
+class Prediction(NamedTuple):
+    """A prediction type: how its output is read, and what it is trained to be."""
+
+    read: Callable[[Tensor, Tensor], Reading]
+    """(alpha, sigma) -> Reading of ``x_dm`` and the model output."""
+    target: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    """(x0, eps, alpha, sigma) -> the ideal output; alpha and sigma shaped to multiply x0."""
+
+
 def _read_eps(alpha: Tensor, sigma: Tensor) -> Reading:
     return Reading(1 / alpha, -sigma / alpha, torch.zeros_like(alpha), torch.ones_like(alpha))
 
@@ -42,10 +52,13 @@ def _read_x0(alpha: Tensor, sigma: Tensor) -> Reading:
     return Reading(torch.zeros_like(alpha), torch.ones_like(alpha), 1 / sigma, -alpha / sigma)
 
 
-PREDICTIONS: Mapping[str, Callable[[Tensor, Tensor], Reading]] = MappingProxyType(
-    {"eps": _read_eps, "v": _read_v, "x0": _read_x0}
+PREDICTIONS: Mapping[str, Prediction] = MappingProxyType(
+    {
+        "eps": Prediction(_read_eps, lambda x0, eps, alpha, sigma: eps),
+        "v": Prediction(_read_v, lambda x0, eps, alpha, sigma: alpha * eps - sigma * x0),
+        "x0": Prediction(_read_x0, lambda x0, eps, alpha, sigma: x0),
+    }
 )
-"""Prediction type -> (alpha, sigma) -> Reading of ``x_dm`` and the model output."""
 
 
 def check_prediction(prediction: str) -> None:

@@ -97,7 +97,7 @@ class FlowAlignment:
 
     def _reading(self, t: Tensor) -> Reading:
         """The row of the table nearest to t, for ``x_fm`` instead of ``x_dm``; shape of t, float64."""
-        row = PREDICTIONS[self.prediction](*vp_coefficients(t.clamp(self.t_min, self.t_max)))
+        row = PREDICTIONS[self.prediction].read(*vp_coefficients(t.clamp(self.t_min, self.t_max)))
         norm = interpolant_norm(t)
         return row._replace(x0_state=row.x0_state / norm, eps_state=row.eps_state / norm)
 
@@ -128,14 +128,14 @@ def _batch(latent: Tensor) -> int:
     return latent.shape[0]
 
 
-def _weight(weight: Tensor, latent: Tensor) -> Tensor:
+def per_item(weight: Tensor, latent: Tensor) -> Tensor:
     """Weight of shape () or (B,) made ready to multiply latents (B, *), in float32 or better."""
     weight = weight.to(torch.promote_types(latent.dtype, torch.float32))
     return weight if weight.ndim == 0 else weight.reshape(-1, *(1,) * (latent.ndim - 1))
 
 
 def _scale(latent: Tensor, weight: Tensor) -> Tensor:
-    return (latent * _weight(weight, latent)).to(latent.dtype)
+    return (latent * per_item(weight, latent)).to(latent.dtype)
 
 
 def _combine(state_weight: Tensor, state: Tensor, output_weight: Tensor, model_output: Tensor) -> Tensor:
@@ -145,5 +145,5 @@ def _combine(state_weight: Tensor, state: Tensor, output_weight: Tensor, model_o
             f"the model output has shape {tuple(model_output.shape)} but its state {tuple(state.shape)}; the "
             "network must return one value for each value of x_fm"
         )
-    terms = _weight(state_weight, state) * state, _weight(output_weight, state) * model_output
+    terms = per_item(state_weight, state) * state, per_item(output_weight, state) * model_output
     return (terms[0] + terms[1]).to(state.dtype)

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 NODE_FILES = ["convert", "sampler", "scheduler", "ksampler", "demo_checkpoint"]
 MAY_TOUCH_THE_HOST = {"nodes/host.py", "demo/networks.py"}
-SCRIPTS = {"demo/evaluate.py", "demo/train_unet.py", "demo/make_latents.py"}  # never imported by a running host
+SCRIPTS = {"demo/evaluate.py", "demo/train_unet.py", "demo/train_log.py"}  # never imported by a running host
 HOST_MODULES = {"comfy", "folder_paths", "latent_preview", "nodes", "server", "execution", "node_helpers"}
 
 

@@ -1,0 +1,204 @@
+"""What is learned: objectives, densities of t, and weights.
+
+Given x0 and eps, an objective asks the network at a flow time t and compares:
+
+    objective    network input        timestep       what is compared
+    diff2flow    x_dm at t            timestep(t)    velocity(output)  with  x0 - eps
+    naive_fm     x_fm at t            (1 - t) T      output            with  x0 - eps
+    diffusion    x_dm at t            timestep(t)    output            with  the network's own target
+
+``diff2flow`` is the paper's; ``naive_fm`` its baseline, which takes the raw output for a velocity; ``diffusion`` is
+the loss that the network was trained with. Inside the table the errors of one prediction are multiples of
+each other,
+
+    |velocity error|^2 = |eps error|^2 / t^2 = |x0 error|^2 / (1 - t)^2 = |v error|^2 / (t^2 + (1 - t)^2)
+
+so the diff2flow loss *is* an eps- or v-loss under another weight (x 244 at the noisiest level of the SD schedule)
+and another density of t. Both are switches of their own: ``DENSITIES`` draw t, ``WEIGHTS`` multiply the squared
+error that the objective compares.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .prediction import PREDICTIONS
+from .time_map import vp_coefficients
+from .velocity import FlowAlignment, per_item
+
+# Steepness of the U-shaped density: its ends are cosh(4), 27 times, as likely as its middle.
+U_STEEPNESS = 4.0
+
+
+@dataclass(frozen=True)
+class TimeDensity:
+    """How flow times are drawn.
+
+    Attributes:
+        name: one of ``DENSITIES``: "uniform" in t; "logit_normal"; "u_shaped", dense at both ends (for reflow,
+            arXiv 2405.20320); "timestep", uniform over the network's timesteps, as diffusion models are trained.
+        mean, std: of logit(t), for "logit_normal".
+    """
+
+    name: str = "uniform"
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_name("density", self.name, DENSITIES)
+        if not self.std > 0:
+            raise ValueError(f"the std of a density must be above 0, got {self.std}; 1 is usual")
+
+    def sample(self, count: int, alignment: FlowAlignment, generator: torch.Generator) -> Tensor:
+        """``count`` flow times in [0, 1], float64, on the CPU, from a private generator."""
+        u = torch.rand(count, generator=generator, dtype=torch.float64)
+        return DENSITIES[self.name](u, self, alignment)
+
+
+def _logit_normal(u: Tensor, density: TimeDensity, alignment: FlowAlignment) -> Tensor:
+    return torch.sigmoid(density.mean + density.std * torch.special.ndtri(u))
+
+
+def _u_shaped(u: Tensor, density: TimeDensity, alignment: FlowAlignment) -> Tensor:
+    """Quantile of p(t) proportional to cosh(a (2 t - 1))."""
+    a = torch.tensor(U_STEEPNESS, dtype=u.dtype)
+    return (1 + torch.asinh(torch.sinh(a) * (2 * u - 1)) / a) / 2
+
+
+def _timestep(u: Tensor, density: TimeDensity, alignment: FlowAlignment) -> Tensor:
+    rows = len(alignment.schedule)
+    return alignment.flow_time((u * rows).floor().clamp(max=rows - 1))
+
+
+DENSITIES: Mapping[str, Callable[[Tensor, TimeDensity, FlowAlignment], Tensor]] = MappingProxyType(
+    {
+        "uniform": lambda u, density, alignment: u,
+        "logit_normal": _logit_normal,
+        "u_shaped": _u_shaped,
+        "timestep": _timestep,
+    }
+)
+"""Name of a density -> its quantile function: u in [0, 1), settings, alignment -> t."""
+
+WEIGHTS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {
+        "none": torch.ones_like,
+        "eps": lambda t: t**2,
+        "x0": lambda t: (1 - t) ** 2,
+        "v": lambda t: t**2 + (1 - t) ** 2,
+    }
+)
+"""Name of a weight -> t -> factor on the squared error; named for what it makes of a velocity loss."""
+
+
+class Question(NamedTuple):
+    """What the network is asked: its input (B, *) and its fractional timestep (B,)."""
+
+    network_input: Tensor
+    timestep: Tensor
+
+
+class Pair(NamedTuple):
+    """A training pair at flow time t: clean latent and noise (B, *), t (B,)."""
+
+    x0: Tensor
+    eps: Tensor
+    t: Tensor
+
+    @property
+    def x_fm(self) -> Tensor:
+        """The state between them, ``t x0 + (1 - t) eps``, (B, *)."""
+        return per_item(self.t, self.x0) * self.x0 + per_item(1 - self.t, self.x0) * self.eps
+
+
+def _ask_aligned(alignment: FlowAlignment, pair: Pair) -> Question:
+    return Question(alignment.to_diffusion(pair.x_fm, pair.t), alignment.timestep(pair.t))
+
+
+def _ask_naively(alignment: FlowAlignment, pair: Pair) -> Question:
+    rows = len(alignment.schedule)
+    return Question(pair.x_fm, ((1 - pair.t) * rows).clamp(max=rows - 1))
+
+
+def _compare_velocity(alignment: FlowAlignment, pair: Pair, output: Tensor) -> tuple[Tensor, Tensor]:
+    return alignment.velocity(output, pair.x_fm, pair.t), pair.x0 - pair.eps
+
+
+def _compare_raw(alignment: FlowAlignment, pair: Pair, output: Tensor) -> tuple[Tensor, Tensor]:
+    return output, pair.x0 - pair.eps
+
+
+def _compare_native(alignment: FlowAlignment, pair: Pair, output: Tensor) -> tuple[Tensor, Tensor]:
+    alpha, sigma = (per_item(c, pair.x0) for c in vp_coefficients(pair.t))
+    return output, PREDICTIONS[alignment.prediction].target(pair.x0, pair.eps, alpha, sigma)
+
+
+class _Rule(NamedTuple):
+    ask: Callable[[FlowAlignment, Pair], Question]
+    compare: Callable[[FlowAlignment, Pair, Tensor], tuple[Tensor, Tensor]]
+
+
+OBJECTIVES: Mapping[str, _Rule] = MappingProxyType(
+    {
+        "diff2flow": _Rule(_ask_aligned, _compare_velocity),
+        "naive_fm": _Rule(_ask_naively, _compare_raw),
+        "diffusion": _Rule(_ask_aligned, _compare_native),
+    }
+)
+"""Name of an objective -> what it asks the network, and what it compares."""
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """A loss for fine-tuning a diffusion network.
+
+    Attributes:
+        alignment: schedule and prediction type of the network.
+        name: one of ``OBJECTIVES``.
+        weight: one of ``WEIGHTS``.
+        huber: threshold of the Huber loss; None for the squared error.
+    """
+
+    alignment: FlowAlignment
+    name: str = "diff2flow"
+    weight: str = "none"
+    huber: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_name("objective", self.name, OBJECTIVES)
+        _check_name("weight", self.weight, WEIGHTS)
+        if self.huber is not None and not self.huber > 0:
+            raise ValueError(f"the threshold of the Huber loss must be above 0, got {self.huber}; leave it out for MSE")
+
+    def ask(self, pair: Pair) -> Question:
+        """What to give the network for a pair."""
+        return OBJECTIVES[self.name].ask(self.alignment, pair)
+
+    def loss(self, model_output: Tensor, pair: Pair, mask: Tensor | None = None) -> Tensor:
+        """Loss of each item, float32 or better, shape (B,).
+
+        Args:
+            model_output: the network's answer, (B, *).
+            pair: what it was asked about.
+            mask: weights of the places of each item, broadcastable to (B, *); an item whose mask is all zero
+                has loss 0.
+        """
+        value, target = OBJECTIVES[self.name].compare(self.alignment, pair, model_output)
+        error = self._error(value.to(torch.promote_types(value.dtype, torch.float32)), target)
+        weight = WEIGHTS[self.weight](pair.t).to(error)
+        places = torch.ones_like(error) if mask is None else mask.to(error).expand_as(error)
+        return weight * (error * places).flatten(1).sum(1) / places.flatten(1).sum(1).clamp(min=1e-12)
+
+    def _error(self, value: Tensor, target: Tensor) -> Tensor:
+        if self.huber is None:
+            return torch.nn.functional.mse_loss(value, target.to(value), reduction="none")
+        return torch.nn.functional.huber_loss(value, target.to(value), reduction="none", delta=self.huber)
+
+
+def _check_name(kind: str, name: str, table: Mapping[str, object]) -> None:
+    if name not in table:
+        raise ValueError(f"unknown {kind} {name!r}; allowed are {', '.join(map(repr, table))}")

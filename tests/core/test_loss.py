@@ -1,0 +1,118 @@
+"""Objectives: their minima, how they are related, densities, masks."""
+
+import pytest
+import torch
+
+from d2f_core import DENSITIES, OBJECTIVES, WEIGHTS, FlowAlignment, Objective, Pair, TimeDensity
+
+
+@pytest.fixture
+def pair(generator):
+    x0, eps = torch.randn(2, 6, 4, 5, generator=generator, dtype=torch.float64)
+    return Pair(x0, eps, torch.tensor([0.07, 0.2, 0.4, 0.6, 0.8, 0.97], dtype=torch.float64))
+
+
+def ideal_output(alignment, pair):
+    """The output of a network that knows this pair."""
+    t = pair.t.view(-1, 1, 1)
+    norm = torch.sqrt(t**2 + (1 - t) ** 2)
+    alpha, sigma = t / norm, (1 - t) / norm
+    return {"eps": pair.eps, "v": alpha * pair.eps - sigma * pair.x0, "x0": pair.x0}[alignment.prediction]
+
+
+@pytest.mark.parametrize("name", ["diff2flow", "diffusion"])
+def test_the_ideal_output_has_no_loss(case, pair, name):
+    objective = Objective(case.alignment, name)
+    assert objective.loss(ideal_output(case.alignment, pair), pair).max() < 1e-18
+
+
+def test_naive_fm_takes_the_output_for_a_velocity(sd, pair):
+    objective = Objective(sd, "naive_fm")
+    assert objective.loss(pair.x0 - pair.eps, pair).max() == 0
+    question = objective.ask(pair)
+    assert torch.equal(question.network_input, pair.x_fm)
+    torch.testing.assert_close(question.timestep, ((1 - pair.t) * 1000).clamp(max=999))
+
+
+def test_aligned_objectives_ask_where_the_network_was_trained(case, pair):
+    for name in ("diff2flow", "diffusion"):
+        question = Objective(case.alignment, name).ask(pair)
+        assert torch.equal(question.network_input, case.alignment.to_diffusion(pair.x_fm, pair.t))
+        assert torch.equal(question.timestep, case.alignment.timestep(pair.t))
+
+
+def test_diff2flow_is_the_native_loss_under_another_weight(case, pair, generator):
+    """Identity (c): weighting the velocity loss by t^2, (1 - t)^2 or t^2 + (1 - t)^2 gives the native loss."""
+    output = ideal_output(case.alignment, pair) + torch.randn(pair.x0.shape, generator=generator, dtype=torch.float64)
+    inside = (pair.t > case.alignment.t_min) & (pair.t < case.alignment.t_max)
+    ours = Objective(case.alignment, "diff2flow", weight=case.alignment.prediction).loss(output, pair)
+    native = Objective(case.alignment, "diffusion").loss(output, pair)
+    torch.testing.assert_close(ours[inside], native[inside], rtol=1e-9, atol=1e-12)
+    assert inside.sum() >= 4
+
+
+def test_the_weight_at_the_noisiest_level(sd):
+    assert 1 / WEIGHTS["eps"](torch.tensor(sd.t_min)).item() == pytest.approx(244, abs=1)
+
+
+def test_masked_places_do_not_count(sd, pair, generator):
+    output = torch.randn(pair.x0.shape, generator=generator, dtype=torch.float64)
+    mask = (torch.rand(6, 1, 5, generator=generator) > 0.4).double()
+    mask[5] = 0
+    loss = Objective(sd).loss(output, pair, mask)
+    wild = torch.where(mask.expand_as(output) == 0, 1e6, output)
+    assert torch.equal(Objective(sd).loss(wild, pair, mask), loss)
+    assert loss[5] == 0 and (loss[:5] > 0).all()
+    assert torch.equal(Objective(sd).loss(output, pair, torch.ones(1)), Objective(sd).loss(output, pair))
+
+
+def test_huber_is_linear_far_out(sd, pair):
+    output = ideal_output(sd, pair)
+    far, further = (Objective(sd, huber=0.1).loss(output + d, pair) for d in (100.0, 200.0))
+    torch.testing.assert_close(further / far, torch.full((6,), 2.0).double(), rtol=1e-2, atol=0)
+
+
+def test_low_precision_outputs_are_compared_in_float32(sd, pair):
+    half = Pair(pair.x0.bfloat16(), pair.eps.bfloat16(), pair.t)
+    assert Objective(sd).loss(half.eps, half).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_densities_are_in_range_and_reproducible(sd, name):
+    density = TimeDensity(name)
+    draws = [density.sample(4096, sd, torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(*draws)
+    assert draws[0].dtype == torch.float64 and ((draws[0] >= 0) & (draws[0] <= 1)).all()
+
+
+def test_shapes_of_the_densities(sd):
+    def middle(name, **settings):
+        t = TimeDensity(name, **settings).sample(200_000, sd, torch.Generator().manual_seed(0))
+        return float(((t > 0.25) & (t < 0.75)).double().mean())
+
+    assert middle("uniform") == pytest.approx(0.5, abs=0.005)
+    assert middle("logit_normal") == pytest.approx(0.728, abs=0.005)
+    assert middle("u_shaped") == pytest.approx(0.1329, abs=0.005)
+    t = TimeDensity("timestep").sample(200_000, sd, torch.Generator().manual_seed(0))
+    counts = torch.bincount(sd.timestep(t).round().long(), minlength=1000)
+    assert counts.min() > 120 and counts.max() < 290
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda a: Objective(a, "flow"), r"unknown objective 'flow'.*'diff2flow'"),
+        (lambda a: Objective(a, weight="snr"), r"unknown weight 'snr'.*'none'"),
+        (lambda a: Objective(a, huber=0.0), "Huber"),
+        (lambda a: TimeDensity("normal"), r"unknown density 'normal'.*'uniform'"),
+        (lambda a: TimeDensity("logit_normal", std=0), "std"),
+    ],
+)
+def test_bad_settings_are_named(sd, make, words):
+    with pytest.raises(ValueError, match=words):
+        make(sd)
+
+
+def test_tables_are_complete(sd):
+    assert set(OBJECTIVES) == {"diff2flow", "naive_fm", "diffusion"}
+    assert FlowAlignment(sd.schedule, "v").prediction == "v"
