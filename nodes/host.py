@@ -38,6 +38,7 @@ _VE_ARITHMETIC = {
     "sample_res_multistep_ancestral": "res_multistep_ancestral",
     "sample_res_multistep_ancestral_cfg_pp": "res_multistep_ancestral_cfg_pp",
     "sample_euler_pp": "SamplerEulerCFG++",
+    "sample_lcm_upscale": "SamplerLCMUpscale",
     "RescaleCFG": "RescaleCFG",
     "SelfAttentionGuidance": "Self-Attention Guidance",
 }
