@@ -101,6 +101,48 @@ def v_model(build: Callable[..., Any]) -> Any:
     return build("V_PREDICTION")
 
 
+def watch_network(model: Any, network: Callable[..., Any]) -> Any:
+    """A clone of MODEL with `network(run, x_dm, timesteps)` around its UNet; `run()` is the UNet itself."""
+    import comfy.patcher_extension
+
+    def wrapper(executor: Any, x: torch.Tensor, timesteps: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return network(lambda: executor(x, timesteps, *args, **kwargs), x, timesteps)
+
+    watched = model.clone()
+    watched.add_wrapper(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, wrapper)
+    return watched
+
+
+@pytest.fixture(scope="session")
+def watch(comfy: ModuleType) -> Callable[..., Any]:
+    """`watch(model, network)` -> a clone whose UNet is called through `network(run, x_dm, timesteps)`."""
+    return watch_network
+
+
+@pytest.fixture(scope="session")
+def gaussian(build: Callable[..., Any]) -> Callable[..., Any]:
+    """`gaussian(model_type, std)` -> MODEL with the ideal network for Gaussian latents of that deviation.
+
+    Its flow moves a state x at flow time t along x / sqrt(t^2 std^2 + (1 - t)^2) = const.
+    """
+
+    def make(model_type: str = "EPS", std: float = 0.5) -> Any:
+        model = build(model_type)
+        log_sigma = model.get_model_object("model_sampling").sigmas.double().log()
+
+        def network(run: Any, x: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+            low = timesteps.long().clamp(max=len(log_sigma) - 2)
+            ve = torch.lerp(log_sigma[low], log_sigma[low + 1], timesteps.double() - low).exp()
+            ve = ve.reshape(-1, *(1,) * (x.ndim - 1))
+            alpha, sigma = 1 / (1 + ve**2).sqrt(), ve / (1 + ve**2).sqrt()
+            x0, eps = (weight * x / (alpha**2 * std**2 + sigma**2) for weight in (alpha * std**2, sigma))
+            return (eps if model_type == "EPS" else alpha * eps - sigma * x0).to(x.dtype)
+
+        return watch_network(model, network)
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def conditioning(comfy: ModuleType) -> tuple[Any, Any]:
     """Positive and negative CONDITIONING for the small models."""
@@ -159,7 +201,7 @@ def fingerprint() -> Callable[[Any], str]:
     return hash_of
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def stock_sampling(stock: Callable[..., Any]) -> Callable[..., Any]:
     """`stock_sampling(model, "v_prediction", zsnr=True)` -> MODEL out of the stock node ModelSamplingDiscrete."""
     return lambda model, kind, zsnr=False: stock("model_advanced", "ModelSamplingDiscrete")().patch(model, kind, zsnr)[

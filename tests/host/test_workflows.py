@@ -1,0 +1,263 @@
+"""The example graphs on a real server: sound files, nodes and widgets that exist, images that come out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageChops
+from safetensors.torch import load_file
+
+from devtools.client import Client, Prompt
+from devtools.workflow import has_widget, to_prompt
+
+FOLDER = Path(__file__).resolve().parents[2] / "workflows"
+FILES = sorted(FOLDER.glob("*.json"))
+DEMOS = [path for path in FILES if path.stem.startswith("demo_")]
+CHECKPOINTS = [path for path in FILES if path not in DEMOS]
+TASKS = ("text_to_image", "image_to_image", "inpainting")
+TITLE = 30  # height of a node's title bar, above its position
+
+every_workflow = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="ascii"))
+
+
+@pytest.fixture(scope="session")
+def definitions(server: Client) -> dict[str, Any]:
+    return server.object_info()
+
+
+# --- The files ------------------------------------------------------------------------------------
+
+
+def test_every_model_has_every_task():
+    names = {path.stem for path in FILES}
+    assert names == {f"{model}_{task}" for model in ("demo", "sd15", "sd21_v", "sdxl") for task in TASKS} | {
+        "demo_solvers"
+    }
+
+
+@every_workflow
+def test_the_template_browser_gets_a_thumbnail(path: Path):
+    with Image.open(path.with_suffix(".jpg")) as image:
+        assert image.format == "JPEG"
+        assert 300 <= image.width <= 800
+
+
+@every_workflow
+def test_links_name_their_ends(path: Path):
+    graph = read(path)
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    assert len(nodes) == len(graph["nodes"])
+    for link, source, output, target, socket, kind in graph["links"]:
+        assert link in nodes[source]["outputs"][output]["links"]
+        assert nodes[target]["inputs"][socket]["link"] == link
+        assert kind == nodes[source]["outputs"][output]["type"]
+    used = [socket["link"] for node in graph["nodes"] for socket in node["inputs"] if socket["link"] is not None]
+    assert sorted(used) == sorted(link[0] for link in graph["links"])
+
+
+@every_workflow
+def test_nodes_name_the_pack_they_come_from(path: Path):
+    for node in read(path)["nodes"]:
+        ours = node["type"].startswith("D2F")
+        if node["type"] != "MarkdownNote":
+            assert node["properties"]["cnr_id"] == ("diff2flow-kit" if ours else "comfy-core")
+
+
+@every_workflow
+def test_it_is_explained_and_its_parts_have_titles(path: Path):
+    graph = read(path)
+    (note,) = (node for node in graph["nodes"] if node["type"] == "MarkdownNote")
+    assert "### What you see" in note["widgets_values"][0]
+    assert "### Try" in note["widgets_values"][0]
+    assert all(group["title"] for group in graph["groups"])
+
+
+@every_workflow
+def test_no_two_nodes_and_no_two_groups_overlap(path: Path):
+    graph = read(path)
+    nodes = [(*node["pos"], *node["size"]) for node in graph["nodes"]]
+    boxes = [(x, y - TITLE, width, height + TITLE) for x, y, width, height in nodes]
+    assert not list(overlaps(boxes))
+    assert not list(overlaps([tuple(group["bounding"]) for group in graph["groups"]]))
+
+
+def overlaps(boxes: list[tuple[float, ...]]) -> Iterator[tuple[Any, Any]]:
+    for index, (x, y, width, height) in enumerate(boxes):
+        for other in boxes[:index]:
+            if x < other[0] + other[2] and other[0] < x + width and y < other[1] + other[3] and other[1] < y + height:
+                yield boxes[index], other
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
+def test_the_editor_can_offer_the_download(path: Path):
+    (loader,) = (node for node in read(path)["nodes"] if node["type"] == "CheckpointLoaderSimple")
+    (model,) = loader["properties"]["models"]
+    assert [model["name"]] == loader["widgets_values"]
+    assert model["directory"] == "checkpoints"
+    assert model["url"].startswith("https://huggingface.co/")
+    assert model["url"].endswith("/" + model["name"])
+
+
+# --- Against the server's definitions -------------------------------------------------------------
+
+
+@every_workflow
+def test_every_node_and_widget_exists(path: Path, definitions: dict[str, Any]):
+    prompt = to_prompt(read(path), definitions)
+    for node_id, node in prompt.items():
+        specs = expanded(definitions[node["class_type"]]["input"], node["inputs"])
+        required = {name for name, (spec, needed) in specs.items() if needed}
+        assert required <= set(node["inputs"]) <= set(specs), f"{node['class_type']} (node {node_id})"
+        for name, value in node["inputs"].items():
+            check_value(f"{node['class_type']}.{name}", specs[name][0], value, prompt, definitions)
+
+
+def expanded(groups: dict[str, Any], values: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, bool]]:
+    """{input name: (definition, required)}, with the inputs that the chosen options of dynamic combos bring."""
+    result: dict[str, tuple[Any, bool]] = {}
+    for group in ("required", "optional"):
+        for name, spec in (groups.get(group) or {}).items():
+            result[prefix + name] = (spec, group == "required")
+            for option in options_of(spec):
+                if isinstance(option, dict) and option["key"] == values.get(prefix + name):
+                    result.update(expanded(option["inputs"], values, f"{prefix}{name}."))
+    return result
+
+
+def options_of(spec: list[Any]) -> list[Any]:
+    return spec[0] if isinstance(spec[0], list) else (spec[1].get("options") or [] if len(spec) > 1 else [])
+
+
+def check_value(where: str, spec: list[Any], value: Any, prompt: Prompt, definitions: dict[str, Any]) -> None:
+    """A link brings the right type; a widget's value is one that the widget can have."""
+    options = (spec[1] if len(spec) > 1 else None) or {}
+    if isinstance(value, list):
+        source = definitions[prompt[value[0]]["class_type"]]
+        assert spec[0] in ("*", source["output"][value[1]]), where
+        return
+    assert has_widget(spec[0], options), f"{where} is not linked"
+    keys = [option["key"] if isinstance(option, dict) else option for option in options_of(spec)]
+    if where != "CheckpointLoaderSimple.ckpt_name" and keys:
+        assert value in keys, where
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        assert options.get("min", value) <= value <= options.get("max", value), where
+
+
+# --- Running them ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def ran(server: Client, definitions: dict[str, Any]) -> Callable[[Path], dict[str, list[Image.Image]]]:
+    """`ran(path)` -> {file name prefix: images} of a demo graph, run once for all tests."""
+    done: dict[Path, dict[str, list[Image.Image]]] = {}
+
+    def run(path: Path) -> dict[str, list[Image.Image]]:
+        if path not in done:
+            prompt = to_prompt(read(path), definitions)
+            outputs = server.run(prompt, seconds=300).outputs
+            done[path] = {
+                node["inputs"]["filename_prefix"]: [load(server, image) for image in outputs[node_id]["images"]]
+                for node_id, node in prompt.items()
+                if node["class_type"] == "SaveImage"
+            }
+        return done[path]
+
+    return run
+
+
+def load(server: Client, image: dict[str, str]) -> Image.Image:
+    return Image.open(server.base / "output" / image["subfolder"] / image["filename"]).convert("RGB")
+
+
+def greatest_difference(a: Image.Image, b: Image.Image) -> int:
+    return max(high for _, high in ImageChops.difference(a, b).getextrema())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", DEMOS, ids=lambda path: path.stem)
+def test_a_demo_makes_its_images(path: Path, ran: Any):
+    images = ran(path)
+    assert len(images) >= 4
+    for batch in images.values():
+        assert len(batch) == 4
+        for image in batch:
+            assert image.size == (96, 96)
+            assert max(high - low for low, high in image.getextrema()) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["", "_img2img", "_inpaint"])
+def test_stock_nodes_make_the_same_images_of_both_models(task: str, ran: Any):
+    names = dict(zip(("", "_img2img", "_inpaint"), TASKS))
+    images = ran(FOLDER / f"demo_{names[task]}.json")
+    pairs = zip(images[f"diff2flow/demo{task}_1_stock"], images[f"diff2flow/demo{task}_2_converted"])
+    assert all(greatest_difference(stock, converted) <= 1 for stock, converted in pairs)
+
+
+@pytest.mark.slow
+def test_the_one_node_and_its_parts_make_the_same_images(ran: Any):
+    images = ran(FOLDER / "demo_text_to_image.json")
+    pairs = zip(images["diff2flow/demo_3_ode"], images["diff2flow/demo_4_ksampler"])
+    assert all(greatest_difference(parts, whole) <= 1 for parts, whole in pairs)
+
+
+# --- Identity (b) of the design, over the API -----------------------------------------------------
+
+ROWS = (999, 940, 870, 800, 700, 600, 500, 400, 300, 200, 100, 30, 0)
+
+
+def sigma_ve() -> torch.Tensor:
+    """Levels of Stable Diffusion's schedule at ROWS, and 0."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    kept = torch.cumprod(1 - betas, 0)[list(ROWS)]
+    return torch.cat([((1 - kept) / kept).sqrt(), torch.zeros(1, dtype=torch.float64)])
+
+
+def sampling(text: str, levels: torch.Tensor, convert: bool, prefix: str) -> Prompt:
+    """Stock Euler on the demo model at explicit levels; the latents are saved."""
+    wires = {name: [name, 0] for name in ("positive", "negative", "sampler", "sigmas", "latent_image")}
+    wires["model"] = ["convert" if convert else "load", 0]
+    nodes = {
+        "load": ("D2FDemoCheckpoint", {}),
+        "convert": ("D2FConvert", {"model": ["load", 0], "start": "t_min", "shift": 1.0, "prediction": "auto"}),
+        "positive": ("CLIPTextEncode", {"clip": ["load", 1], "text": text}),
+        "negative": ("CLIPTextEncode", {"clip": ["load", 1], "text": ""}),
+        "latent_image": ("EmptyLatentImage", {"width": 96, "height": 96, "batch_size": 2}),
+        "sigmas": ("ManualSigmas", {"sigmas": ", ".join(f"{float(level):.9f}" for level in levels)}),
+        "sampler": ("KSamplerSelect", {"sampler_name": "euler"}),
+        "sample": ("SamplerCustom", wires | {"add_noise": True, "noise_seed": 42, "cfg": 3.0}),
+        "save": ("SaveLatent", {"samples": ["sample", 0], "filename_prefix": prefix}),
+    }
+    return {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
+
+
+def latents(server: Client, prompt: Prompt) -> torch.Tensor:
+    (saved,) = server.run(prompt, seconds=300).outputs["save"]["latents"]
+    return load_file(server.base / "output" / saved["subfolder"] / saved["filename"])["latent_tensor"]
+
+
+@pytest.mark.slow
+def test_euler_at_the_same_levels_gives_the_same_latents_in_any_order(server: Client):
+    """Unconverted at `sigma_ve = (1 - t) / t`, converted at `s = 1 - t`; each model always the same to the bit.
+
+    The words are the same but for spaces, so that the server samples each time instead of remembering.
+    """
+    ve = sigma_ve()
+    levels = {False: ve, True: ve / (1 + ve)}
+    first: dict[bool, torch.Tensor] = {}
+    for turn, convert in enumerate([False, True, False, True, True, False]):
+        text = "a large red sphere on the left" + " " * turn
+        found = latents(server, sampling(text, levels[convert], convert, f"latents/turn{turn}"))
+        assert torch.equal(found, first.setdefault(convert, found)), f"turn {turn}"
+    stock, converted = first[False], first[True]
+    assert stock.std() > 0.1
+    assert (stock - converted).abs().max() < 1e-4 * (stock.max() - stock.min())
