@@ -144,7 +144,7 @@ def guard_sampling(executor: Any, *args: Any, **kwargs: Any) -> Any:
             "out for a converted model",
             culprit,
         )
-    _check_unit(noise, latent, sigmas)
+    _check_unit(noise, guider.model_patcher.model.process_latent_in(latent), sigmas)
     return executor(*args, **kwargs)
 
 
@@ -160,12 +160,12 @@ def _check_unit(noise: Tensor, latent: Tensor, sigmas: Tensor) -> None:
     """Refuse latents that AddNoise has scaled by 1 - s when noise is off: they would be scaled twice.
 
     A noisy latent outside of the sampler is x_fm / (1 - s), so its standard deviation is at least
-    s / (1 - s); AddNoise on a flow model returns x_fm itself.
+    s / (1 - s); AddNoise on a flow model returns x_fm itself. The latent is in the model's own scale.
     """
     s = float(sigmas[0])
     if not 0.5 < s < 1 or getattr(noise, "is_nested", False) or torch.count_nonzero(noise) > 0:
         return
-    if torch.count_nonzero(latent) > 0 and float(latent.std()) < 0.6 * s / (1 - s):
+    if torch.count_nonzero(latent) > 0 and float(latent.std()) < 0.7 * s / (1 - s):
         raise ValueError(
             f"sampling starts at s = {s:.3f} with noise switched off, but the latent has too little noise for it: "
             "AddNoise before a sampler without noise is scaled twice on flow models. Remove AddNoise and let the "
