@@ -1,0 +1,115 @@
+"""Runs one benchmark: `python dev.py bench NAME` calls this in the set-up environment.
+
+A benchmark is a file `NAME.py` here with `run(options) -> rows`, flat dictionaries, and, if it wants,
+`add_arguments(parser)` and `plot(rows, axes)`. The harness prints the rows as a table and writes
+`results/NAME.json` and, with matplotlib, `results/NAME.png`. ComfyUI is importable in benchmarks, the
+pack is the package `diff2flow_kit`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+RESULTS = HERE / "results"
+Rows = list[dict[str, Any]]
+
+
+def load(name: str, file: Path) -> ModuleType:
+    """Import a file, or a package by its `__init__.py`, under a name of its own."""
+    package = [str(file.parent)] if file.name == "__init__.py" else None
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=package)
+    assert spec is not None and spec.loader is not None, file
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def main(arguments: Sequence[str]) -> None:
+    sys.path.pop(0)  # this folder; ComfyUI comes first
+    load("devtools", ROOT / "devtools" / "__init__.py")
+    from devtools.console import say, table
+    from devtools.host import read_version
+    from devtools.pack import enter_host, load_pack
+
+    host = Path(os.environ["COMFYUI_PATH"])
+    enter_host(host)
+    load_pack()
+    name, *rest = arguments
+    benchmark = load(f"benchmark_{name}", HERE / f"{name}.py")
+    rows = benchmark.run(options(benchmark, name, rest))
+    say("\n" + table(rows))
+    record = {"command": " ".join(["python dev.py bench", *arguments]), "host": machine(host)}
+    record |= {"versions": versions(read_version(host)), "rows": rows}
+    write(name, record)
+    draw(name, rows, getattr(benchmark, "plot", None))
+    say(f"\nWritten to {RESULTS / name}.json")
+
+
+def options(benchmark: ModuleType, name: str, arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"dev.py bench {name}", description=benchmark.__doc__)
+    if hasattr(benchmark, "add_arguments"):
+        benchmark.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def machine(host: Path) -> dict[str, Any]:
+    """What it ran on."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"system": platform.system(), "machine": platform.machine(), "cpus": os.cpu_count(), "gpu": gpu,
+            "threads": torch.get_num_threads()}  # fmt: skip
+
+
+def versions(comfyui: str) -> dict[str, str]:
+    """Versions of what the result may depend on."""
+    found = {"python": platform.python_version(), "comfyui": comfyui, "diff2flow-kit": pack_version()}
+    for name in ("torch", "torchdiffeq", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def pack_version() -> str:
+    lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    return next(line.split('"')[1] for line in lines if line.startswith("version"))
+
+
+def write(name: str, record: dict[str, Any]) -> None:
+    """`results/NAME.json`, one row a line, so that a change of figures reads well in a diff."""
+    RESULTS.mkdir(exist_ok=True)
+    head = json.dumps({key: value for key, value in record.items() if key != "rows"}, indent=2)[:-2]
+    rows = ",\n".join("    " + json.dumps(row) for row in record["rows"])
+    (RESULTS / f"{name}.json").write_text(f'{head},\n  "rows": [\n{rows}\n  ]\n}}\n', encoding="utf-8")
+
+
+def draw(name: str, rows: Rows, plot: Callable[[Rows, Any], None] | None) -> None:
+    """`results/NAME.png`, if the benchmark draws something and matplotlib is there."""
+    if plot is None or importlib.util.find_spec("matplotlib") is None:
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    plot(rows, axes)
+    figure.savefig(RESULTS / f"{name}.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
