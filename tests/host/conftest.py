@@ -108,8 +108,11 @@ def watch_network(model: Any, network: Callable[..., Any]) -> Any:
     def wrapper(executor: Any, x: torch.Tensor, timesteps: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         return network(lambda: executor(x, timesteps, *args, **kwargs), x, timesteps)
 
+    kind = comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL
     watched = model.clone()
-    watched.add_wrapper(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, wrapper)
+    watched.add_wrapper(kind, wrapper)
+    stack = watched.wrappers[kind][None]
+    stack.insert(0, stack.pop())  # outermost
     return watched
 
 
