@@ -84,7 +84,7 @@ def test_a_batch_takes_the_steps_of_its_worst_item(method):
     pytest.importorskip("torchdiffeq", reason="adaptive solvers are torchdiffeq's")
 
     def stiff_item(t, x):
-        rate = torch.ones(len(x), 1, dtype=x.dtype)
+        rate = torch.zeros(len(x), 1, dtype=x.dtype)
         rate[0] = 40
         return -rate * x
 
@@ -93,7 +93,7 @@ def test_a_batch_takes_the_steps_of_its_worst_item(method):
     end = solve(counted, x, grid(1), method, rtol=1e-5, atol=1e-5)
     solve(alone, x[:1], grid(1), method, rtol=1e-5, atol=1e-5)
     assert (end[0] - math.exp(-40)).abs().max() < 1e-4
-    assert counted.nfe >= alone.nfe
+    assert counted.nfe == alone.nfe
 
 
 @pytest.mark.parametrize("method", METHODS)
