@@ -40,6 +40,7 @@ _VE_ARITHMETIC = {
     "sample_euler_pp": "SamplerEulerCFG++",
     "sample_lcm_upscale": "SamplerLCMUpscale",
     "RescaleCFG": "RescaleCFG",
+    "EpsilonScaling": "Epsilon Scaling",
     "SelfAttentionGuidance": "Self-Attention Guidance",
 }
 
