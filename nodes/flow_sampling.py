@@ -43,6 +43,11 @@ class FlowSampling(torch.nn.Module):
 
     def __init__(self, alignment: FlowAlignment, start: str = "t_min", shift: float = 1.0, zsnr: bool = False) -> None:
         super().__init__()
+        if not isinstance(alignment, FlowAlignment):
+            raise TypeError(
+                "a node after 'Convert to Flow Matching' (ModelNoiseScale does this) tried to rebuild the conversion "
+                "from the model's configuration; remove that node, it is for other models"
+            )
         if start not in STARTS:
             raise ValueError(f"unknown start {start!r}; allowed are {', '.join(map(repr, STARTS))}")
         self.alignment = alignment
