@@ -61,6 +61,15 @@ def test_a_modelsampling_node_after_the_converter_is_said(
     assert fingerprint(eps_model) == mark
 
 
+def test_a_node_that_rebuilds_the_sampling_object_is_said(host, eps_model, stock):
+    try:
+        node = stock("model_advanced", "ModelNoiseScale")
+    except AttributeError:
+        pytest.skip("this ComfyUI has no ModelNoiseScale")
+    with pytest.raises(TypeError, match=r"after 'Convert to Flow Matching' \(ModelNoiseScale does this\).*remove"):
+        node().patch(host.convert(eps_model), 8.0)
+
+
 def test_patches_of_a_clone_further_on_keep_the_guard(host, eps_model, stock, sample):
     """The guard travels with clones, whatever else is patched in between."""
     clone = host.convert(eps_model).clone()
