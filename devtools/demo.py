@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from .console import DevError, Progress, bar, say, table
 from .env import python_for
 from .host import find_host
 from .paths import ROOT
-from .server import ADDRESS, running
+from .server import ADDRESS, Server, running
 from .workflow import to_prompt
 
 
@@ -24,22 +25,22 @@ def demo(folder: Path = ROOT / "workflows", pattern: str = "demo_*.json") -> Non
         raise DevError(f"There are no graphs {pattern} in {folder}.")
     python = python_for(host)
     say(f"Starting ComfyUI {host.version} ...")
-    with running(host, python) as server:
+    with running(host, python, threads=1) as server:
         client = Client(ADDRESS, server.port, server.alive)
         definitions = client.object_info()
-        rows = [run_file(client, file, definitions, server.base / "output") for file in files]
-        output = server.base / "output"
+        rows = [run_file(client, server, file, definitions) for file in files]
     say("\n" + table(rows))
-    say(f"\nEverything is in {output}")
+    say(f"\nEverything is in {server.base / 'output'}")
 
 
-def run_file(client: Client, file: Path, definitions: dict[str, Any], output: Path) -> dict[str, object]:
+def run_file(client: Client, server: Server, file: Path, definitions: dict[str, Any]) -> dict[str, object]:
     """Run one saved graph; the table's row about it."""
     workflow = json.loads(file.read_text(encoding="utf-8"))
     titles = {str(node["id"]): node.get("title") or node["type"] for node in workflow["nodes"]}
-    progress = Progress(every=5)
+    progress, meter = Progress(every=5), Meter(server.log)
 
     def show(event: Event) -> None:
+        meter.see(event)
         text = describe(event, titles)
         if text:
             progress.update(f"  {file.stem}: {text}")
@@ -51,7 +52,7 @@ def run_file(client: Client, file: Path, definitions: dict[str, Any], output: Pa
         progress.close()
         raise DevError(f"{file.name}: {error}") from error
     progress.close(f"  {file.stem}: done in {result.seconds:.1f} s")
-    return row(file.stem, result, output)
+    return row(file.stem, result, meter.evaluations)
 
 
 def describe(event: Event, titles: dict[str, str]) -> str:
@@ -63,20 +64,35 @@ def describe(event: Event, titles: dict[str, str]) -> str:
     return title if event["type"] == "executing" else ""
 
 
-def row(name: str, result: Result, output: Path) -> dict[str, object]:
+class Meter:
+    """Calls of the network by node, read off what the pack's samplers write into ComfyUI's log."""
+
+    def __init__(self, log: Path) -> None:
+        self.log, self.node = log, ""
+        self.read = log.stat().st_size
+        self.evaluations: dict[str, float] = {}
+
+    def see(self, event: Event) -> None:
+        """When the next node begins, what the log has gained belongs to the node before."""
+        if event["type"] == "executing":
+            with open(self.log, "rb") as file:
+                file.seek(self.read)
+                text = file.read()
+            self.read += len(text)
+            counts = [int(count) for count in re.findall(rb": (\d+) model evaluations", text)]
+            if counts:
+                self.evaluations[self.node] = sum(counts)
+            self.node = str(event["data"].get("node"))
+
+
+def row(name: str, result: Result, evaluations: dict[str, float]) -> dict[str, object]:
+    """NFE: what was counted, and for other nodes the length of the progress bar."""
     images = result.images()
-    folders = {os.path.join(output, image["subfolder"]) for image in images}
+    files = [str(Path(image["subfolder"]) / image["filename"]) for image in images]
     return {
         "workflow": name,
         "images": len(images),
-        "NFE": count_evaluations(result),
+        "NFE": int(sum({**result.steps, **evaluations}.values())) or None,
         "seconds": round(result.seconds, 1),
-        "where": os.path.commonpath(folders) if folders else None,
+        "where": os.path.commonprefix(files) + "*" if files else None,  # noqa: RUF071
     }
-
-
-def count_evaluations(result: Result) -> int | None:
-    """Calls of the network: what the nodes report as `nfe`, else the lengths of their progress bars."""
-    reported = [int(n) for output in result.outputs.values() for n in output.get("nfe", [])]
-    counted = [int(n) for n in result.steps.values()]
-    return sum(reported or counted) or None

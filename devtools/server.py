@@ -101,8 +101,8 @@ def choose_port(port: int | None = None) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((ADDRESS, port or 0))
-        except OSError as error:
-            reason = error.strerror
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise DevError(f"Port {port} is busy or not allowed ({reason}); choose another with --port.") from None
         return int(probe.getsockname()[1])
 
@@ -134,14 +134,22 @@ def running(
     base: Path | None = None,
     port: int | None = None,
     extra: Sequence[str] = (),
-    seconds: float = 180,
+    seconds: float = 300,
+    threads: int | None = None,
 ) -> Iterator[Server]:
-    """A ComfyUI that answers, stopped on the way out. `extra`: more arguments for its `main.py`."""
+    """A ComfyUI that answers, stopped on the way out.
+
+    extra: more arguments for its `main.py`. seconds: how long it may take to start.
+    threads: of torch; the demo model is too small to share between threads, which then only wait for
+    each other, badly so on a busy machine. `OMP_NUM_THREADS` wins.
+    """
     base = base or working_directory()
     prepare(base)
     port = choose_port(port)
     log = base / "server.log"
     environ = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    if threads is not None:
+        environ.setdefault("OMP_NUM_THREADS", str(threads))
     with open(log, "wb") as out:
         command = [*command_line(host, python, base, port), *extra]
         process = subprocess.Popen(command, cwd=base, env=environ, stdout=out, stderr=subprocess.STDOUT)

@@ -90,7 +90,7 @@ def server(host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     from devtools.server import ADDRESS, running
 
     host = Host(host_path, read_version(host_path))
-    with running(host, Path(sys.executable), tmp_path_factory.mktemp("server")) as process:
+    with running(host, Path(sys.executable), tmp_path_factory.mktemp("server"), threads=1) as process:
         client = Client(ADDRESS, process.port, process.alive)
         client.base, client.log, client.url = process.base, process.log, process.url
         yield client

@@ -6,7 +6,7 @@ import pytest
 
 from devtools.client import Interrupted, PromptError, Result, note_steps, raise_failure, refusal
 from devtools.console import Progress, bar, table
-from devtools.demo import count_evaluations, describe
+from devtools.demo import Meter, describe, row
 
 
 def test_a_table_is_aligned_and_knows_missing_cells():
@@ -54,14 +54,21 @@ def test_failures_and_interrupts_raise():
     raise_failure({"type": "progress", "data": {}})
 
 
-def test_evaluations_are_what_nodes_report_or_else_the_progress_bars():
-    result = Result("id", 1.0)
-    assert count_evaluations(result) is None
-    note_steps(result.steps, {"type": "progress", "data": {"node": "3", "value": 1, "max": 20}})
-    note_steps(result.steps, {"type": "progress", "data": {"node": "4", "value": 1, "max": 4}})
-    assert count_evaluations(result) == 24
-    result.outputs = {"3": {"nfe": [38]}}
-    assert count_evaluations(result) == 38
+def test_evaluations_are_what_samplers_log_or_else_the_progress_bars(tmp_path):
+    log = tmp_path / "server.log"
+    log.write_text("heun: 99 model evaluations\n")
+    meter, result = Meter(log), Result("id", 1.0)
+    for node, written in (("3", "heun: 38 model evaluations\n"), ("4", "nothing\n"), (None, "")):
+        meter.see({"type": "executing", "data": {"node": node}})
+        with open(log, "a") as file:
+            file.write(written)
+    for node, steps in (("3", 20), ("4", 4)):
+        note_steps(result.steps, {"type": "progress", "data": {"node": node, "value": 1, "max": steps}})
+    assert meter.evaluations == {"3": 38}
+    result.outputs = {"9": {"images": [{"filename": f"a_{i}.png", "subfolder": "", "type": "output"} for i in (1, 2)]}}
+    assert row("name", result, meter.evaluations) == {
+        "workflow": "name", "images": 2, "NFE": 42, "seconds": 1.0, "where": "a_*"
+    }  # fmt: skip
 
 
 def test_progress_is_told_with_the_title_of_the_node():

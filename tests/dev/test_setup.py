@@ -94,6 +94,8 @@ def test_a_busy_port_is_one_sentence():
         port = taken.getsockname()[1]
         with pytest.raises(DevError, match=f"Port {port} is busy .*choose another with --port"):
             choose_port(port)
+    with pytest.raises(DevError, match=r"Port 70000 .*0-65535"):
+        choose_port(70000)
     assert choose_port() > 0
 
 
