@@ -1,0 +1,129 @@
+"""Measure the demo model with the host's own sampler: `python demo evaluate --cfg 3 --grid out.png`.
+
+256 prompts of training combinations, half of them full captions and half as short as "a red sphere", are
+sampled with 25 DDIM steps and read by the attribute reader; an attribute counts where the prompt names it.
+Also: the time of a batch of 16, and a Frechet distance on the reader's features between samples and renders.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .captions import plain_caption
+from .reader import accuracy, features
+from .render import render_batch
+from .scenes import ATTRIBUTES, Scene, sample_scene
+from .train_log import WEIGHTS, import_host, log
+
+STEPS, CFG = 25, 3.0
+SAMPLER, SCHEDULER = "ddim", "ddim_uniform"
+
+
+def prompts_for(scenes: list[Scene]) -> tuple[list[str], list[dict[str, str]]]:
+    """A prompt a scene, full and short in turn, and the words that each prompt names."""
+    prompts, wanted = [], []
+    for i, scene in enumerate(scenes):
+        short = i % 2 == 1
+        prompts.append(f"a {scene.color} {scene.shape}" if short else plain_caption(scene))
+        names = ("shape", "color") if short else tuple(ATTRIBUTES)
+        wanted.append({name: getattr(scene, name) for name in names})
+    return prompts, wanted
+
+
+def encode_prompts(clip: object, prompts: list[str]) -> list:
+    """CONDITIONING for a batch with a prompt an image, by the code path of CLIPTextEncode."""
+    conds = [clip.encode_from_tokens_scheduled(clip.tokenize(p))[0] for p in prompts]
+    return [[torch.cat([c[0] for c in conds]), {"pooled_output": torch.cat([c[1]["pooled_output"] for c in conds])}]]
+
+
+def sample_images(checkpoint: tuple, prompts: list[str], seed: int = 0, steps: int = STEPS, cfg: float = CFG,
+                  sampler: str = SAMPLER, scheduler: str = SCHEDULER, batch: int = 32) -> Tensor:
+    """Sample one image a prompt with the host's KSampler.
+
+    checkpoint: (MODEL, CLIP, VAE). Noise comes from a private generator.
+    Returns images (len(prompts), 96, 96, 3) in [0, 1].
+    """
+    import comfy.sample
+
+    from .networks import IMAGE_SIZE
+    model, clip, vae = checkpoint
+    gen, side, images = torch.Generator().manual_seed(seed), IMAGE_SIZE // 8, []
+    with torch.inference_mode():
+        negative = encode_prompts(clip, [""])
+        for start in range(0, len(prompts), batch):
+            positive = encode_prompts(clip, prompts[start:start + batch])
+            noise = torch.randn(len(positive[0][0]), 4, side, side, generator=gen)
+            latent = comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, positive, negative,
+                                         torch.zeros_like(noise), seed=seed, disable_pbar=True)
+            images.append(vae.decode(latent).float())
+    return torch.cat(images)
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """|mean difference|^2 + tr(A + B - 2 (A B)^(1/2)) of two feature sets (N, D), in float64."""
+    a, b = a.double(), b.double()
+    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp_min(0).sqrt().sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
+
+
+def save_grid(images: Tensor, path: Path, columns: int = 16) -> None:
+    """Write (B, H, W, 3) images in [0, 1] as one PNG; B is a multiple of `columns`."""
+    from PIL import Image
+    count, height, width, _ = images.shape
+    rows = images.view(count // columns, columns, height, width, 3).permute(0, 2, 1, 3, 4)
+    array = (rows.reshape(-1, columns * width, 3).clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy()
+    Image.fromarray(array).save(path)
+
+
+def measure(checkpoint: tuple, count: int, cfg: float, seed: int) -> tuple[dict[str, float], Tensor]:
+    """Accuracies, Frechet distance and seconds a batch of 16; and the images."""
+    rng = np.random.default_rng(seed)
+    scenes = [sample_scene(rng) for _ in range(count)]
+    prompts, wanted = prompts_for(scenes)
+    images = sample_images(checkpoint, prompts, seed, cfg=cfg)
+    both = accuracy_of_pairs(images, wanted)
+    start = time.monotonic()
+    sample_images(checkpoint, prompts[:16], seed, cfg=cfg, batch=16)
+    seconds = time.monotonic() - start
+    renders = render_batch([sample_scene(rng) for _ in range(1024)])[0]
+    figures = {**accuracy(images, wanted), "shape_and_color": both, "seconds_batch_16": seconds,
+               "frechet": frechet_distance(features(images), features(renders))}
+    return {k: round(v, 4) for k, v in figures.items()}, images
+
+
+def accuracy_of_pairs(images: Tensor, wanted: list[dict[str, str]]) -> float:
+    """Share of images with both the shape and the colour that were asked for."""
+    from .reader import read_attributes
+    return sum(all(r[n] == w[n] for n in ("shape", "color"))
+               for r, w in zip(read_attributes(images), wanted)) / len(wanted)
+
+
+def main(argv: list[str]) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="demo evaluate", description=__doc__)
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--count", type=int, default=256)
+    parser.add_argument("--cfg", type=float, nargs="+", default=[CFG])
+    parser.add_argument("--grid", type=Path, help="PNG of the first 64 images of the last scale")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--log", action="store_true", help="append the figures to the training log")
+    args = parser.parse_args(argv)
+    import_host()
+    torch.set_num_threads(args.threads)
+    from .networks import load_demo_checkpoint
+    checkpoint = load_demo_checkpoint(args.weights)
+    for cfg in args.cfg:
+        figures, images = measure(checkpoint, args.count, cfg, args.seed)
+        record = {"count": args.count, "steps": STEPS, "cfg": cfg, "seed": args.seed, **figures}
+        print(json.dumps(record)) if not args.log else log("evaluate", **record)
+    if args.grid:
+        save_grid(images[:64], args.grid)

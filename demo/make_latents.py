@@ -1,0 +1,101 @@
+"""Render the training scenes and encode them once: `python demo make_latents --cache DIR`.
+
+The cache (not part of the repository) holds latents (N, 4, h, w) float16 and, for each scene, CAPTIONS
+captions drawn at random, as token rows (N, CAPTIONS, MAX_TOKENS) int16.
+"""
+
+import argparse
+import json
+import tempfile
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .captions import caption
+from .render import render_batch
+from .scenes import Scene, sample_scene
+from .tiny_vae import TinyVAE
+from .train_log import WEIGHTS, Clock, import_host, log
+
+CAPTIONS = 8
+DEFAULT_CACHE = Path(tempfile.gettempdir()) / "d2f_demo_cache"
+
+
+@lru_cache(maxsize=1)
+def load_vae(path: Path = WEIGHTS / "vae.safetensors") -> TinyVAE:
+    """The trained narrow autoencoder in float32."""
+    vae = TinyVAE()
+    vae.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    return vae.eval().to(memory_format=torch.channels_last)
+
+
+def tokenize(captions: list[str]) -> Tensor:
+    """Captions as rows of MAX_TOKENS tokens (start, words, end, padding), int16."""
+    from transformers import CLIPTokenizer
+
+    from .make_tokenizer import TOKENIZER
+    from .networks import END_TOKEN, MAX_TOKENS
+    tokenizer = CLIPTokenizer.from_pretrained(str(TOKENIZER))
+    rows = torch.full((len(captions), MAX_TOKENS), END_TOKEN, dtype=torch.int16)
+    for row, ids in zip(rows, tokenizer(captions)["input_ids"]):
+        if len(ids) > MAX_TOKENS:
+            raise ValueError(f"a caption has {len(ids)} tokens, more than {MAX_TOKENS}")
+        row[:len(ids)] = torch.tensor(ids, dtype=torch.int16)
+    return rows
+
+
+@torch.inference_mode()
+def encode_scenes(scenes: list[Scene]) -> tuple[np.ndarray, np.ndarray]:
+    """Latents (N, 4, h, w) float16 and images shrunk to the latent's size (N, 3, h, w), of a few scenes."""
+    torch.set_num_threads(1)
+    images = render_batch(scenes, 96)[0].permute(0, 3, 1, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        latents = load_vae().encode(images.contiguous(memory_format=torch.channels_last))
+    return latents.half().contiguous().numpy(), torch.nn.functional.avg_pool2d(images, 8).numpy()
+
+
+def encode_all(scenes: list[Scene], processes: int) -> tuple[Tensor, Tensor]:
+    """`encode_scenes` of many scenes, shared out to processes of one thread each."""
+    parts = [scenes[i:i + 64] for i in range(0, len(scenes), 64)]
+    with get_context("fork").Pool(processes) as pool:
+        latents, small = zip(*pool.imap(encode_scenes, parts))
+    return torch.from_numpy(np.concatenate(latents)), torch.from_numpy(np.concatenate(small))
+
+
+def fit_preview(latents: Tensor, small: Tensor) -> dict[str, list]:
+    """Least squares from latent channels to RGB in [-1, 1], the host's convention for previews."""
+    x = latents.float().permute(0, 2, 3, 1).reshape(-1, 4)
+    y = small.permute(0, 2, 3, 1).reshape(-1, 3) * 2 - 1
+    design = torch.cat([x, torch.ones(len(x), 1)], 1)
+    solution = torch.linalg.lstsq(design, y).solution
+    return {"factors": [[round(v, 4) for v in row] for row in solution[:4].tolist()],
+            "bias": [round(v, 4) for v in solution[4].tolist()]}
+
+
+def main(argv: list[str]) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="demo make_latents", description=__doc__)
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
+    parser.add_argument("--scenes", type=int, default=16000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=2)
+    args = parser.parse_args(argv)
+    import_host()
+    torch.set_num_threads(1)
+    rng, clock = np.random.default_rng(args.seed), Clock()
+    scenes = [sample_scene(rng) for _ in range(args.scenes)]
+    tokens = tokenize([caption(s, rng) for s in scenes for _ in range(CAPTIONS)])
+    latents, small = encode_all(scenes, args.threads)
+    args.cache.mkdir(parents=True, exist_ok=True)
+    save_file({"latents": latents, "tokens": tokens.view(len(scenes), CAPTIONS, -1)},
+              args.cache / "latents.safetensors")
+    (WEIGHTS / "latent_rgb.json").write_text(json.dumps(fit_preview(latents[:2000], small[:2000])) + "\n",
+                                             encoding="ascii")
+    z = latents.float()
+    log("latents", scenes=len(scenes), seconds=clock(), mean=z.mean().item(), std=z.std().item(),
+        channel_std=[round(v, 4) for v in z.std((0, 2, 3)).tolist()])

@@ -1,0 +1,166 @@
+"""The demo checkpoint in the host's own classes; the only file here that imports `comfy`.
+
+UNet: `UNetModel` with Stable Diffusion's layout (residual blocks, cross-attention at half resolution) in a
+`BaseModel` with eps-prediction and the default SD schedule. Text: the host's CLIP text model with a small
+vocabulary. VAE: the host's TAESD. Latents are (B, 4, H/8, W/8), about N(0, 1) per channel, scale 1.
+Everything computes in float32; the files hold float16.
+"""
+
+import json
+from pathlib import Path
+
+import comfy.clip_model
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import torch
+from safetensors.torch import load_file
+
+from .tiny_vae import widen
+
+IMAGE_SIZE = 96
+MAX_TOKENS = 24
+VOCAB_SIZE, START_TOKEN, END_TOKEN = 829, 827, 828
+CONTEXT_DIM = 128
+TOKENIZER = Path(__file__).resolve().parent / "tokenizer"
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+
+UNET_CONFIG = {
+    "image_size": IMAGE_SIZE // 8, "in_channels": 4, "out_channels": 4, "model_channels": 64,
+    "num_res_blocks": [1, 1, 1], "channel_mult": [1, 2, 2],
+    "transformer_depth": [0, 1, 0], "transformer_depth_middle": 0,
+    "transformer_depth_output": [0, 0, 1, 1, 0, 0],
+    "use_spatial_transformer": True, "use_linear_in_transformer": True, "context_dim": CONTEXT_DIM,
+    "use_temporal_attention": False, "adm_in_channels": None, "legacy": False}
+
+CLIP_CONFIG = {
+    "num_hidden_layers": 2, "hidden_size": CONTEXT_DIM, "num_attention_heads": 4, "intermediate_size": 256,
+    "hidden_act": "quick_gelu", "max_position_embeddings": MAX_TOKENS, "eos_token_id": END_TOKEN}
+
+
+class DemoLatentFormat(comfy.latent_formats.LatentFormat):
+    """Latents of the demo VAE: scale 1, with preview colours fitted by least squares."""
+
+    scale_factor = 1.0
+
+    def __init__(self):
+        path = WEIGHTS / "latent_rgb.json"
+        if path.exists():
+            fitted = json.loads(path.read_text(encoding="ascii"))
+            self.latent_rgb_factors = fitted["factors"]
+            self.latent_rgb_factors_bias = fitted["bias"]
+
+
+class DemoConfig(comfy.supported_models_base.BASE):
+    """What the host's BaseModel needs to know; eps-prediction is the base class's choice."""
+
+    unet_config = UNET_CONFIG
+    unet_extra_config = {"num_heads": -1, "num_head_channels": 32}
+    latent_format = DemoLatentFormat
+    memory_usage_factor = 1.0
+
+    def clip_target(self, state_dict: dict | None = None) -> comfy.supported_models_base.ClipTarget:
+        """Tokenizer and text model classes."""
+        return comfy.supported_models_base.ClipTarget(DemoTokenizer, DemoTextModel)
+
+
+class DemoWordTokenizer(comfy.sd1_clip.SDTokenizer):
+    """The host's tokenizer over the demo vocabulary; MAX_TOKENS a section."""
+
+    def __init__(self, embedding_directory=None, tokenizer_data: dict | None = None):
+        super().__init__(tokenizer_path=str(TOKENIZER), max_length=MAX_TOKENS, embedding_size=CONTEXT_DIM,
+                         embedding_key="clip_demo", embedding_directory=embedding_directory,
+                         tokenizer_data=tokenizer_data or {})
+
+
+class DemoTokenizer(comfy.sd1_clip.SD1Tokenizer):
+    """One CLIP, named l as in Stable Diffusion 1."""
+
+    def __init__(self, embedding_directory=None, tokenizer_data: dict | None = None):
+        super().__init__(embedding_directory=embedding_directory, tokenizer_data=tokenizer_data or {},
+                         tokenizer=DemoWordTokenizer)
+
+
+class SmallVocabularyText(comfy.clip_model.CLIPTextModel):
+    """The host's CLIP text model; its class fixes a vocabulary of 49408, ours has VOCAB_SIZE words."""
+
+    def __init__(self, config_dict, dtype, device, operations):
+        super().__init__(config_dict, dtype, "meta", operations)
+        self.to_empty(device=device or "cpu")
+        self.set_input_embeddings(
+            operations.Embedding(VOCAB_SIZE, config_dict["hidden_size"], dtype=dtype, device=device))
+
+
+class DemoClip(comfy.sd1_clip.SDClipModel):
+    """The text encoder; conditioning is the last layer after the final norm, (1, MAX_TOKENS, 128)."""
+
+    def __init__(self, device="cpu", dtype=None, model_options: dict | None = None):
+        tokens = {"start": START_TOKEN, "end": END_TOKEN, "pad": END_TOKEN}
+        super().__init__(device=device, dtype=dtype, max_length=MAX_TOKENS, special_tokens=tokens,
+                         textmodel_json_config=dict(CLIP_CONFIG), model_class=SmallVocabularyText,
+                         return_projected_pooled=False, model_options=model_options or {})
+
+
+class DemoTextModel(comfy.sd1_clip.SD1ClipModel):
+    """The wrapper that CLIPTextEncode talks to."""
+
+    def __init__(self, device="cpu", dtype=None, model_options: dict | None = None):
+        super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=DemoClip)
+
+
+def new_unet_model(device: torch.device | str = "cpu") -> comfy.model_base.BaseModel:
+    """The diffusion model in float32, weights not set (the host's layers skip initialisation)."""
+    config = DemoConfig(UNET_CONFIG)
+    config.set_inference_dtype(torch.float32, None)
+    return config.get_model({}, device=device)
+
+
+def new_text_model() -> DemoTextModel:
+    """The text encoder in float32 on the CPU, weights not set."""
+    return DemoTextModel(device="cpu", dtype=torch.float32)
+
+
+def load_model(weights: Path) -> comfy.model_patcher.ModelPatcher:
+    """MODEL: the UNet behind the host's patcher."""
+    management = comfy.model_management
+    offload = management.unet_offload_device()
+    model = new_unet_model(device=offload)
+    state = {k: v.float() for k, v in load_file(weights / "unet.safetensors").items()}
+    model.diffusion_model.load_state_dict(state)
+    model.eval()
+    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    return patcher(model, load_device=management.get_torch_device(), offload_device=offload)
+
+
+def load_clip(weights: Path) -> comfy.sd.CLIP:
+    """CLIP: the text encoder and its tokenizer."""
+    target = DemoConfig(UNET_CONFIG).clip_target()
+    target.params = {}
+    state = load_file(weights / "clip.safetensors")
+    clip = comfy.sd.CLIP(target, parameters=sum(v.numel() for v in state.values()),
+                         model_options={"dtype": torch.float32})
+    clip.load_sd({k: v.float() for k, v in state.items()}, full_model=True)
+    return clip
+
+
+def load_vae(weights: Path) -> comfy.sd.VAE:
+    """VAE: the narrow autoencoder, padded to the host's TAESD."""
+    return comfy.sd.VAE(sd=widen(load_file(weights / "vae.safetensors")), dtype=torch.float32)
+
+
+def load_demo_checkpoint(folder: Path | str = WEIGHTS) -> tuple:
+    """(MODEL, CLIP, VAE) as a stock checkpoint loader returns them.
+
+    folder: where unet.safetensors, clip.safetensors and vae.safetensors lie.
+    Raises FileNotFoundError that names a missing file.
+    """
+    folder = Path(folder)
+    for name in ("unet", "clip", "vae"):
+        if not (folder / f"{name}.safetensors").is_file():
+            raise FileNotFoundError(f"demo weights: {folder / name}.safetensors is missing; "
+                                    "copy the pack's demo/weights folder again")
+    return load_model(folder), load_clip(folder), load_vae(folder)

@@ -1,0 +1,112 @@
+"""What the scripts share: the host's import, a JSON-lines log, the clock, weights on disk, renders."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .render import render_batch
+from .scenes import Scene
+
+FOLDER = Path(__file__).resolve().parent
+WEIGHTS = FOLDER / "weights"
+LOG = FOLDER / "training_log.jsonl"
+
+
+def import_host() -> None:
+    """Make `comfy` importable, on the CPU, from the ComfyUI folder in the environment variable COMFYUI_PATH."""
+    if "comfy" not in sys.modules:
+        root = os.environ.get("COMFYUI_PATH", "")
+        if not (Path(root) / "comfy").is_dir():
+            raise SystemExit(f"COMFYUI_PATH is {root!r}; set it to a ComfyUI folder (the one with main.py)")
+        sys.path.insert(0, root)
+    import comfy.cli_args
+    if not torch.cuda.is_available():
+        comfy.cli_args.args.cpu = True
+
+
+class Clock:
+    """Seconds since the start plus those of earlier, resumed runs."""
+
+    def __init__(self, before: float = 0.0):
+        self._start = time.monotonic() - before
+
+    def __call__(self) -> float:
+        """Seconds trained so far."""
+        return time.monotonic() - self._start
+
+
+class Threads:
+    """Picks 1 or `most` threads by timing a few steps of each every PERIOD steps.
+
+    On a busy machine threads that wait for each other can be slower than one; `most` must gain by GAIN.
+    """
+
+    PERIOD, TRIAL, GAIN = 48, 3, 1.25
+
+    def __init__(self, most: int):
+        self._options, self._step, self._start, self._times = (1, most), 0, 0.0, [0.0, 0.0]
+        torch.set_num_threads(most)
+
+    def __call__(self) -> None:
+        """Call once a training step."""
+        phase, offset = divmod(self._step % self.PERIOD, self.TRIAL)
+        if phase < 2 and offset == 0:
+            torch.set_num_threads(self._options[phase])
+        elif phase < 2 and offset == 1:
+            self._start = time.monotonic()
+        elif phase < 2 and offset == self.TRIAL - 1:
+            self._times[phase] = time.monotonic() - self._start
+        elif (phase, offset) == (2, 0):
+            torch.set_num_threads(self._options[self.GAIN * self._times[1] < self._times[0]])
+        self._step += 1
+
+
+def log(stage: str, **record) -> None:
+    """Append one line to the training log and show it."""
+    line = json.dumps({"stage": stage, **{k: round(v, 6) if isinstance(v, float) else v
+                                          for k, v in record.items()}})
+    print(line, flush=True)
+    with LOG.open("a", encoding="ascii") as file:
+        file.write(line + "\n")
+
+
+def save_half(state_dict: dict[str, Tensor], path: Path) -> None:
+    """Write a state dict in float16, replacing the old file in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({k: v.detach().to(torch.float16).contiguous() for k, v in state_dict.items()}, partial)
+    partial.chmod(0o644)
+    partial.replace(path)
+
+
+def render_pool(scenes: list[Scene], size: int) -> tuple[Tensor, Tensor]:
+    """Renders as uint8 images (B, 3, size, size) and float16 depths (B, size, size)."""
+    images = torch.empty(len(scenes), 3, size, size, dtype=torch.uint8)
+    depths = torch.empty(len(scenes), size, size, dtype=torch.float16)
+    for start in range(0, len(scenes), 512):
+        part = slice(start, start + 512)
+        with torch.inference_mode():
+            rgb, depth = render_batch(scenes[part], size)
+        images[part] = (rgb * 255 + 0.5).to(torch.uint8).permute(0, 3, 1, 2)
+        depths[part] = depth
+    return images, depths
+
+
+def ema_update(average: dict[str, Tensor], model: torch.nn.Module, decay: float) -> None:
+    """average <- decay * average + (1 - decay) * model, in place."""
+    with torch.no_grad():
+        for key, value in model.state_dict().items():
+            if value.is_floating_point():
+                average[key].lerp_(value, 1 - decay)
+
+
+def generators(seed: int) -> tuple[np.random.Generator, torch.Generator]:
+    """A private numpy and a private torch generator."""
+    return np.random.default_rng(seed), torch.Generator().manual_seed(seed)
