@@ -44,7 +44,7 @@ def model(request, host, build):
     return build("EPS") if request.param == "unconverted" else host.convert(build("EPS"))
 
 
-@pytest.mark.parametrize("solver, grid", zip(SOLVERS, GRIDS[1:]), ids=["euler", "rk4", "dopri5"])
+@pytest.mark.parametrize("solver, grid", list(zip(SOLVERS, GRIDS[1:])), ids=["euler", "rk4", "dopri5"])
 def test_it_equals_the_separate_nodes(host, node, stock, conditioning, ksampler, scheduler, model, solver, grid):
     latent, nfe = ksampler(model, solver, grid)
     flow = model if host.is_flow(model) else host.convert(model)
