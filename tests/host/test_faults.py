@@ -80,6 +80,7 @@ def test_an_error_inside_of_the_network(host, eps_model, sample, table_levels, f
 def test_an_interrupt_acts_within_one_model_call(
     host, node, eps_model, sample, table_levels, watch, interrupting, method
 ):
+    """Whatever the network is: this one computes without the host's layers, which look for a cancel themselves."""
     import comfy.model_management
 
     calls = []
@@ -88,7 +89,7 @@ def test_an_interrupt_acts_within_one_model_call(
         calls.append(timesteps)
         if len(calls) == 2:
             interrupting()
-        return run()
+        return torch.zeros_like(x)
 
     ve = table_levels(eps_model, 6)
     sampler = node("sampler", "D2FSampler").execute({"solver": method}).result[0]
