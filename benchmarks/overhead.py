@@ -4,8 +4,10 @@
     stock   ComfyUI's KSampler on the diffusion model
     ours    our sampler on the converted model
 
-The three take turns, so that what else the machine does hits all of them alike; figures are medians,
-ratios are medians of the ratios within a round. NFE counts calls of the network, one for a CFG pair.
+The three take turns, so that what else the machine does hits all of them alike. Figures are medians over
+the rounds, ratios are medians of the ratios within a round: of the processor's time where the network
+runs on it, as other programs do not add to that, else of the seconds. NFE counts calls of the network,
+one for a CFG pair.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from diff2flow_kit.nodes import host
 from diff2flow_kit.nodes.ode import OdeSampler
 
 Runner = Callable[[], Any]
+Times = tuple[float, float]  # seconds by the clock, seconds of the processor
 CFG = 4.0
 
 
@@ -111,12 +114,14 @@ def measure(case: Case, rounds: int) -> list[dict[str, Any]]:
     return [row(case, name, nfe[name], times) for name in order]
 
 
-def row(case: Case, name: str, nfe: int, times: dict[str, list[float]]) -> dict[str, Any]:
-    seconds = round(median(times[name]), 4)
+def row(case: Case, name: str, nfe: int, times: dict[str, list[Times]]) -> dict[str, Any]:
+    seconds, cpu_seconds = (round(median(column), 4) for column in zip(*times[name]))
     result = {"runner": name, "solver": case.solver, "batch": case.batch, "nfe": nfe, "seconds": seconds}
+    result["cpu_seconds"] = cpu_seconds
+    clock = 1 if case.model.load_device.type == "cpu" else 0
     for other in ("stock", "bare"):
         compared = name == "ours" and other in times
-        ratios = [mine / theirs for mine, theirs in zip(times[name], times[other])] if compared else []
+        ratios = [mine[clock] / theirs[clock] for mine, theirs in zip(times[name], times[other])] if compared else []
         result[f"vs_{other}"] = round(median(ratios), 3) if ratios else None
     return result
 
@@ -137,9 +142,9 @@ def count_calls(case: Case, runner: Runner) -> int:
     return calls
 
 
-def take_turns(runners: dict[str, Runner], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every run, {name: one a round}; each round starts with another runner."""
-    times: dict[str, list[float]] = {name: [] for name in runners}
+def take_turns(runners: dict[str, Runner], rounds: int) -> dict[str, list[Times]]:
+    """Times of every run, {name: one a round}; each round starts with another runner."""
+    times: dict[str, list[Times]] = {name: [] for name in runners}
     names = list(runners)
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
@@ -147,12 +152,12 @@ def take_turns(runners: dict[str, Runner], rounds: int) -> dict[str, list[float]
     return times
 
 
-def seconds_of(runner: Runner) -> float:
-    start = time.perf_counter()
+def seconds_of(runner: Runner) -> Times:
+    start, cpu_start = time.perf_counter(), time.process_time()
     runner()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - cpu_start
 
 
 def plot(rows: list[dict[str, Any]], axes: Any) -> None:
