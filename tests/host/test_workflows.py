@@ -162,16 +162,20 @@ def ran(server: Client, definitions: dict[str, Any]) -> Callable[[Path], dict[st
 
     def run(path: Path) -> dict[str, list[Image.Image]]:
         if path not in done:
-            prompt = to_prompt(read(path), definitions)
-            outputs = server.run(prompt, seconds=300).outputs
-            done[path] = {
-                node["inputs"]["filename_prefix"]: [load(server, image) for image in outputs[node_id]["images"]]
-                for node_id, node in prompt.items()
-                if node["class_type"] == "SaveImage"
-            }
+            done[path] = saved_images(server, to_prompt(read(path), definitions))
         return done[path]
 
     return run
+
+
+def saved_images(server: Client, prompt: Prompt) -> dict[str, list[Image.Image]]:
+    """Run a prompt; {file name prefix: images}."""
+    outputs = server.run(prompt, seconds=300).outputs
+    return {
+        node["inputs"]["filename_prefix"]: [load(server, image) for image in outputs[node_id]["images"]]
+        for node_id, node in prompt.items()
+        if node["class_type"] == "SaveImage"
+    }
 
 
 def load(server: Client, image: dict[str, str]) -> Image.Image:
@@ -208,6 +212,16 @@ def test_the_one_node_and_its_parts_make_the_same_images(ran: Any):
     images = ran(FOLDER / "demo_text_to_image.json")
     pairs = zip(images["diff2flow/demo_3_ode"], images["diff2flow/demo_4_ksampler"])
     assert all(greatest_difference(parts, whole) <= 1 for parts, whole in pairs)
+
+
+@pytest.mark.slow
+def test_with_the_grid_of_a_stock_scheduler_the_one_node_agrees_too(server: Client, definitions: dict[str, Any]):
+    prompt = to_prompt(read(FOLDER / "demo_image_to_image.json"), definitions)
+    (sampler,) = (node for node in prompt.values() if node["class_type"] == "D2FKSampler")
+    sampler["inputs"].update({"grid": "stock scheduler", "grid.scheduler": "simple"})
+    images = saved_images(server, prompt)
+    pairs = zip(images["diff2flow/demo_img2img_1_stock"], images["diff2flow/demo_img2img_3_ksampler"])
+    assert all(greatest_difference(stock, ours) <= 1 for stock, ours in pairs)
 
 
 # --- Identity (b) of the design, over the API -----------------------------------------------------
