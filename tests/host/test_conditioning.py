@@ -88,7 +88,10 @@ def test_timesteps_stay_in_the_table_and_in_float32(host, build, watch, sample, 
         return torch.zeros_like(x)
 
     model = watch(host.convert(build("EPS", dtype=dtype), start), network)
-    sample(model, host.stock_levels(model, "normal", 7))
+    levels = host.stock_levels(model, "karras", 7)
+    sample(model, levels)
+    exact = host.sampling_of(model).alignment.timestep(1 - levels[:-1].double())
+    assert [float(timesteps[0]) for _, timesteps in seen] == pytest.approx(exact.tolist(), abs=1e-3)
     assert {kind for kind, _ in seen} == {dtype}
     assert {timesteps.dtype for _, timesteps in seen} == {torch.float32}
     assert max(float(timesteps.max()) for _, timesteps in seen) == pytest.approx(999, abs=1e-3)
@@ -177,14 +180,15 @@ def test_a_lora_before_or_after_the_converter(host, eps_model, sample, table_lev
         f"{layer}.lora_down.weight": torch.randn(4, inputs, generator=generator),
         f"{layer}.alpha": torch.tensor(4.0),
     }
+    ve = table_levels(eps_model, 4)
+    plain = sample(eps_model, ve)
     mark = fingerprint(eps_model)
     patch = lambda model: comfy.sd.load_lora_for_models(model, None, lora, 0.8, 0.0)[0]  # noqa: E731
     assert len(patch(eps_model).patches) == 1
-    ve = table_levels(eps_model, 4)
     unconverted = sample(patch(eps_model), ve)
-    assert (unconverted - sample(eps_model, ve)).abs().max() > 0.01 * unconverted.std()
+    assert (unconverted - plain).abs().max() > 0.01 * unconverted.std()
     converted = host.convert(patch(eps_model)) if lora_first else patch(host.convert(eps_model))
     flow = sample(converted, ve / (1 + ve))
     assert (unconverted - flow).abs().max() < 1e-4 * (unconverted.max() - unconverted.min())
-    sample(eps_model, ve)
+    assert torch.equal(sample(eps_model, ve), plain)
     assert fingerprint(eps_model) == mark
