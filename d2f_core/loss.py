@@ -26,9 +26,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .coordinate import per_item
 from .prediction import PREDICTIONS
 from .time_map import vp_coefficients
-from .velocity import FlowAlignment, per_item
+from .velocity import FlowAlignment
 
 # Steepness of the U-shaped density: its ends are cosh(4), 27 times, as likely as its middle.
 U_STEEPNESS = 4.0

@@ -15,41 +15,42 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
+
+from .coordinate import Number
 
 
 class Reading(NamedTuple):
-    """Weights that read x0 and eps off a state and a model output; each of shape () or (B,).
+    """Weights that read x0 and eps off a state and a model output; one number, or one an item.
 
     ``x0 = x0_state * state + x0_output * model_output``, and ``eps`` likewise.
     """
 
-    x0_state: Tensor
-    x0_output: Tensor
-    eps_state: Tensor
-    eps_output: Tensor
+    x0_state: Number
+    x0_output: Number
+    eps_state: Number
+    eps_output: Number
 
 
 class Prediction(NamedTuple):
     """A prediction type: how its output is read, and what it is trained to be."""
 
-    read: Callable[[Tensor, Tensor], Reading]
+    read: Callable[[Number, Number], Reading]
     """(alpha, sigma) -> Reading of ``x_dm`` and the model output."""
-    target: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    target: Callable[[Tensor, Tensor, Number, Number], Tensor]
     """(x0, eps, alpha, sigma) -> the ideal output; alpha and sigma shaped to multiply x0."""
 
 
-def _read_eps(alpha: Tensor, sigma: Tensor) -> Reading:
-    return Reading(1 / alpha, -sigma / alpha, torch.zeros_like(alpha), torch.ones_like(alpha))
+def _read_eps(alpha: Number, sigma: Number) -> Reading:
+    return Reading(1 / alpha, -sigma / alpha, 0.0, 1.0)
 
 
-def _read_v(alpha: Tensor, sigma: Tensor) -> Reading:
+def _read_v(alpha: Number, sigma: Number) -> Reading:
     return Reading(alpha, -sigma, sigma, alpha)
 
 
-def _read_x0(alpha: Tensor, sigma: Tensor) -> Reading:
-    return Reading(torch.zeros_like(alpha), torch.ones_like(alpha), 1 / sigma, -alpha / sigma)
+def _read_x0(alpha: Number, sigma: Number) -> Reading:
+    return Reading(0.0, 1.0, 1 / sigma, -alpha / sigma)
 
 
 PREDICTIONS: Mapping[str, Prediction] = MappingProxyType(

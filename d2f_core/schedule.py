@@ -17,10 +17,14 @@ There is no row for the clean image. The published code reads a table of T + 1 r
 the clean image and hands that index to the network: off by one.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from .coordinate import Number, as_coordinate, clamp
 
 # ComfyUI's value for a terminal alphas_cumprod of zero (zero terminal SNR). x0 cannot be read
 # off an eps-prediction at alpha = 0, so an exact zero is replaced by this.
@@ -84,28 +88,36 @@ class NoiseSchedule:
         """``sigma_ve`` of each row, float64, shape (T,)."""
         return self.log_sigma.exp()
 
-    def log_sigma_at(self, timestep: Tensor) -> Tensor:
+    def log_sigma_at(self, timestep: Tensor | float) -> Number:
         """``log sigma_ve`` at a fractional timestep, any shape; outside of [0, T - 1] the end row counts."""
-        table = self._table(timestep)
-        position = timestep.to(table.dtype).clamp(0, len(self) - 1)
-        low = position.floor().long().clamp(max=len(self) - 2)
-        return torch.lerp(table[low], table[low + 1], position - low)
+        position = clamp(as_coordinate(timestep), 0, len(self) - 1)
+        if isinstance(position, Tensor):
+            return self._interpolate(position)
+        row = min(int(position), len(self) - 2)
+        weight = position - row
+        return (1 - weight) * self._rows[row] + weight * self._rows[row + 1]
 
-    def timestep_at(self, log_sigma: Tensor) -> Tensor:
+    def timestep_at(self, log_sigma: Tensor | float) -> Number:
         """Fractional timestep in [0, T - 1] with that ``log sigma_ve``: the inverse of ``log_sigma_at``."""
-        table = self._table(log_sigma)
-        level = log_sigma.to(table.dtype).clamp(table[0], table[-1])
-        low = (torch.searchsorted(table, level, right=True) - 1).clamp(0, len(self) - 2)
-        return low + (level - table[low]) / (table[low + 1] - table[low])
+        level = clamp(as_coordinate(log_sigma), self._rows[0], self._rows[-1])
+        if isinstance(level, Tensor):
+            return self._invert(level)
+        row = min(bisect_right(self._rows, level) - 1, len(self) - 2)
+        return row + (level - self._rows[row]) / (self._rows[row + 1] - self._rows[row])
 
-    def _table(self, like: Tensor) -> Tensor:
-        """The table on the device of ``like``; float32 where the device has no float64."""
-        return self.log_sigma.to(like.device, coordinate_dtype(like.device))
+    def _interpolate(self, position: Tensor) -> Tensor:
+        table = self.log_sigma.to(position)
+        row = position.floor().long().clamp(max=len(self) - 2)
+        return torch.lerp(table[row], table[row + 1], position - row)
 
+    def _invert(self, level: Tensor) -> Tensor:
+        table = self.log_sigma.to(level)
+        row = (torch.searchsorted(table, level, right=True) - 1).clamp(0, len(self) - 2)
+        return row + (level - table[row]) / (table[row + 1] - table[row])
 
-def coordinate_dtype(device: torch.device) -> torch.dtype:
-    """The dtype of times and coefficients: float64, except on Apple's GPUs, which have none."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    @cached_property
+    def _rows(self) -> list[float]:
+        return self.log_sigma.tolist()
 
 
 def _float64(values: Tensor) -> Tensor:

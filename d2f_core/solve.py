@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .schedule import coordinate_dtype
+from .coordinate import coordinate_dtype
 
 VelocityFn = Callable[[Tensor, Tensor], Tensor]
 

@@ -11,27 +11,25 @@ only (eq. 7 and 8 of the paper), because their ratio of signal to noise is the s
 since alpha + sigma = 1 / sqrt(t^2 + (1 - t)^2) for alpha^2 + sigma^2 = 1.
 """
 
-import torch
-from torch import Tensor
+from .coordinate import Number, hypot, log, sigmoid
 
 
-def flow_time_of_log_sigma(log_sigma: Tensor) -> Tensor:
-    """``t = 1 / (1 + sigma_ve)`` of ``log sigma_ve``, any shape."""
-    return torch.sigmoid(-log_sigma)
+def flow_time_of_log_sigma(log_sigma: Number) -> Number:
+    """``t = 1 / (1 + sigma_ve)`` of ``log sigma_ve``."""
+    return sigmoid(-log_sigma)
 
 
-def log_sigma_of_flow_time(t: Tensor) -> Tensor:
-    """``log sigma_ve = log((1 - t) / t)``, any shape; +inf at t = 0 and -inf at t = 1."""
-    return torch.log1p(-t) - torch.log(t)
+def log_sigma_of_flow_time(t: Number) -> Number:
+    """``log sigma_ve = log((1 - t) / t)``; +inf at t = 0 and -inf at t = 1."""
+    return log(1 - t) - log(t)
 
 
-def interpolant_norm(t: Tensor) -> Tensor:
-    """``sqrt(t^2 + (1 - t)^2)``: the factor from x_dm to x_fm, any shape, between 0.707 and 1."""
-    return torch.hypot(t, 1 - t)
+def interpolant_norm(t: Number) -> Number:
+    """``sqrt(t^2 + (1 - t)^2)``: the factor from x_dm to x_fm, between 0.707 and 1."""
+    return hypot(t, 1 - t)
 
 
-def vp_coefficients(t: Tensor) -> tuple[Tensor, Tensor]:
-    """``alpha, sigma`` of the diffusion sample with the noise level of flow time t, any shape."""
-    s = 1 - t
-    norm = torch.hypot(t, s)
-    return t / norm, s / norm
+def vp_coefficients(t: Number) -> tuple[Number, Number]:
+    """``alpha, sigma`` of the diffusion sample with the noise level of flow time t."""
+    norm = interpolant_norm(t)
+    return t / norm, (1 - t) / norm

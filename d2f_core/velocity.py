@@ -25,8 +25,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .coordinate import Number, as_coordinate, as_tensor, choose, clamp, per_item
 from .prediction import PREDICTIONS, Reading, check_prediction
-from .schedule import NoiseSchedule, coordinate_dtype
+from .schedule import NoiseSchedule
 from .time_map import flow_time_of_log_sigma, interpolant_norm, log_sigma_of_flow_time, vp_coefficients
 
 
@@ -52,21 +53,20 @@ class FlowAlignment:
     @cached_property
     def t_min(self) -> float:
         """Flow time of the noisiest row, timestep T - 1; 0.0640 for the SD schedule."""
-        return float(flow_time_of_log_sigma(self.schedule.log_sigma[-1]))
+        return float(flow_time_of_log_sigma(float(self.schedule.log_sigma[-1])))
 
     @cached_property
     def t_max(self) -> float:
         """Flow time of the cleanest row, timestep 0; 0.9716 for the SD schedule."""
-        return float(flow_time_of_log_sigma(self.schedule.log_sigma[0]))
+        return float(flow_time_of_log_sigma(float(self.schedule.log_sigma[0])))
 
     def timestep(self, t: Tensor | float) -> Tensor:
-        """Fractional timestep to give the network at flow time t; clamped to [0, T - 1]. Shape of t."""
-        return self.schedule.timestep_at(log_sigma_of_flow_time(_flow_time(t)))
+        """Fractional timestep to give the network at flow time t; clamped to [0, T - 1]. Shape of t, float64."""
+        return as_tensor(self.schedule.timestep_at(log_sigma_of_flow_time(_flow_time(t))))
 
     def flow_time(self, timestep: Tensor | float) -> Tensor:
         """Flow time of a fractional timestep, clamped to [t_min, t_max]; the inverse of ``timestep``."""
-        timestep = timestep if isinstance(timestep, Tensor) else torch.tensor(timestep, dtype=torch.float64)
-        return flow_time_of_log_sigma(self.schedule.log_sigma_at(timestep))
+        return as_tensor(flow_time_of_log_sigma(self.schedule.log_sigma_at(as_coordinate(timestep))))
 
     def to_diffusion(self, x_fm: Tensor, t: Tensor | float) -> Tensor:
         """``x_dm = x_fm / sqrt(t^2 + (1 - t)^2)``: the network's input, (B, *) -> (B, *)."""
@@ -81,43 +81,52 @@ class FlowAlignment:
         t = _flow_time(t, x_fm)
         r, s, above = self._reading(t), 1 - t, t > self.t_max
         # Clamped to the side where it counts: torch.where passes NaN gradients of the other side on.
-        t_above = t.clamp(min=self.t_max)
-        state = torch.where(above, (1 - s * r.eps_state) / t_above, r.x0_state)
-        output = torch.where(above, -s * r.eps_output / t_above, r.x0_output)
+        t_above = clamp(t, low=self.t_max)
+        state = choose(above, (1 - s * r.eps_state) / t_above, r.x0_state)
+        output = choose(above, -s * r.eps_output / t_above, r.x0_output)
         return _combine(state, x_fm, output, model_output)
 
     def velocity(self, model_output: Tensor, x_fm: Tensor, t: Tensor | float) -> Tensor:
         """``x0 - eps`` as the network predicts it: model_output (B, *), x_fm (B, *), t -> (B, *)."""
         t = _flow_time(t, x_fm)
         r, above = self._reading(t), t > self.t_max
-        t_above, s_inside = t.clamp(min=self.t_max), (1 - t).clamp(min=1 - self.t_max)
-        state = torch.where(above, (1 - r.eps_state) / t_above, (r.x0_state - 1) / s_inside)
-        output = torch.where(above, -r.eps_output / t_above, r.x0_output / s_inside)
+        t_above, s_inside = clamp(t, low=self.t_max), clamp(1 - t, low=1 - self.t_max)
+        state = choose(above, (1 - r.eps_state) / t_above, (r.x0_state - 1) / s_inside)
+        output = choose(above, -r.eps_output / t_above, r.x0_output / s_inside)
         return _combine(state, x_fm, output, model_output)
 
-    def _reading(self, t: Tensor) -> Reading:
-        """The row of the table nearest to t, for ``x_fm`` instead of ``x_dm``; shape of t, float64."""
-        row = PREDICTIONS[self.prediction].read(*vp_coefficients(t.clamp(self.t_min, self.t_max)))
+    def _reading(self, t: Number) -> Reading:
+        """The row of the table nearest to t, for ``x_fm`` instead of ``x_dm``."""
+        row = PREDICTIONS[self.prediction].read(*vp_coefficients(clamp(t, self.t_min, self.t_max)))
         norm = interpolant_norm(t)
         return row._replace(x0_state=row.x0_state / norm, eps_state=row.eps_state / norm)
 
 
-def _flow_time(t: Tensor | float, latent: Tensor | None = None) -> Tensor:
-    """t as a checked tensor of coordinates, on the latent's device if one is given."""
-    t = t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
-    device = t.device if latent is None else latent.device
-    t = t.to(device, coordinate_dtype(device))
-    if latent is not None and not (t.ndim == 0 or (t.ndim == 1 and len(t) in (1, _batch(latent)))):
+def _flow_time(t: Tensor | float, latent: Tensor | None = None) -> Number:
+    """t as a checked coordinate, on the latent's device if one is given."""
+    if latent is not None and isinstance(t, Tensor):
+        _check_shape(t, latent)
+    t = as_coordinate(t, None if latent is None else latent.device)
+    if not isinstance(t, Tensor):
+        low = high = t
+    elif t.device.type == "cpu" and t.numel():
+        low, high = (end.item() for end in torch.aminmax(t))
+    else:
+        return t
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"flow time t must be in [0, 1], got values from {low:.6g} to {high:.6g}; 0 is noise and 1 "
+            "is data (for ComfyUI's flow sigma s use t = 1 - s)"
+        )
+    return t
+
+
+def _check_shape(t: Tensor, latent: Tensor) -> None:
+    if not (t.ndim == 0 or (t.ndim == 1 and len(t) in (1, _batch(latent)))):
         raise ValueError(
             f"t has shape {tuple(t.shape)} and the latents {tuple(latent.shape)}; t must be a number or hold "
             "one flow time for each item of the batch"
         )
-    if t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
-        raise ValueError(
-            f"flow time t must be in [0, 1], got values from {t.min():.6g} to {t.max():.6g}; 0 is noise and 1 "
-            "is data (for ComfyUI's flow sigma s use t = 1 - s)"
-        )
-    return t
 
 
 def _batch(latent: Tensor) -> int:
@@ -128,22 +137,20 @@ def _batch(latent: Tensor) -> int:
     return latent.shape[0]
 
 
-def per_item(weight: Tensor, latent: Tensor) -> Tensor:
-    """Weight of shape () or (B,) made ready to multiply latents (B, *), in float32 or better."""
-    weight = weight.to(torch.promote_types(latent.dtype, torch.float32))
-    return weight if weight.ndim == 0 else weight.reshape(-1, *(1,) * (latent.ndim - 1))
+def _scale(latent: Tensor, weight: Number) -> Tensor:
+    return (_precise(latent) * per_item(weight, latent)).to(latent.dtype)
 
 
-def _scale(latent: Tensor, weight: Tensor) -> Tensor:
-    return (latent * per_item(weight, latent)).to(latent.dtype)
-
-
-def _combine(state_weight: Tensor, state: Tensor, output_weight: Tensor, model_output: Tensor) -> Tensor:
+def _combine(state_weight: Number, state: Tensor, output_weight: Number, model_output: Tensor) -> Tensor:
     """``state_weight * state + output_weight * model_output`` in the state's dtype."""
     if model_output.shape != state.shape:
         raise ValueError(
             f"the model output has shape {tuple(model_output.shape)} but its state {tuple(state.shape)}; the "
             "network must return one value for each value of x_fm"
         )
-    terms = per_item(state_weight, state) * state, per_item(output_weight, state) * model_output
-    return (terms[0] + terms[1]).to(state.dtype)
+    read_off_state = per_item(state_weight, state) * _precise(state)
+    return (read_off_state + per_item(output_weight, state) * _precise(model_output)).to(state.dtype)
+
+
+def _precise(latent: Tensor) -> Tensor:
+    return latent.to(torch.promote_types(latent.dtype, torch.float32))

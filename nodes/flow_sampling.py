@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..d2f_core import FlowAlignment, shift_levels
-from ..d2f_core.schedule import coordinate_dtype
+from ..d2f_core.coordinate import coordinate_dtype
 from ..d2f_core.time_map import interpolant_norm
 
 STARTS = ("t_min", "noise")
@@ -74,8 +74,7 @@ class FlowSampling(torch.nn.Module):
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The network's fractional timestep at s, any shape, float32; in [0, T - 1]."""
-        t = (1 - _coordinate(sigma)).clamp(0, 1)
-        return self.alignment.timestep(t).float()
+        return self.alignment.timestep(_flow_time(sigma)).float().expand(sigma.numel()).reshape(sigma.shape)
 
     def sigma(self, timestep: Tensor) -> Tensor:
         """The level s that schedulers get for a timestep, any shape, float32; shifted, both ends kept."""
@@ -121,10 +120,16 @@ def _coordinate(sigma: Tensor) -> Tensor:
     return sigma.to(coordinate_dtype(sigma.device))
 
 
-def _flow_time(sigma: Tensor) -> Tensor:
-    """Flow time of s, shape () or (B,), whatever dimensions of size 1 the host has added."""
-    t = (1 - _coordinate(sigma)).clamp(0, 1)
-    return t.reshape(()) if t.numel() == 1 else t.flatten()
+def _flow_time(sigma: Tensor) -> Tensor | float:
+    """Flow time of s: a number where that is known without waiting for a device, else shape (B,).
+
+    The host repeats one level for the whole batch, with dimensions of size 1 behind it.
+    """
+    if sigma.device.type == "cpu" and sigma.numel():
+        levels = set(sigma.flatten().tolist())
+        if len(levels) == 1:
+            return min(max(1 - levels.pop(), 0.0), 1.0)
+    return (1 - _coordinate(sigma)).clamp(0, 1).flatten()
 
 
 def _per_item(sigma: Tensor, latent: Tensor) -> Tensor:

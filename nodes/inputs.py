@@ -116,6 +116,6 @@ def _scheduler() -> io.Input:
         "scheduler",
         options=host.scheduler_names(),
         default="simple",
-        tooltip="ComfyUI scheduler whose levels are used. simple, normal, sgm_uniform, ddim_uniform and beta choose the "
-        "noise levels of the diffusion model (moved by the converter's shift); the others space s itself.",
+        tooltip="ComfyUI scheduler whose levels are used. simple, normal, sgm_uniform, ddim_uniform and beta choose "
+        "the noise levels of the diffusion model (moved by the converter's shift); the others space s itself.",
     )

@@ -101,12 +101,18 @@ class _Progress:
     callback: Callable[[dict[str, Any]], None] | None
     bar: Any
 
+    def __post_init__(self) -> None:
+        self.levels = self.sigmas.tolist()
+
     def __call__(self, step: SolverStep) -> None:
-        direction = 1 if self.sigmas[0] > self.sigmas[-1] else -1
-        passed = int((direction * (self.sigmas[1:] - (1 - step.t)) > -1e-6).sum())
-        done = max(passed, self.bar.n, 1)
+        done = max(self._passed(1 - step.t), self.bar.n, 1)
         self.bar.update(done - self.bar.n)
         if self.callback is not None:
             s = self.sigmas[done - 1]
             x, x0 = self.denoiser.x, self.denoiser.x0
             self.callback({"x": x, "i": done - 1, "sigma": s, "sigma_hat": s, "denoised": x0})
+
+    def _passed(self, s: float) -> int:
+        """Levels after the first that a run at level s has reached."""
+        falling = self.levels[0] > self.levels[-1]
+        return sum((level - s if falling else s - level) > -1e-6 for level in self.levels[1:])
