@@ -59,7 +59,8 @@ def parser() -> argparse.ArgumentParser:
         prog="dev.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
-    commands.add_parser("demo", help="make the demo's images")
+    demos = commands.add_parser("demo", help="make the demo's images")
+    demos.add_argument("--pictures", action="store_true", help="remake the repository's pictures with them, too")
     tests = commands.add_parser("test", help="run the tests; what follows -- goes to pytest")
     for room in ROOMS:
         tests.add_argument(f"--{room}", action="append_const", const=room, dest="rooms", help=f"only tests/{room}")
@@ -78,7 +79,7 @@ def main(arguments: list[str]) -> int:
     own, rest = split(arguments)
     options = parser().parse_args(own)
     if options.command == "demo":
-        demo()
+        demo(options.pictures)
     elif options.command == "test":
         return test(options.rooms or [], options.fast, rest)
     elif options.command == "serve":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,14 @@ from .paths import ROOT
 from .server import ADDRESS, Server, running
 from .workflow import to_prompt
 
+Branches = list[tuple[str, list[str]]]
 
-def demo(folder: Path = ROOT / "workflows", pattern: str = "demo_*.json") -> None:
-    """Run every demo graph, in the order of their names; print a table of what was made and where."""
+
+def demo(pictures: bool = False, folder: Path = ROOT / "workflows", pattern: str = "demo_*.json") -> None:
+    """Run every demo graph, in the order of their names; print a table of what was made and where.
+
+    `pictures` remakes the pictures in the repository, too: the graphs' thumbnails and the README's.
+    """
     host = find_host()
     files = sorted(folder.glob(pattern))
     if not files:
@@ -28,13 +35,27 @@ def demo(folder: Path = ROOT / "workflows", pattern: str = "demo_*.json") -> Non
     with running(host, python, threads=1) as server:
         client = Client(ADDRESS, server.port, server.alive)
         definitions = client.object_info()
-        rows = [run_file(client, server, file, definitions) for file in files]
-    say("\n" + table(rows))
-    say(f"\nEverything is in {server.base / 'output'}")
+        made = {file.stem: run_file(client, server, file, definitions) for file in files}
+    output = server.base / "output"
+    draw(python, {graph: branches for graph, (_, branches) in made.items()}, output, folder if pictures else None)
+    say("\n" + table([row for row, _ in made.values()]))
+    say(f"\nEverything is in {output}; a sheet of each graph's images is {output / '<workflow>_sheet.png'}")
 
 
-def run_file(client: Client, server: Server, file: Path, definitions: dict[str, Any]) -> dict[str, object]:
-    """Run one saved graph; the table's row about it."""
+def draw(python: Path, graphs: dict[str, Branches], output: Path, thumbnails: Path | None) -> None:
+    """Sheets of the images in `output`; the repository's pictures if `thumbnails` is given."""
+    manifest = output / "demo_images.json"
+    manifest.write_text(json.dumps(graphs), encoding="utf-8")
+    command = [python, ROOT / "devtools" / "pictures.py", manifest, output, *([thumbnails] if thumbnails else [])]
+    subprocess.run([str(part) for part in command], check=True)
+    if thumbnails:
+        shutil.copy(output / "demo_text_to_image_sheet.png", ROOT / "docs" / "images" / "demo.png")
+
+
+def run_file(
+    client: Client, server: Server, file: Path, definitions: dict[str, Any]
+) -> tuple[dict[str, object], Branches]:
+    """Run one saved graph; the table's row about it, and the images of each of its branches."""
     workflow = json.loads(file.read_text(encoding="utf-8"))
     titles = {str(node["id"]): node.get("title") or node["type"] for node in workflow["nodes"]}
     progress, meter = Progress(every=5), Meter(server.log)
@@ -52,7 +73,18 @@ def run_file(client: Client, server: Server, file: Path, definitions: dict[str, 
         progress.close()
         raise DevError(f"{file.name}: {error}") from error
     progress.close(f"  {file.stem}: done in {result.seconds:.1f} s")
-    return row(file.stem, result, meter.evaluations)
+    return row(file.stem, result, meter.evaluations), branches(result, titles, server.base / "output")
+
+
+def branches(result: Result, titles: dict[str, str], output: Path) -> Branches:
+    """Title of each node that saved images, and their files, in the order of the files' names."""
+    files: dict[str, list[str]] = {}
+    for node, made in result.outputs.items():
+        for image in made.get("images", []):
+            if image.get("type") == "output":
+                path = output / image["subfolder"] / image["filename"]
+                files.setdefault(titles.get(node, node), []).append(str(path))
+    return sorted(files.items(), key=lambda branch: branch[1])
 
 
 def describe(event: Event, titles: dict[str, str]) -> str:

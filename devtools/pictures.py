@@ -1,0 +1,70 @@
+"""Put the demo's images together: a sheet a graph, and the thumbnails of the template browser.
+
+Run with the set-up environment's interpreter, which has Pillow:
+
+    python devtools/pictures.py MANIFEST OUTPUT [THUMBNAILS]
+
+MANIFEST is JSON, {graph: [[label, [image file, ...]], ...]} with one entry a branch of the graph. Each graph gets
+OUTPUT/<graph>_sheet.png, a row a branch; with THUMBNAILS also THUMBNAILS/<graph>.jpg, the first image of four branches.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+Branches = list[tuple[str, list[str]]]
+
+BACKGROUND, INK = (24, 24, 28), (235, 235, 235)
+CELL, LABEL_WIDTH, GAP = 144, 190, 6
+TILE, CAPTION = 248, 26
+
+
+def main(manifest: str, output: str, thumbnails: str = "") -> None:
+    for graph, branches in json.loads(Path(manifest).read_text(encoding="utf-8")).items():
+        sheet(branches).save(Path(output) / f"{graph}_sheet.png", optimize=True)
+        if thumbnails:
+            thumbnail(branches).save(Path(thumbnails) / f"{graph}.jpg", quality=88, optimize=True)
+
+
+def sheet(branches: Branches) -> Image.Image:
+    """A row a branch: its label, then its images."""
+    columns = max(len(files) for _, files in branches)
+    size = (LABEL_WIDTH + columns * (CELL + GAP), len(branches) * (CELL + GAP) + GAP)
+    page = Image.new("RGB", size, BACKGROUND)
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(15)
+    for row, (label, files) in enumerate(branches):
+        top = GAP + row * (CELL + GAP)
+        pen.text((GAP * 2, top + CELL // 2), wrapped(label), INK, font, anchor="lm")
+        for column, file in enumerate(files):
+            page.paste(scaled(file, CELL), (LABEL_WIDTH + column * (CELL + GAP), top))
+    return page
+
+
+def thumbnail(branches: Branches) -> Image.Image:
+    """Two by two branches, each with its first image and its label."""
+    page = Image.new("RGB", (2 * (TILE + GAP) + GAP,) * 2, BACKGROUND)
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(18)
+    for i, (label, files) in enumerate(branches[:4]):
+        x, y = GAP + (i % 2) * (TILE + GAP), GAP + (i // 2) * (TILE + GAP)
+        page.paste(scaled(files[0], TILE), (x, y))
+        pen.rectangle([x, y + TILE - CAPTION, x + TILE, y + TILE], BACKGROUND)
+        pen.text((x + GAP, y + TILE - CAPTION // 2), label, INK, font, anchor="lm")
+    return page
+
+
+def scaled(file: str, size: int) -> Image.Image:
+    with Image.open(file) as image:
+        return image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+
+
+def wrapped(label: str) -> str:
+    """A label on two lines where it has a comma."""
+    return label.replace(", ", ",\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
