@@ -5,9 +5,9 @@
     ours    our sampler on the converted model
 
 The three take turns, so that what else the machine does hits all of them alike. Figures are medians over
-the rounds, ratios are medians of the ratios within a round: of the processor's time where the network
-runs on it, as other programs do not add to that, else of the seconds. NFE counts calls of the network,
-one for a CFG pair.
+the rounds, ratios are medians of the ratios within a round, a call of the network: of the processor's
+time where the network runs on it, as other programs do not add to that, else of the seconds. NFE counts
+calls of the network, one for a CFG pair.
 """
 
 from __future__ import annotations
@@ -111,19 +111,24 @@ def measure(case: Case, rounds: int) -> list[dict[str, Any]]:
         nfe["bare"] = nfe["ours"]
         times = take_turns(runners, rounds)
     order = [name for name in ("bare", "stock", "ours") if name in runners]
-    return [row(case, name, nfe[name], times) for name in order]
+    return [row(case, name, nfe, times) for name in order]
 
 
-def row(case: Case, name: str, nfe: int, times: dict[str, list[Times]]) -> dict[str, Any]:
+def row(case: Case, name: str, calls: dict[str, int], times: dict[str, list[Times]]) -> dict[str, Any]:
+    nfe = calls[name]
     seconds, cpu_seconds = (round(median(column), 4) for column in zip(*times[name]))
     result = {"runner": name, "solver": case.solver, "batch": case.batch, "nfe": nfe, "seconds": seconds}
     result["cpu_seconds"] = cpu_seconds
-    clock = 1 if case.model.load_device.type == "cpu" else 0
     for other in ("stock", "bare"):
         compared = name == "ours" and other in times
-        ratios = [mine[clock] / theirs[clock] for mine, theirs in zip(times[name], times[other])] if compared else []
-        result[f"vs_{other}"] = round(median(ratios), 3) if ratios else None
+        result[f"vs_{other}"] = ratio(case, times[name], times[other], nfe / calls[other]) if compared else None
     return result
+
+
+def ratio(case: Case, mine: list[Times], theirs: list[Times], calls: float) -> float:
+    """Median over the rounds of our time a call to theirs; `calls`: ours to theirs (stock heun ends with Euler)."""
+    clock = 1 if case.model.load_device.type == "cpu" else 0
+    return round(median(a[clock] / b[clock] / calls for a, b in zip(mine, theirs)), 3)
 
 
 def count_calls(case: Case, runner: Runner) -> int:
