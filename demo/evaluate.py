@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .captions import plain_caption
-from .reader import accuracy, features
+from .reader import accuracy, features, read_attributes
 from .render import render_batch
 from .scenes import ATTRIBUTES, Scene, sample_scene
 from .train_log import WEIGHTS, import_host, log
@@ -38,7 +38,8 @@ def prompts_for(scenes: list[Scene]) -> tuple[list[str], list[dict[str, str]]]:
 def encode_prompts(clip: object, prompts: list[str]) -> list:
     """CONDITIONING for a batch with a prompt an image, by the code path of CLIPTextEncode."""
     conds = [clip.encode_from_tokens_scheduled(clip.tokenize(p))[0] for p in prompts]
-    return [[torch.cat([c[0] for c in conds]), {"pooled_output": torch.cat([c[1]["pooled_output"] for c in conds])}]]
+    pooled = torch.cat([extra["pooled_output"] for _, extra in conds])
+    return [[torch.cat([cond for cond, _ in conds]), {"pooled_output": pooled}]]
 
 
 def sample_images(checkpoint: tuple, prompts: list[str], seed: int = 0, steps: int = STEPS, cfg: float = CFG,
@@ -48,9 +49,7 @@ def sample_images(checkpoint: tuple, prompts: list[str], seed: int = 0, steps: i
     checkpoint: (MODEL, CLIP, VAE). Noise comes from a private generator.
     Returns images (len(prompts), 96, 96, 3) in [0, 1].
     """
-    import comfy.sample
-
-    from .networks import IMAGE_SIZE
+    from .networks import IMAGE_SIZE, ksampler
     model, clip, vae = checkpoint
     gen, side, images = torch.Generator().manual_seed(seed), IMAGE_SIZE // 8, []
     with torch.inference_mode():
@@ -58,9 +57,8 @@ def sample_images(checkpoint: tuple, prompts: list[str], seed: int = 0, steps: i
         for start in range(0, len(prompts), batch):
             positive = encode_prompts(clip, prompts[start:start + batch])
             noise = torch.randn(len(positive[0][0]), 4, side, side, generator=gen)
-            latent = comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, positive, negative,
-                                         torch.zeros_like(noise), seed=seed, disable_pbar=True)
-            images.append(vae.decode(latent).float())
+            latent = ksampler(model, noise, steps, cfg, sampler, scheduler, positive, negative, seed)
+            images.append(vae.decode(latent).float().cpu())
     return torch.cat(images)
 
 
@@ -101,7 +99,6 @@ def measure(checkpoint: tuple, count: int, cfg: float, seed: int) -> tuple[dict[
 
 def accuracy_of_pairs(images: Tensor, wanted: list[dict[str, str]]) -> float:
     """Share of images with both the shape and the colour that were asked for."""
-    from .reader import read_attributes
     return sum(all(r[n] == w[n] for n in ("shape", "color"))
                for r, w in zip(read_attributes(images), wanted)) / len(wanted)
 

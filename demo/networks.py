@@ -14,6 +14,7 @@ import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
+import comfy.sample
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
@@ -164,3 +165,10 @@ def load_demo_checkpoint(folder: Path | str = WEIGHTS) -> tuple:
             raise FileNotFoundError(f"demo weights: {folder / name}.safetensors is missing; "
                                     "copy the pack's demo/weights folder again")
     return load_model(folder), load_clip(folder), load_vae(folder)
+
+
+def ksampler(model: comfy.model_patcher.ModelPatcher, noise: torch.Tensor, steps: int, cfg: float,
+             sampler: str, scheduler: str, positive: list, negative: list, seed: int) -> torch.Tensor:
+    """What the KSampler node computes from given noise (B, 4, h, w) and an empty latent."""
+    return comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, positive, negative,
+                               torch.zeros_like(noise), seed=seed, disable_pbar=True)

@@ -20,7 +20,7 @@ LOG = FOLDER / "training_log.jsonl"
 
 
 def import_host() -> None:
-    """Make `comfy` importable, on the CPU, from the ComfyUI folder in the environment variable COMFYUI_PATH."""
+    """Make `comfy` importable from the folder in COMFYUI_PATH, on the CPU where there is no GPU."""
     if "comfy" not in sys.modules:
         root = os.environ.get("COMFYUI_PATH", "")
         if not (Path(root) / "comfy").is_dir():

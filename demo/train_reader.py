@@ -55,7 +55,8 @@ def evaluate(reader: Reader, images: Tensor, target: dict[str, Tensor]) -> dict[
     reader.eval()
     parts = [reader(p.float() / 255) for p in images.split(256)]
     reader.train()
-    return {n: (torch.cat([p[n] for p in parts]).argmax(1) == target[n]).float().mean().item() for n in target}
+    read = {n: torch.cat([p[n] for p in parts]).argmax(1) for n in target}
+    return {n: (read[n] == target[n]).float().mean().item() for n in target}
 
 
 def train(minutes: float, images: Tensor, target: dict[str, Tensor], seed: int) -> Reader:

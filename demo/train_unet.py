@@ -21,7 +21,7 @@ from .make_latents import DEFAULT_CACHE, tokenize
 from .train_log import WEIGHTS, Clock, Threads, ema_update, import_host, log, save_half
 
 BATCH, PEAK_LR, WARMUP_STEPS = 64, 1.0e-3, 300
-EMA_DECAY, DROP_CAPTION, MIN_SNR = 0.9995, 0.12, 5.0
+EMA_DECAY, DROP_CAPTION, MIN_SNR = 0.9985, 0.12, 5.0
 SAVE_EVERY, LOG_EVERY = 240.0, 100
 
 
@@ -66,12 +66,22 @@ def encode_text(text: nn.Module, tokens: Tensor) -> Tensor:
     return model.final_layer_norm(x)
 
 
+def loss_weight(snr: Tensor, most: float) -> Tensor:
+    """Weight of the eps error at a signal-to-noise ratio; both (B,).
+
+    min(snr, MIN_SNR) / snr is 1 on every noisy row; most > 1 lets it grow there like that of the x0 error,
+    1 / snr, up to `most`. What is decided under strong noise, the position above all, is learned sooner.
+    """
+    return snr.clamp_max(MIN_SNR) / snr * (1 / snr).clamp(1, most)
+
+
 class Trainer:
     """The two networks, their optimiser and average, and the data; `step` does one update."""
 
-    def __init__(self, cache: Path, minutes: float, seed: int):
+    def __init__(self, cache: Path, minutes: float, seed: int, noisy_weight: float, noisy_share: float):
         from .networks import new_text_model, new_unet_model
         self.cache, self.budget, self.seed = cache, 60 * minutes, seed
+        self.noisy_weight, self.noisy_share = noisy_weight, noisy_share
         data = load_file(cache / "latents.safetensors")
         self.latents, self.tokens = data["latents"], data["tokens"]
         self.empty = tokenize([""])[0]
@@ -101,6 +111,8 @@ class Trainer:
         gen = torch.Generator().manual_seed(self.seed * 1_000_003 + self.steps)
         x0, tokens = self.batch(gen)
         timestep = torch.randint(0, len(self.sigmas), (BATCH,), generator=gen)
+        noisy = torch.rand(BATCH, generator=gen) < self.noisy_share
+        timestep = torch.where(noisy, 600 + timestep * 2 // 5, timestep)
         sigma_ve = self.sigmas[timestep].view(-1, 1, 1, 1)
         eps = torch.randn(x0.shape, generator=gen)
         x_dm = (x0 + sigma_ve * eps) / (1 + sigma_ve**2).sqrt()
@@ -109,7 +121,7 @@ class Trainer:
             out = self.nets["unet"](x_dm, timestep.float(), context=context).float()
         error = (out - eps).square().mean((1, 2, 3))
         snr = sigma_ve.flatten() ** -2
-        loss = (error * (snr.clamp_max(MIN_SNR) / snr)).mean()
+        loss = (error * loss_weight(snr, self.noisy_weight)).mean()
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is not finite at step {self.steps}")
         loss.backward()
@@ -160,14 +172,15 @@ class Trainer:
 def run(trainer: Trainer, out: Path, threads: Threads) -> None:
     """Train until the time is up or the file `stop` appears, logging and saving on the way."""
     stop, saved = trainer.cache / "stop", trainer.clock()
-    sums = [0.0, 0.0]
+    recent: list[tuple[float, float]] = []
     while trainer.clock() < trainer.budget and not stop.exists():
         threads()
-        sums = [a + b for a, b in zip(sums, trainer.step())]
+        recent.append(trainer.step())
         if trainer.steps % LOG_EVERY == 0:
-            log("unet", step=trainer.steps, seconds=trainer.clock(), loss=sums[0] / LOG_EVERY,
-                eps_mse=sums[1] / LOG_EVERY, lr=trainer.opt.param_groups[0]["lr"])
-            sums = [0.0, 0.0]
+            loss, mse = (sum(column) / len(recent) for column in zip(*recent))
+            log("unet", step=trainer.steps, seconds=trainer.clock(), loss=loss, eps_mse=mse,
+                lr=trainer.opt.param_groups[0]["lr"])
+            recent.clear()
         if trainer.clock() - saved > SAVE_EVERY:
             trainer.save(out)
             saved = trainer.clock()
@@ -183,10 +196,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--minutes", type=float, default=70.0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=3)
+    parser.add_argument("--noisy-weight", type=float, default=1.0, help="most weight of a very noisy row")
+    parser.add_argument("--noisy-share", type=float, default=0.0, help="share drawn from rows 600 to 999")
+    parser.add_argument("--new-schedule", action="store_true", help="with --resume: start the clock anew")
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args(argv)
     import_host()
-    trainer = Trainer(args.cache, args.minutes, args.seed)
+    trainer = Trainer(args.cache, args.minutes, args.seed, args.noisy_weight, args.noisy_share)
     if args.resume:
         trainer.resume()
+    if args.new_schedule:
+        trainer.clock = Clock()
     run(trainer, args.out, Threads(args.threads))

@@ -40,7 +40,8 @@ def test_every_word_is_one_piece_and_has_a_number():
 
 def embed(narrow, wide):
     """Copy a widened state dict into a net of the wide width."""
-    wide.load_state_dict({k: v for k, v in widen(narrow.state_dict(), 24).items() if not k.startswith("vae_")})
+    padded = widen(narrow.state_dict(), 24)
+    wide.load_state_dict({k: v for k, v in padded.items() if not k.startswith("vae_")})
     return wide
 
 

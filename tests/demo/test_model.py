@@ -33,7 +33,8 @@ def test_numbers_of_the_vocabulary(demo_checkpoint):
 
 
 def test_words_are_single_tokens(demo_checkpoint):
-    row = [token for token, _ in demo_checkpoint[1].tokenize("a large red sphere on the left, blue background")["l"][0]]
+    sections = demo_checkpoint[1].tokenize("a large red sphere on the left, blue background")["l"]
+    row = [token for token, _ in sections[0]]
     assert len(row) == 24
     assert row.index(828) == 11
 

@@ -80,8 +80,9 @@ def test_images_are_in_range_and_depth_is_finite(shape):
 def straight(shape, **changes):
     """A scene that is easy to compute by hand: the camera looks along z, the solid is not turned."""
     scene = make_scene(np.random.default_rng(0), shape, "red")
-    fixed = {"x": 0.0, "z": 4.0, "radius": 1.0, "yaw": 0.0, "camera_pitch": 0.0, "camera_y": 1.0, "wall_z": 6.0}
-    return replace(scene, **{**fixed, **changes})
+    solid = {"x": 0.0, "z": 4.0, "radius": 1.0, "yaw": 0.0}
+    view = {"camera_pitch": 0.0, "camera_y": 1.0, "wall_z": 6.0}
+    return replace(scene, **{**solid, **view, **changes})
 
 
 def test_sphere_depth_at_the_centre():
