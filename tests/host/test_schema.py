@@ -1,6 +1,7 @@
 """The nodes as users meet them: names, tooltips, search words."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -13,7 +14,9 @@ def classes(pack):
         extension = await pack.comfy_entrypoint()
         return await extension.get_node_list()
 
-    return asyncio.run(load())
+    # In a thread of its own: the browser tests leave a running event loop in this one.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(load())).result()
 
 
 @pytest.fixture(scope="module", params=range(len(NODES)))
