@@ -5,7 +5,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..d2f_core import ADAPTIVE_METHODS, FIXED_METHODS, METHODS
+from ..d2f_core import ADAPTIVE_METHODS, METHODS
 from . import host
 
 CATEGORY = "Diff2Flow"
@@ -15,12 +15,10 @@ STOCK_GRID = "stock scheduler"
 
 def solver_input() -> io.DynamicCombo.Input:
     """Combo of all solvers; the adaptive ones bring their tolerances along."""
-    fixed = [io.DynamicCombo.Option(name, []) for name in FIXED_METHODS]
-    adaptive = [io.DynamicCombo.Option(name, _tolerances()) for name in ADAPTIVE_METHODS]
-    assert [*FIXED_METHODS, *ADAPTIVE_METHODS] == list(METHODS)
+    widgets = {name: _tolerances() if name in ADAPTIVE_METHODS else [] for name in METHODS}
     return io.DynamicCombo.Input(
         "solver",
-        options=fixed + adaptive,
+        options=[io.DynamicCombo.Option(name, inputs) for name, inputs in widgets.items()],
         tooltip="How the flow is integrated. Model evaluations per step: euler 1, midpoint and heun 2, rk4 4. dopri5 "
         "and bosh3 choose their own steps to meet the tolerances (they need the package torchdiffeq).",
     )
