@@ -1,4 +1,4 @@
-"""Widgets that several nodes share: the solver and the grid of noise levels."""
+"""Widgets that several nodes share: solver, grid of noise levels, steps, denoise."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -75,6 +75,16 @@ def grid_input() -> io.DynamicCombo.Input:
         "leaning to noise or to detail. logit_normal: dense in the middle. stock scheduler: the noise levels of one of "
         "ComfyUI's schedulers.",
     )
+
+
+def steps_input() -> io.Int.Input:
+    """Number of steps of a run."""
+    return io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Number of steps that are taken.")
+
+
+def denoise_input(tooltip: str) -> io.Float.Input:
+    """How much of the way is run, in [0, 1]."""
+    return io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
 
 
 def _shift() -> io.Input:

@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import host
-from .inputs import CATEGORY, grid_input, solver_input, solver_settings
+from .inputs import CATEGORY, denoise_input, grid_input, solver_input, solver_settings, steps_input
 from .levels import flow_levels
 from .ode import OdeSampler
 
@@ -32,7 +32,7 @@ class D2FKSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Seed of the noise; the same seed gives the same noise as in the stock KSampler.",
                 ),
-                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Number of steps of the grid."),
+                steps_input(),
                 io.Float.Input(
                     "cfg",
                     default=8.0,
@@ -47,14 +47,7 @@ class D2FKSampler(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="What the image should show."),
                 io.Conditioning.Input("negative", tooltip="What the image should not show."),
                 io.Latent.Input("latent_image", tooltip="Latents to start from; a noise mask on them is respected."),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="1 replaces the latent, lower values keep more of it (image to image), 0 returns it.",
-                ),
+                denoise_input("1 replaces the latent, lower values keep more of it (image to image), 0 returns it."),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The denoised latents."),

@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .inputs import CATEGORY, grid_input
+from .inputs import CATEGORY, denoise_input, grid_input, steps_input
 from .levels import flow_levels
 
 
@@ -25,15 +25,10 @@ class D2FScheduler(io.ComfyNode):
                     "model", tooltip="Flow matching model; the levels start where it starts (s at t_min, or 1)."
                 ),
                 grid_input(),
-                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Number of steps that are taken."),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="How much of the way is run: 1 from noise, 0.5 the second half of a schedule of twice the "
-                    "steps (for image to image), 0 nothing.",
+                steps_input(),
+                denoise_input(
+                    "How much of the way is run: 1 from noise, 0.5 the second half of a schedule of twice the "
+                    "steps (for image to image), 0 nothing."
                 ),
             ],
             outputs=[
