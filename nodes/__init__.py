@@ -2,7 +2,7 @@
 
 Node files: ``convert``, ``sampler``, ``scheduler``, ``ksampler``, ``demo_checkpoint``. They do not import
 each other. What they share: ``inputs`` (widgets), ``levels`` (SIGMAS), ``ode`` (the sampling loop),
-``flow_sampling`` (the object behind a converted MODEL) and ``host``, the only file that touches
+``flow_sampling`` (the object behind a converted MODEL) and ``host``, the only room that touches
 ComfyUI's internals.
 """
 

@@ -66,14 +66,14 @@ def test_with_buffers_the_clones_would_mix(alternate, alone, dynamic, monkeypatc
     """Why `FlowSampling` registers no buffers: what `register_buffer` is there to stop."""
     if not hasattr(dynamic(), "backup_buffers"):
         pytest.skip("the dynamic patcher of this ComfyUI does not save buffers")
-    monkeypatch.delattr(host.FlowSampling, "register_buffer")
-    original_init = host.FlowSampling.__init__
+    monkeypatch.delattr(host.conversion.FlowSampling, "register_buffer")
+    original_init = host.conversion.FlowSampling.__init__
 
     def init(self, *args, **kwargs):
         original_init(self, *args, **kwargs)
         sigmas = self.__dict__.pop("sigmas")
         self.register_buffer("sigmas", sigmas)
 
-    monkeypatch.setattr(host.FlowSampling, "__init__", init)
+    monkeypatch.setattr(host.conversion.FlowSampling, "__init__", init)
     mixed = alternate("ococ")
     assert not all(torch.equal(latents, alone[name]) for name, latents in zip("ococ", mixed, strict=True))

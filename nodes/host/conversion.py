@@ -1,0 +1,26 @@
+"""MODEL -> converted MODEL: the conversion lives in a clone's object patches and goes with it."""
+
+from typing import Any
+
+import comfy.model_sampling
+import comfy.patcher_extension
+
+from ..flow_sampling import FlowSampling
+from .guard import guard_sampling
+from .model import read_alignment, sampling_of
+
+GUARD_KEY = "diff2flow"
+
+
+class ComfyFlowSampling(FlowSampling, comfy.model_sampling.CONST):
+    """``FlowSampling`` that the host recognises as a flow model; all methods are FlowSampling's."""
+
+
+def convert(model: Any, start: str = "t_min", shift: float = 1.0, prediction: str | None = None) -> Any:
+    """A clone of a diffusion MODEL that the host samples as a flow matching model."""
+    alignment = read_alignment(model, prediction)
+    zsnr = bool(getattr(sampling_of(model), "zsnr", False))
+    converted = model.clone()
+    converted.add_object_patch("model_sampling", ComfyFlowSampling(alignment, start, shift, zsnr))
+    converted.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, GUARD_KEY, guard_sampling)
+    return converted

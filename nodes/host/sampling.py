@@ -1,0 +1,77 @@
+"""The host's samplers: levels, SAMPLER objects, a whole sampling run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.model_sampling
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+from torch import Tensor
+
+from .model import NODE_NAME, sampling_of
+
+
+def scheduler_names() -> list[str]:
+    """Names of the host's schedulers."""
+    return list(comfy.samplers.SCHEDULER_NAMES)
+
+
+def stock_levels(model: Any, scheduler: str, steps: int) -> Tensor:
+    """Levels of one of the host's schedulers for this MODEL, descending to 0, about (steps + 1,)."""
+    return comfy.samplers.calculate_sigmas(sampling_of(model), scheduler, steps).cpu()
+
+
+def make_sampler(function: Callable[..., Tensor]) -> Any:
+    """A SAMPLER from ``(model, x, sigmas, extra_args, callback, disable) -> x``."""
+    return comfy.samplers.KSAMPLER(function)
+
+
+def flow_sampling_in_call(denoiser: Any) -> Any:
+    """The ``model_sampling`` behind the denoiser that a sampler function is given; it must be a flow's."""
+    sampling = denoiser.inner_model.inner_model.model_sampling
+    if not isinstance(sampling, comfy.model_sampling.CONST):
+        raise ValueError(
+            "the ODE sampler needs a flow matching model, but this is a diffusion model "
+            f"({type(denoiser.inner_model.inner_model).__name__}); put '{NODE_NAME}' between the model loader and "
+            "the sampler"
+        )
+    return sampling
+
+
+def throw_if_interrupted() -> None:
+    """Raise the host's interrupt if the user has pressed cancel."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def sample(
+    model: Any,
+    latent: dict[str, Any],
+    positive: Any,
+    negative: Any,
+    cfg: float,
+    sampler: Any,
+    sigmas: Tensor,
+    seed: int,
+) -> dict[str, Any]:
+    """Sample a LATENT with the host's CFG guider: its noise for this seed, masks, progress and previews."""
+    out = dict(latent)
+    out["samples"] = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    noise = comfy.sample.prepare_noise(out["samples"], seed, latent.get("batch_index"))
+    out["samples"] = comfy.sample.sample_custom(
+        model,
+        noise,
+        cfg,
+        sampler,
+        sigmas,
+        positive,
+        negative,
+        out["samples"],
+        noise_mask=latent.get("noise_mask"),
+        callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    return out
