@@ -20,6 +20,7 @@ error that the objective compares.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor
 
 from .coordinate import per_item
+from .naive import NaiveAlignment
 from .prediction import PREDICTIONS
 from .time_map import vp_coefficients
 from .velocity import FlowAlignment
@@ -116,21 +118,8 @@ class Pair(NamedTuple):
         return per_item(self.t, self.x0) * self.x0 + per_item(1 - self.t, self.x0) * self.eps
 
 
-def _ask_aligned(alignment: FlowAlignment, pair: Pair) -> Question:
-    return Question(alignment.to_diffusion(pair.x_fm, pair.t), alignment.timestep(pair.t))
-
-
-def _ask_naively(alignment: FlowAlignment, pair: Pair) -> Question:
-    rows = len(alignment.schedule)
-    return Question(pair.x_fm, ((1 - pair.t) * rows).clamp(max=rows - 1))
-
-
 def _compare_velocity(alignment: FlowAlignment, pair: Pair, output: Tensor) -> tuple[Tensor, Tensor]:
     return alignment.velocity(output, pair.x_fm, pair.t), pair.x0 - pair.eps
-
-
-def _compare_raw(alignment: FlowAlignment, pair: Pair, output: Tensor) -> tuple[Tensor, Tensor]:
-    return output, pair.x0 - pair.eps
 
 
 def _compare_native(alignment: FlowAlignment, pair: Pair, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,19 +127,23 @@ def _compare_native(alignment: FlowAlignment, pair: Pair, output: Tensor) -> tup
     return output, PREDICTIONS[alignment.prediction].target(pair.x0, pair.eps, alpha, sigma)
 
 
+def _naive(alignment: FlowAlignment) -> FlowAlignment:
+    return NaiveAlignment(alignment.schedule, alignment.prediction)
+
+
 class _Rule(NamedTuple):
-    ask: Callable[[FlowAlignment, Pair], Question]
+    coordinates: Callable[[FlowAlignment], FlowAlignment]
     compare: Callable[[FlowAlignment, Pair, Tensor], tuple[Tensor, Tensor]]
 
 
 OBJECTIVES: Mapping[str, _Rule] = MappingProxyType(
     {
-        "diff2flow": _Rule(_ask_aligned, _compare_velocity),
-        "naive_fm": _Rule(_ask_naively, _compare_raw),
-        "diffusion": _Rule(_ask_aligned, _compare_native),
+        "diff2flow": _Rule(lambda alignment: alignment, _compare_velocity),
+        "naive_fm": _Rule(_naive, _compare_velocity),
+        "diffusion": _Rule(lambda alignment: alignment, _compare_native),
     }
 )
-"""Name of an objective -> what it asks the network, and what it compares."""
+"""Name of an objective -> the coordinates that the network is used in, and what is compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,9 +168,14 @@ class Objective:
         if self.huber is not None and not self.huber > 0:
             raise ValueError(f"the threshold of the Huber loss must be above 0, got {self.huber}; leave it out for MSE")
 
+    @cached_property
+    def coordinates(self) -> FlowAlignment:
+        """The coordinates in which the network is trained, and is to be sampled: naive ones for ``naive_fm``."""
+        return OBJECTIVES[self.name].coordinates(self.alignment)
+
     def ask(self, pair: Pair) -> Question:
         """What to give the network for a pair."""
-        return OBJECTIVES[self.name].ask(self.alignment, pair)
+        return Question(self.coordinates.to_diffusion(pair.x_fm, pair.t), self.coordinates.timestep(pair.t))
 
     def loss(self, model_output: Tensor, pair: Pair, mask: Tensor | None = None) -> Tensor:
         """Loss of each item, float32 or better, shape (B,).
@@ -188,7 +186,7 @@ class Objective:
             mask: weights of the places of each item, broadcastable to (B, *); an item whose mask is all zero
                 has loss 0.
         """
-        value, target = OBJECTIVES[self.name].compare(self.alignment, pair, model_output)
+        value, target = OBJECTIVES[self.name].compare(self.coordinates, pair, model_output)
         error = self._error(value.to(torch.promote_types(value.dtype, torch.float32)), target)
         weight = WEIGHTS[self.weight](pair.t).to(error)
         places = torch.ones_like(error) if mask is None else mask.to(error).expand_as(error)

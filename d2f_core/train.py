@@ -10,36 +10,21 @@ the order of the data from (seed, epoch). So a run has no random state to keep, 
 steps are N steps bit for bit, and the global generators are left as they were.
 """
 
+import copy
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .lora import Adapter, attached
+from .adapter import Adapter, attached
+from .batches import Batch, TrainingData, batch_items, mix
+from .coordinate import coordinate_dtype
 from .loss import Objective, Pair, TimeDensity
-
-
-class Batch(NamedTuple):
-    """What the data gives for some items: latents (B, *), condition, weights of the places, and fixed noise."""
-
-    x0: Tensor
-    condition: Any
-    mask: Tensor | None = None
-    eps: Tensor | None = None
-    """Noise coupled to x0 (reflow pairs); None draws it."""
-
-
-class TrainingData(Protocol):
-    """Items in groups of one shape each."""
-
-    groups: Sequence[Sequence[int]]
-
-    def batch(self, items: Sequence[int], drop: Sequence[bool]) -> Batch:
-        """The items, those with ``drop`` under their null condition."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +38,7 @@ class TrainSettings:
         clip: largest norm of the gradient; 0 for no clipping.
         ema: decay of the averaged weights, 0 for none.
         drop_condition: probability that an item is trained under the null condition.
+        scale_gradients: scale the loss so that float16 gradients do not vanish; steps that overflow are left out.
     """
 
     seed: int = 0
@@ -61,6 +47,7 @@ class TrainSettings:
     clip: float = 1.0
     ema: float = 0.0
     drop_condition: float = 0.0
+    scale_gradients: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "accumulation"):
@@ -118,6 +105,9 @@ class Trainer:
         self.objective, self.density, self.data = objective, density, data
         self.optimizer, self.schedule, self.settings = optimizer, schedule, settings or TrainSettings()
         self.weights = nn.ModuleList(self.adapters.values())
+        self.parameters = [p for p in self.weights.parameters() if p.requires_grad]
+        device = self.parameters[0].device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=self.settings.scale_gradients)
         decay = self.settings.ema
         self.average = AveragedModel(self.weights, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
         self.step = 0
@@ -134,21 +124,37 @@ class Trainer:
 
     def _step(self) -> StepRecord:
         start = time.perf_counter()
+        self._learn(True)
         self.optimizer.zero_grad(set_to_none=True)
-        self.weights.train()
         batches = self.settings.accumulation
         loss = sum(self._backward(self.step * batches + i) for i in range(batches))
         if self.step == 0:
             self._check_gradients()
-        norm = nn.utils.clip_grad_norm_(self.weights.parameters(), self.settings.clip or float("inf"))
-        rate = self.optimizer.param_groups[0]["lr"]
-        self.optimizer.step()
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        norm = self._update()
+        self.step += 1
+        return StepRecord(self.step, loss, norm, rate, time.perf_counter() - start)
+
+    def _learn(self, on: bool) -> None:
+        """Training or evaluation mode of the adapters, and of optimizers that have modes (schedule-free)."""
+        self.weights.train(on)
+        switch = getattr(self.optimizer, "train" if on else "eval", None)
+        if switch is not None:
+            switch()
+
+    def _update(self) -> float:
+        """One step of the optimizer; the norm of the gradient before clipping."""
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.settings.clip or math.inf))
+        if not (math.isfinite(norm) or self.scaler.is_enabled()):
+            raise NonFiniteLossError(self._broken("gradient"))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         if self.schedule is not None:
             self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.weights)
-        self.step += 1
-        return StepRecord(self.step, loss, float(norm), float(rate), time.perf_counter() - start)
+        return norm
 
     def _backward(self, index: int) -> float:
         """Add the gradient of batch number ``index`` of the run; its share of the step's loss."""
@@ -156,28 +162,44 @@ class Trainer:
         items = batch_items(self.data.groups, self.settings.batch_size, self.settings.seed, index)
         drop = torch.rand(len(items), generator=generator) < self.settings.drop_condition
         batch = self.data.batch(items, drop.tolist())
-        pair = self._pair(batch, generator)
-        question = self.objective.ask(pair)
-        # Dropout, and checkpoints that recompute it, draw from the global generators.
+        pair = self._pair(batch, self.density.sample(len(items), self.objective.alignment, generator), generator)
+        # Dropout, and blocks that recompute it, draw from the global generators.
         with torch.random.fork_rng(), attached(self.module, self.adapters), torch.enable_grad():
             torch.manual_seed(mix(self.settings.seed, ~index))
-            output = self.network(question.network_input, question.timestep, batch.condition)
-            loss = self.objective.loss(output, pair, batch.mask).mean() / self.settings.accumulation
-            self._check_loss(loss)
-            loss.backward()
+            loss = self._loss(batch, pair).mean() / self.settings.accumulation
+            if not bool(torch.isfinite(loss)):
+                raise NonFiniteLossError(self._broken("loss"))
+            self.scaler.scale(loss).backward()
         return float(loss.detach())
 
-    def _pair(self, batch: Batch, generator: torch.Generator) -> Pair:
-        t = self.density.sample(len(batch.x0), self.objective.alignment, generator)
-        noise = torch.randn(batch.x0.shape, generator=generator) if batch.eps is None else batch.eps
-        return Pair(batch.x0, noise.to(batch.x0), t.to(batch.x0.device))
+    def _loss(self, batch: Batch, pair: Pair) -> Tensor:
+        question = self.objective.ask(pair)
+        output = self.network(question.network_input, question.timestep, batch.condition)
+        return self.objective.loss(output, pair, batch.mask)
 
-    def _check_loss(self, loss: Tensor) -> None:
-        if not bool(torch.isfinite(loss)):
-            raise NonFiniteLossError(
-                f"the loss became NaN or infinite at step {self.step + 1}; the weights of step {self.step} are kept. "
-                "Lower the learning rate, clip the gradient, or compute in bfloat16 or float32 instead of float16"
-            )
+    @torch.no_grad()
+    def validate(self, data: TrainingData) -> float:
+        """Mean loss of the weights to be saved over ``data``, at the same flow times and noise whenever it is asked."""
+        total, count = 0.0, sum(map(len, data.groups))
+        with attached(self.module, self.averaged()):
+            for group in data.groups:
+                for at in range(0, len(group), self.settings.batch_size):
+                    items = group[at : at + self.settings.batch_size]
+                    t = (torch.arange(len(items), dtype=torch.float64) + at + 0.5) / len(group)
+                    generator = torch.Generator().manual_seed(mix(self.settings.seed, items[0]))
+                    batch = data.batch(items, [False] * len(items))
+                    total += float(self._loss(batch, self._pair(batch, t, generator)).sum())
+        return total / count
+
+    def _pair(self, batch: Batch, t: Tensor, generator: torch.Generator) -> Pair:
+        noise = torch.randn(batch.x0.shape, generator=generator) if batch.eps is None else batch.eps
+        return Pair(batch.x0, noise.to(batch.x0), t.to(batch.x0.device, coordinate_dtype(batch.x0.device)))
+
+    def _broken(self, what: str) -> str:
+        return (
+            f"the {what} became NaN or infinite at step {self.step + 1}; the weights of step {self.step} are kept. "
+            "Lower the learning rate, clip the gradient, or compute in bfloat16 or float32 instead of float16"
+        )
 
     def _check_gradients(self) -> None:
         without = [path for path, adapter in self.adapters.items() if all(p.grad is None for p in adapter.parameters())]
@@ -196,6 +218,7 @@ class Trainer:
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -207,32 +230,30 @@ class Trainer:
             self.average.load_state_dict(state["average"])
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
 
     def averaged(self) -> dict[str, Adapter]:
-        """Path -> adapter to use or save: the averaged ones if there are any."""
-        if self.average is None:
-            return dict(self.adapters)
-        return dict(zip(self.adapters, cast("Iterable[Adapter]", self.average.module), strict=True))
+        """Path -> adapter to use or save, in evaluation mode: the averaged ones if there are any."""
+        if self.average is not None:
+            found = dict(zip(self.adapters, cast("Iterable[Adapter]", self.average.module), strict=True))
+        elif hasattr(self.optimizer, "eval"):
+            found = self._evaluated()
+        else:
+            found = dict(self.adapters)
+        for adapter in found.values():
+            adapter.eval()
+        return found
 
+    def _evaluated(self) -> dict[str, Adapter]:
+        """Copies of the adapters at the weights that a schedule-free optimizer stands for.
 
-def batch_items(groups: Sequence[Sequence[int]], batch_size: int, seed: int, index: int) -> list[int]:
-    """Items of batch number ``index`` of a run: every epoch takes each item once, in an order of its own."""
-    per_epoch = sum(-(-len(group) // batch_size) for group in groups)
-    if not per_epoch:
-        raise ValueError("the training set is empty; give it at least one item")
-    epoch, place = divmod(index, per_epoch)
-    generator = torch.Generator().manual_seed(mix(seed, -epoch - 1))
-    batches = []
-    for group in groups:
-        order = torch.randperm(len(group), generator=generator).tolist()
-        batches += [[group[i] for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)]
-    return batches[torch.randperm(per_epoch, generator=generator)[place]]
-
-
-def mix(seed: int, index: int) -> int:
-    """A well spread 63 bit seed of two integers (the finaliser of splitmix64)."""
-    mask = (1 << 64) - 1
-    z = (seed * 0x9E3779B97F4A7C15 + index * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) & mask
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-    return (z ^ (z >> 31)) >> 1
+        Going there and back rounds, so what is trained is put back bit for bit.
+        """
+        trained = [parameter.detach().clone() for parameter in self.parameters]
+        self._learn(False)
+        copies = copy.deepcopy(self.adapters)
+        self._learn(True)
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, trained, strict=True):
+                parameter.copy_(value)
+        return copies

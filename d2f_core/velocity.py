@@ -62,7 +62,7 @@ class FlowAlignment:
 
     def timestep(self, t: Tensor | float) -> Tensor:
         """Fractional timestep to give the network at flow time t; clamped to [0, T - 1]. Shape of t, float64."""
-        return as_tensor(self.schedule.timestep_at(log_sigma_of_flow_time(_flow_time(t))))
+        return as_tensor(self.schedule.timestep_at(log_sigma_of_flow_time(checked_flow_time(t))))
 
     def flow_time(self, timestep: Tensor | float) -> Tensor:
         """Flow time of a fractional timestep, clamped to [t_min, t_max]; the inverse of ``timestep``."""
@@ -70,30 +70,30 @@ class FlowAlignment:
 
     def to_diffusion(self, x_fm: Tensor, t: Tensor | float) -> Tensor:
         """``x_dm = x_fm / sqrt(t^2 + (1 - t)^2)``: the network's input, (B, *) -> (B, *)."""
-        return _scale(x_fm, 1 / interpolant_norm(_flow_time(t, x_fm)))
+        return _scale(x_fm, 1 / interpolant_norm(checked_flow_time(t, x_fm)))
 
     def to_flow(self, x_dm: Tensor, t: Tensor | float) -> Tensor:
         """``x_fm = sqrt(t^2 + (1 - t)^2) x_dm``: the inverse of ``to_diffusion``, (B, *) -> (B, *)."""
-        return _scale(x_dm, interpolant_norm(_flow_time(t, x_dm)))
+        return _scale(x_dm, interpolant_norm(checked_flow_time(t, x_dm)))
 
     def denoised(self, model_output: Tensor, x_fm: Tensor, t: Tensor | float) -> Tensor:
         """x0 as the network predicts it: model_output (B, *), x_fm (B, *), t -> (B, *)."""
-        t = _flow_time(t, x_fm)
+        t = checked_flow_time(t, x_fm)
         r, s, above = self._reading(t), 1 - t, t > self.t_max
         # Clamped to the side where it counts: torch.where passes NaN gradients of the other side on.
         t_above = clamp(t, low=self.t_max)
         state = choose(above, (1 - s * r.eps_state) / t_above, r.x0_state)
         output = choose(above, -s * r.eps_output / t_above, r.x0_output)
-        return _combine(state, x_fm, output, model_output)
+        return combine(state, x_fm, output, model_output)
 
     def velocity(self, model_output: Tensor, x_fm: Tensor, t: Tensor | float) -> Tensor:
         """``x0 - eps`` as the network predicts it: model_output (B, *), x_fm (B, *), t -> (B, *)."""
-        t = _flow_time(t, x_fm)
+        t = checked_flow_time(t, x_fm)
         r, above = self._reading(t), t > self.t_max
         t_above, s_inside = clamp(t, low=self.t_max), clamp(1 - t, low=1 - self.t_max)
         state = choose(above, (1 - r.eps_state) / t_above, (r.x0_state - 1) / s_inside)
         output = choose(above, -r.eps_output / t_above, r.x0_output / s_inside)
-        return _combine(state, x_fm, output, model_output)
+        return combine(state, x_fm, output, model_output)
 
     def _reading(self, t: Number) -> Reading:
         """The row of the table nearest to t, for ``x_fm`` instead of ``x_dm``."""
@@ -102,7 +102,7 @@ class FlowAlignment:
         return row._replace(x0_state=row.x0_state / norm, eps_state=row.eps_state / norm)
 
 
-def _flow_time(t: Tensor | float, latent: Tensor | None = None) -> Number:
+def checked_flow_time(t: Tensor | float, latent: Tensor | None = None) -> Number:
     """t as a checked coordinate, on the latent's device if one is given."""
     if latent is not None and isinstance(t, Tensor):
         _check_shape(t, latent)
@@ -141,7 +141,7 @@ def _scale(latent: Tensor, weight: Number) -> Tensor:
     return (_precise(latent) * per_item(weight, latent)).to(latent.dtype)
 
 
-def _combine(state_weight: Number, state: Tensor, output_weight: Number, model_output: Tensor) -> Tensor:
+def combine(state_weight: Number, state: Tensor, output_weight: Number, model_output: Tensor) -> Tensor:
     """``state_weight * state + output_weight * model_output`` in the state's dtype."""
     if model_output.shape != state.shape:
         raise ValueError(

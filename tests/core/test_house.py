@@ -33,7 +33,7 @@ def files(room: str) -> list[Path]:
 
 @pytest.mark.parametrize("path", files("d2f_core"), ids=lambda path: path.name)
 def test_core_needs_torch_and_the_standard_library_only(path):
-    allowed = {"torch", "torchdiffeq"} | set(sys.stdlib_module_names)
+    allowed = {"torch", "torchdiffeq", "transformers"} | set(sys.stdlib_module_names)
     absolute = {name.split(".")[0] for name in imports(path) if not name.startswith(".")}
     assert absolute <= allowed
     assert not {name for name in imports(path) if name.startswith("..")}

@@ -4,12 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from d2f_core.adapter import FullAdapter, attached
 from d2f_core.lora import (
     TARGETS,
     AdapterSettings,
-    FullAdapter,
     adaptable_layers,
-    attached,
     make_adapters,
     select_layers,
 )

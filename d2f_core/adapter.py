@@ -1,0 +1,130 @@
+"""Adapters: what is trained beside a frozen layer (Hu et al., arXiv 2106.09685).
+
+    y = layer(x) + (alpha / rank) up(down(dropout(x)))        LowRankAdapter
+    y = layer(x) + delta(x)                                   FullAdapter, delta a layer of the same shape
+
+``down`` has the layer's kernel, stride and padding and ``rank`` outputs, ``up`` is 1 x 1. ``up`` and ``delta`` start at
+zero, so that training starts at the model itself. The parameters are float32; arithmetic is in the dtype of x.
+``file_tensors`` names them as the kohya format does.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# A linear or 2-D convolution layer: torch's, or a class of a host that has the same attributes.
+Layer = Any
+
+
+class Adapter(nn.Module):
+    """What all adapters have; they know their layer only as strides and padding."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.conv = (
+            {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups}
+            if is_conv(layer)
+            else None
+        )
+
+    def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The layer's own operation with another weight."""
+        if self.conv is None:
+            return functional.linear(x, weight, bias)
+        return functional.conv2d(x, weight, bias, **self.conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What is added to the layer's output, from the layer's input."""
+        raise NotImplementedError
+
+    def file_tensors(self) -> dict[str, Tensor]:
+        """Suffix in a LoRA file -> tensor."""
+        raise NotImplementedError
+
+
+class LowRankAdapter(Adapter):
+    """``(alpha / rank) up(down(dropout(x)))`` for a linear or 2-D convolution layer.
+
+    Parameters: ``down`` (rank, in, ...kernel), ``up`` (out, rank, ...1).
+    """
+
+    def __init__(self, layer: Layer, rank: int, alpha: float, dropout: float, generator: torch.Generator) -> None:
+        super().__init__(layer)
+        shape = layer.weight.shape
+        device = layer.weight.device
+        # Uniform with the variance of torch's default for a layer of this fan-in (kaiming, a = sqrt 5).
+        bound = 1 / math.sqrt(layer.weight[0].numel())
+        down = torch.rand(rank, *shape[1:], generator=generator) * 2 * bound - bound
+        self.down = nn.Parameter(down.to(device))
+        self.up = nn.Parameter(torch.zeros(shape[0], rank, *(1,) * (len(shape) - 2), device=device))
+        self.alpha, self.rank, self.dropout = alpha, rank, dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.dropout(x, self.dropout, self.training)
+        hidden = self.apply_weight(x, self.down.to(x.dtype))
+        up = (self.alpha / self.rank * self.up).to(x.dtype)
+        return functional.linear(hidden, up) if self.conv is None else functional.conv2d(hidden, up)
+
+    def file_tensors(self) -> dict[str, Tensor]:
+        """``lora_down.weight``, ``lora_up.weight`` in the shapes of the parameters, and ``alpha``, ()."""
+        return {
+            "lora_down.weight": self.down.detach(),
+            "lora_up.weight": self.up.detach(),
+            "alpha": torch.tensor(float(self.alpha)),
+        }
+
+    def weight_delta(self) -> Tensor:
+        """What the adapter adds to the layer's weight, in the weight's shape."""
+        delta = self.up.flatten(1) @ self.down.flatten(1)
+        return (self.alpha / self.rank) * delta.view(self.up.shape[0], *self.down.shape[1:])
+
+
+class FullAdapter(Adapter):
+    """A full difference of weight and bias, ``diff`` and ``diff_b``, of zero at the start."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer)
+        self.diff = nn.Parameter(torch.zeros_like(layer.weight, dtype=torch.float32))
+        has_bias = layer.bias is not None
+        self.diff_b = nn.Parameter(torch.zeros_like(layer.bias, dtype=torch.float32)) if has_bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.diff_b is None else self.diff_b.to(x.dtype)
+        return self.apply_weight(x, self.diff.to(x.dtype), bias)
+
+    def file_tensors(self) -> dict[str, Tensor]:
+        """``diff`` and, where the layer has a bias, ``diff_b``."""
+        return {"diff": self.diff.detach(), **({} if self.diff_b is None else {"diff_b": self.diff_b.detach()})}
+
+
+def is_conv(layer: Layer) -> bool:
+    """Whether a layer is a 2-D convolution, also of a class that only behaves like one."""
+    weight = getattr(layer, "weight", None)
+    return isinstance(layer, nn.Conv2d) or (weight is not None and weight.ndim == 4 and hasattr(layer, "stride"))
+
+
+def is_linear(layer: Layer) -> bool:
+    """Whether a layer is linear, also of a class that only behaves like one."""
+    return isinstance(layer, nn.Linear) or hasattr(layer, "in_features")
+
+
+@contextmanager
+def attached(network: nn.Module, adapters: Mapping[str, Adapter]) -> Iterator[None]:
+    """The network with its adapters on; leaving the block takes them off, after an error, too."""
+
+    def hook(adapter: Adapter) -> Any:
+        return lambda layer, inputs, output: output + adapter(inputs[0]).to(output.dtype)
+
+    handles = []
+    try:
+        for path, adapter in adapters.items():
+            handles.append(network.get_submodule(path).register_forward_hook(hook(adapter)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

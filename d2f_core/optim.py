@@ -1,0 +1,95 @@
+"""Optimizers and learning rate schedules by name.
+
+AdamW and Adafactor are torch's; the others are the authors' own packages, imported when they are asked for.
+Schedules are those of transformers' ``get_scheduler``, with ``warmup`` steps from 0 to the full rate before them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+
+Parameters = Iterable[nn.Parameter]
+Make = Callable[[Parameters, float, float], torch.optim.Optimizer]
+
+
+def _adamw(parameters: Parameters, rate: float, decay: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+
+
+def _adafactor(parameters: Parameters, rate: float, decay: float) -> torch.optim.Optimizer:
+    if not hasattr(torch.optim, "Adafactor"):
+        raise ValueError(
+            f"the optimizer 'adafactor' needs torch 2.5 or newer, this is {torch.__version__}; use 'adamw'"
+        )
+    return torch.optim.Adafactor(parameters, lr=rate, weight_decay=decay)
+
+
+def _optional(name: str, module: str, cls: str, **options: Any) -> Make:
+    """An optimizer of a package that may be missing."""
+
+    def make(parameters: Parameters, rate: float, decay: float) -> torch.optim.Optimizer:
+        try:
+            package = import_module(module)
+        except ImportError as error:
+            raise ValueError(
+                f"the optimizer {name!r} needs the package {module}, which is not installed; run "
+                f"'python -m pip install {module}' in ComfyUI's environment, or choose 'adamw' or 'adafactor'"
+            ) from error
+        return getattr(package, cls)(parameters, lr=rate, weight_decay=decay, **options)
+
+    return make
+
+
+OPTIMIZERS: Mapping[str, Make] = MappingProxyType(
+    {
+        "adamw": _adamw,
+        "adafactor": _adafactor,
+        "adamw_8bit": _optional("adamw_8bit", "bitsandbytes.optim", "AdamW8bit"),
+        "prodigy": _optional("prodigy", "prodigyopt", "Prodigy", use_bias_correction=True, safeguard_warmup=True),
+        "schedule_free": _optional("schedule_free", "schedulefree", "AdamWScheduleFree"),
+    }
+)
+"""Name -> (parameters, learning rate, weight decay) -> optimizer. Prodigy finds its own rate: give it 1."""
+
+SCHEDULES: Mapping[str, str] = MappingProxyType(
+    {
+        "constant": "constant_with_warmup",
+        "linear": "linear",
+        "cosine": "cosine",
+        "cosine_with_restarts": "cosine_with_restarts",
+        "polynomial": "polynomial",
+    }
+)
+"""Name of a learning rate schedule -> its name in transformers."""
+
+
+def make_optimizer(name: str, parameters: Parameters, rate: float, decay: float = 0.0) -> torch.optim.Optimizer:
+    """The optimizer of a name in ``OPTIMIZERS``.
+
+    Raises:
+        ValueError: unknown name, a rate that is not above 0, or a package that is not installed.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {name!r}; allowed are {', '.join(map(repr, OPTIMIZERS))}")
+    if not rate > 0:
+        raise ValueError(f"the learning rate must be above 0, got {rate}; 1e-4 is usual for a LoRA")
+    return OPTIMIZERS[name](parameters, rate, decay)
+
+
+def make_schedule(name: str, optimizer: torch.optim.Optimizer, warmup: int, steps: int) -> Any:
+    """A learning rate schedule over ``steps`` steps, of which the first ``warmup`` rise from 0.
+
+    Raises:
+        ValueError: unknown name, or a warm-up that is as long as the run.
+    """
+    if name not in SCHEDULES:
+        raise ValueError(f"unknown learning rate schedule {name!r}; allowed are {', '.join(map(repr, SCHEDULES))}")
+    if not 0 <= warmup < max(steps, 1):
+        raise ValueError(f"warm-up of {warmup} steps does not fit a run of {steps}; use less than the run, 0 for none")
+    from transformers.optimization import get_scheduler
+
+    return get_scheduler(SCHEDULES[name], optimizer, num_warmup_steps=warmup, num_training_steps=steps)
