@@ -125,16 +125,23 @@ def new_text_model() -> DemoTextModel:
     return DemoTextModel(device="cpu", dtype=torch.float32)
 
 
-def load_model(weights: Path) -> comfy.model_patcher.ModelPatcher:
-    """MODEL: the UNet behind the host's patcher."""
-    management = comfy.model_management
+def load_model(weights: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """MODEL: the UNet behind the host's patcher, which knows how to load it again.
+
+    The host copies a MODEL by calling `cached_patcher_init` (its trainer, its multi-GPU and its compile nodes do);
+    then it asks with `disable_dynamic` for the plain patcher instead of the one that moves weights at run time.
+    """
+    management, patchers = comfy.model_management, comfy.model_patcher
     offload = management.unet_offload_device()
     model = new_unet_model(device=offload)
     state = {k: v.float() for k, v in load_file(weights / "unet.safetensors").items()}
     model.diffusion_model.load_state_dict(state)
     model.eval()
-    patcher = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-    return patcher(model, load_device=management.get_torch_device(), offload_device=offload)
+    usual = getattr(patchers, "CoreModelPatcher", patchers.ModelPatcher)
+    kind = patchers.ModelPatcher if disable_dynamic else usual
+    patcher = kind(model, load_device=management.get_torch_device(), offload_device=offload)
+    patcher.cached_patcher_init = (load_model, (weights,))
+    return patcher
 
 
 def load_clip(weights: Path) -> comfy.sd.CLIP:
