@@ -1,0 +1,252 @@
+"""Files on disk: whole or not there, whatever happens while they are written."""
+
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from diff2flow_kit.d2f_data.store import atomic_write, check_name, free_path, load_tensors, save_tensors
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def other_process(code: str, folder: Path) -> subprocess.Popen[str]:
+    """A Python that has the store as ``store`` and its working directory in ``folder``."""
+    load = f"""
+        import importlib.util, sys
+        spec = importlib.util.spec_from_file_location("store", {str(ROOT / "d2f_data" / "store.py")!r})
+        store = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(store)
+    """
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(load) + textwrap.dedent(code)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A file that is there already, and what it holds."""
+    path = tmp_path / "file.safetensors"
+    save_tensors(path, {"a": torch.arange(5.0)}, {"note": "old"})
+    return path
+
+
+def is_old(path):
+    tensors, metadata = load_tensors(path)
+    return metadata == {"note": "old"} and torch.equal(tensors["a"], torch.arange(5.0))
+
+
+def test_tensors_come_back_as_they_were(tmp_path):
+    whole = torch.randn(4, 6)
+    tensors = {
+        "transposed": whole.T,
+        "view": whole[1:3, ::2],
+        "shared": whole,
+        "again": whole,
+        "scalar": torch.tensor(2.5, dtype=torch.float64),
+        "empty": torch.zeros(0, 3),
+        "half": torch.randn(3).bfloat16(),
+        "parameter": torch.nn.Parameter(torch.randn(2)),
+        "steps": torch.tensor([1, 2]),
+        "flag": torch.tensor([True, False]),
+    }
+    save_tensors(tmp_path / "deep" / "er" / "x.safetensors", tensors, {"a": "b"})
+    loaded, metadata = load_tensors(tmp_path / "deep" / "er" / "x.safetensors")
+    assert metadata == {"a": "b"} and loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor), name
+
+
+def test_loaded_tensors_can_be_trained_and_outlive_their_file(saved):
+    with torch.inference_mode():
+        tensor = load_tensors(saved)[0]["a"]
+    saved.write_bytes(b"something else")
+    assert torch.equal(tensor, torch.arange(5.0))
+    assert not tensor.is_inference()
+    tensor.requires_grad_().sum().backward()
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(saved, error):
+    def write(path):
+        path.write_bytes(b"half of i")
+        raise error
+
+    with pytest.raises(error):
+        atomic_write(saved, write)
+    assert is_old(saved) and os.listdir(saved.parent) == [saved.name]
+
+
+def test_the_same_where_there_was_no_file(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        atomic_write(tmp_path / "new", lambda path: path.write_bytes(b"x") / 0)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_kill_in_the_middle_of_a_save_leaves_the_old_file(saved):
+    code = """
+        import time
+        from pathlib import Path
+        def write(path):
+            with path.open("wb") as file:
+                file.write(b"x" * 100000)
+                file.flush()
+                print("half", flush=True)
+                time.sleep(60)
+        store.atomic_write(Path("file.safetensors"), write)
+    """
+    process = other_process(code, saved.parent)
+    assert process.stdout.readline() == "half\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert is_old(saved)
+    left = [path for path in saved.parent.iterdir() if path != saved]
+    assert len(left) == 1 and left[0].name.startswith(".")
+    save_tensors(saved, {"a": torch.ones(1)}, {})
+    assert left[0].exists()  # it could belong to a writer that is still at work
+    os.utime(left[0], (time.time() - 2 * 86400,) * 2)
+    save_tensors(saved, {"a": torch.ones(1)}, {})
+    assert os.listdir(saved.parent) == [saved.name]
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
+    """A process that saves without end is killed at several moments: the file is always one of its saves."""
+    code = """
+        import torch
+        from pathlib import Path
+        for i in range(10**6):
+            store.save_tensors(Path("file.safetensors"), {"a": torch.full((500000,), i)}, {"i": str(i)})
+            print(i, flush=True)
+    """
+    for delay in (0.0, 0.003):
+        process = other_process(code, tmp_path)
+        process.stdout.readline()
+        time.sleep(delay)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        tensors, metadata = load_tensors(tmp_path / "file.safetensors")
+        assert torch.equal(tensors["a"], torch.full((500000,), int(metadata["i"])))
+
+
+def test_a_full_disk_leaves_the_old_file(saved):
+    code = """
+        import resource, torch
+        from pathlib import Path
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
+        try:
+            store.save_tensors(Path("file.safetensors"), {"a": torch.zeros(10**6)}, {})
+        except OSError as error:
+            print(error)
+    """
+    output = other_process(code, saved.parent).communicate()[0]
+    assert re.search(r"^file\.safetensors could not be written \(.*\); free some space", output)
+    assert is_old(saved) and os.listdir(saved.parent) == [saved.name]
+
+
+def test_the_file_has_the_mode_of_the_umask(tmp_path):
+    code = """
+        import os, torch
+        from pathlib import Path
+        for umask in (0o022, 0o027, 0o002):
+            os.umask(umask)
+            store.save_tensors(Path(f"{umask}.safetensors"), {"a": torch.zeros(1)}, {})
+    """
+    assert other_process(code, tmp_path).communicate()[0] == ""
+    for umask in (0o022, 0o027, 0o002):
+        assert stat.S_IMODE((tmp_path / f"{umask}.safetensors").stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "in the way").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match=r"cannot write x.safetensors into the folder .*in the way .*choose another one"):
+        save_tensors(tmp_path / "in the way" / "x.safetensors", {"a": torch.zeros(1)}, {})
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_folder_without_permission_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match=re.escape(str(tmp_path))):
+        save_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {})
+
+
+def test_what_cannot_be_loaded_is_named(saved):
+    folder = saved.parent
+    with pytest.raises(ValueError, match=r"there is no file .*missing\.safetensors"):
+        load_tensors(folder / "missing.safetensors")
+    with pytest.raises(ValueError, match="there is no file"):
+        load_tensors(folder)
+    for name, content in {"cut": saved.read_bytes()[:-3], "text": b"not tensors at all", "empty": b""}.items():
+        path = folder / f"{name}.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name}\.safetensors cannot be read: it is damaged, cut off"):
+            load_tensors(path)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".ckpt", ".bin", ".PTH", ".pkl"])
+def test_a_pickle_is_never_opened(tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    with pytest.raises(ValueError, match=r"model\.\w+ is a pickle"):
+        load_tensors(path)
+    renamed = tmp_path / "renamed.safetensors"
+    torch.save({"a": torch.zeros(3)}, renamed)
+    with pytest.raises(ValueError, match=r"renamed\.safetensors cannot be read"):
+        load_tensors(renamed)
+
+
+def test_numbers_go_on_and_never_back(tmp_path):
+    assert free_path(tmp_path / "none", "a/lora", ".safetensors") == tmp_path / "none" / "a" / "lora_00001.safetensors"
+    for name in ("lora_00001.safetensors", "LORA_00007.safetensors", "lora_2_00009.safetensors", "lora_x.safetensors"):
+        (tmp_path / name).touch()
+    assert free_path(tmp_path, "lora", ".safetensors").name == "lora_00008.safetensors"
+    (tmp_path / "lora_99999.safetensors").touch()
+    assert free_path(tmp_path, "lora", ".safetensors").name == "lora_100000.safetensors"
+    (tmp_path / "lora_100000.safetensors").touch()
+    assert free_path(tmp_path, "lora", ".safetensors").name == "lora_100001.safetensors"
+
+
+@pytest.mark.parametrize("name", ["lora", "diff2flow/my_lora", "a b/c-d.v2", "console", "caf\u00e9", "100%"])
+def test_good_names(name):
+    assert check_name(name, "the name") == name
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("", "is empty"),
+        ("/etc/passwd", "starts or ends with /"),
+        ("a//b", "empty part"),
+        ("a/", "ends with /"),
+        ("..", "leads out"),
+        ("../x", "leads out"),
+        ("a/../../x", "leads out"),
+        ("./x", "leads out"),
+        ("a\\b", "character"),
+        ("C:/x", "character ':'"),
+        ("a\nb", "character '\\n'"),
+        ("a\x00", "character"),
+        ("what?", "character"),
+        ("con", "Windows"),
+        ("x/NUL.txt", "Windows"),
+        ("com1", "Windows"),
+        ("a.", "ends with a dot"),
+        ("a /b", "space"),
+        (" a", "space"),
+        ("x" * 101, "101 bytes; 100"),
+    ],
+)
+def test_bad_names_are_refused_in_words(name, fault):
+    with pytest.raises(ValueError, match=re.escape(fault)) as error:
+        check_name(name, "the LoRA's file name")
+    assert str(error.value).startswith(f"the LoRA's file name {name!r} ") and "my_lora" in str(error.value)
