@@ -23,8 +23,13 @@ name                    meaning                                                 
 The v of v-prediction is ``alpha * eps - sigma * x0``; it is never called velocity.
 """
 
+from .adapter import Adapter, attached
+from .batches import Batch, TrainingData
 from .grid import FLOW_GRIDS, flow_grid, shift_levels
+from .lora import TARGETS, AdapterSettings, make_adapters
 from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Objective, Pair, TimeDensity
+from .naive import NaiveAlignment
+from .optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 from .prediction import PREDICTIONS
 from .schedule import NoiseSchedule
 from .solve import (
@@ -37,7 +42,9 @@ from .solve import (
     SolverStep,
     solve,
 )
+from .train import NonFiniteLossError, StepRecord, Trainer, TrainSettings
 from .velocity import FlowAlignment
+from .view import for_autograd, private_view
 
 __all__ = [
     "ADAPTIVE_METHODS",
@@ -46,18 +53,36 @@ __all__ = [
     "FLOW_GRIDS",
     "METHODS",
     "OBJECTIVES",
+    "OPTIMIZERS",
     "PREDICTIONS",
+    "SCHEDULES",
+    "TARGETS",
     "WEIGHTS",
+    "Adapter",
+    "AdapterSettings",
+    "Batch",
     "CountedVelocity",
     "EvaluationLimitError",
     "FlowAlignment",
+    "NaiveAlignment",
     "NoiseSchedule",
+    "NonFiniteLossError",
     "NonFiniteVelocityError",
     "Objective",
     "Pair",
     "SolverStep",
+    "StepRecord",
     "TimeDensity",
+    "TrainSettings",
+    "Trainer",
+    "TrainingData",
+    "attached",
     "flow_grid",
+    "for_autograd",
+    "make_adapters",
+    "make_optimizer",
+    "make_schedule",
+    "private_view",
     "shift_levels",
     "solve",
 ]

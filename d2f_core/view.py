@@ -13,6 +13,8 @@ With ``recompute`` the blocks of the view keep only their inputs and compute the
 (Chen et al., arXiv 1604.06174): about a third more time for a fraction of the memory.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,15 +24,24 @@ from torch.utils.checkpoint import checkpoint
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 
 
-def private_view(network: nn.Module, dtype: torch.dtype | None = None, recompute: bool = False) -> nn.Module:
+def private_view(
+    network: nn.Module,
+    dtype: torch.dtype | None = None,
+    recompute: bool = False,
+    replace: Mapping[str, Tensor] = MappingProxyType({}),
+) -> nn.Module:
     """New modules over the weights and buffers of ``network``, frozen, in evaluation mode.
 
     Args:
         network: any module; it is only read.
         dtype: compute in this floating point type; weights of another one are copied. None shares all of them.
         recompute: compute the blocks again in the backward pass instead of keeping what is inside them.
+        replace: path of a parameter -> tensor to use in its place.
     """
-    view = _Copier(dtype).module(network)
+    copier = _Copier(dtype)
+    for path, tensor in replace.items():
+        copier.tensor(network.get_parameter(path), tensor)
+    view = copier.module(network)
     view.eval()
     for block in _blocks(view) if recompute else ():
         block.forward = _recomputed(block.forward)
@@ -55,10 +66,10 @@ class _Copier:
             twin._modules.update({k: v and self.module(v) for k, v in module._modules.items()})
         return self.done[id(module)]
 
-    def tensor(self, tensor: Any) -> Any:
+    def tensor(self, tensor: Any, replacement: Tensor | None = None) -> Any:
         if tensor is None or id(tensor) in self.done:
             return self.done.get(id(tensor))
-        shared = _own(tensor)
+        shared = for_autograd(tensor if replacement is None else replacement)
         # Formats of fewer than 16 bits are cast by the layers that know them.
         if self.dtype is not None and shared.is_floating_point() and shared.element_size() > 1:
             shared = shared.to(self.dtype)
@@ -67,8 +78,8 @@ class _Copier:
         return self.done[id(tensor)]
 
 
-def _own(tensor: Tensor) -> Tensor:
-    """A tensor over the same memory that autograd may save."""
+def for_autograd(tensor: Tensor) -> Tensor:
+    """A tensor over the same memory that a backward pass may use, also of one made under inference mode."""
     if not tensor.is_inference():
         return tensor.detach()
     empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)

@@ -1,12 +1,14 @@
 """ComfyUI's internals, all in one place: what differs between host versions differs here.
 
 Rooms: ``model`` (what a MODEL is), ``conversion``, ``guard`` (around every sampling of a converted model),
-``sampling`` (levels, samplers, a whole run). Nothing here changes what the host shares.
+``sampling`` (levels, samplers, a whole run), ``training`` (a MODEL's network to train), ``progress`` (bar, text,
+previews), ``files`` (LoRA files), ``encoding`` (images and captions). Nothing here changes what the host shares.
 """
 
 from .conversion import convert
 from .guard import LOGGER
 from .model import NODE_NAME, is_converted, is_flow, read_alignment, sampling_of
+from .progress import NodeProgress, quick_picture
 from .sampling import (
     flow_sampling_in_call,
     make_sampler,
@@ -15,19 +17,28 @@ from .sampling import (
     stock_levels,
     throw_if_interrupted,
 )
+from .training import COMPUTE_DTYPES, TrainingNetwork, alignment_of, flow_settings, model_name, training
 
 __all__ = [
+    "COMPUTE_DTYPES",
     "LOGGER",
     "NODE_NAME",
+    "NodeProgress",
+    "TrainingNetwork",
+    "alignment_of",
     "convert",
     "flow_sampling_in_call",
+    "flow_settings",
     "is_converted",
     "is_flow",
     "make_sampler",
+    "model_name",
+    "quick_picture",
     "read_alignment",
     "sample",
     "sampling_of",
     "scheduler_names",
     "stock_levels",
     "throw_if_interrupted",
+    "training",
 ]

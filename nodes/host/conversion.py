@@ -5,6 +5,7 @@ from typing import Any
 import comfy.model_sampling
 import comfy.patcher_extension
 
+from ...d2f_core import Objective
 from ..flow_sampling import FlowSampling
 from .guard import guard_sampling
 from .model import read_alignment, sampling_of
@@ -16,9 +17,22 @@ class ComfyFlowSampling(FlowSampling, comfy.model_sampling.CONST):
     """``FlowSampling`` that the host recognises as a flow model; all methods are FlowSampling's."""
 
 
-def convert(model: Any, start: str = "t_min", shift: float = 1.0, prediction: str | None = None) -> Any:
-    """A clone of a diffusion MODEL that the host samples as a flow matching model."""
-    alignment = read_alignment(model, prediction)
+def convert(
+    model: Any,
+    start: str = "t_min",
+    shift: float = 1.0,
+    prediction: str | None = None,
+    objective: str = "diff2flow",
+) -> Any:
+    """A clone of a diffusion MODEL that the host samples as a flow matching model.
+
+    Args:
+        model: diffusion MODEL.
+        start, shift: see ``FlowSampling``.
+        prediction: overrides what the model says its network returns.
+        objective: what the network was fine-tuned with; "naive_fm" takes its raw output for the velocity.
+    """
+    alignment = Objective(read_alignment(model, prediction), objective).coordinates
     zsnr = bool(getattr(sampling_of(model), "zsnr", False))
     converted = model.clone()
     converted.add_object_patch("model_sampling", ComfyFlowSampling(alignment, start, shift, zsnr))

@@ -1,0 +1,46 @@
+"""What a running node shows: bar, text and preview pictures."""
+
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import latent_preview
+from torch import Tensor
+
+
+class NodeProgress:
+    """Bar and text of one node.
+
+    Args:
+        total: steps of the whole bar.
+        node_id: the node's unique id, for the text; None shows none.
+    """
+
+    def __init__(self, total: int, node_id: str | None = None) -> None:
+        self.bar = comfy.utils.ProgressBar(total)
+        self.node_id = node_id
+
+    def show(self, done: int, text: str, picture: Any | None = None) -> None:
+        """``done`` steps, a line of text, and a PIL picture if there is one; raises the user's interrupt."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        size = max(picture.size) if picture is not None else 0
+        self.bar.update_absolute(done, preview=None if picture is None else ("JPEG", picture, size))
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        from server import PromptServer
+
+        server = getattr(PromptServer, "instance", None)
+        if self.node_id is not None and server is not None and hasattr(server, "send_progress_text"):
+            server.send_progress_text(text, self.node_id)
+
+
+def quick_picture(model: Any, latent: Tensor) -> Any | None:
+    """A rough PIL picture of a latent (1, C, h, w) in the model's scale; None if the host knows no way."""
+    latent_format = model.model.latent_format
+    previewer = latent_preview.get_previewer(model.load_device, latent_format)
+    if previewer is None and latent_format.latent_rgb_factors is not None:
+        previewer = latent_preview.Latent2RGBPreviewer(
+            latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias
+        )
+    return None if previewer is None else previewer.decode_latent_to_preview(latent)

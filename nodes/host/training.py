@@ -1,0 +1,150 @@
+"""The network of a MODEL made ready to be trained: loaded, seen through a private view, its conditions prepared.
+
+Nothing of the host's is changed: hooks and recomputed blocks sit on module objects of our own over the host's weights.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.lora
+import comfy.model_management
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+from comfy.ldm.modules import attention
+from torch import Tensor
+
+from ...d2f_core import FlowAlignment, for_autograd, private_view
+from ..flow_sampling import FlowSampling
+from .model import read_alignment, sampling_of
+
+# What the network is told beside its input and its timestep: name -> tensor (B, ...).
+Condition = Mapping[str, Tensor]
+
+COMPUTE_DTYPES: Mapping[str, torch.dtype | None] = {
+    "auto": None,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+# Attentions that have no backward pass.
+_FORWARD_ONLY = ("attention_sage", "attention3_sage", "attention_flash")
+
+# What the host's dynamic patcher leaves on layers to fetch their weights when they run.
+_FETCHING = ("_v", "weight_lowvram_function", "bias_lowvram_function")
+
+
+class TrainingNetwork:
+    """``(network_input, timestep, condition) -> model_output`` for ``d2f_core.Trainer``.
+
+    Attributes:
+        module: private view of the diffusion network, whose layers take adapters.
+        alignment: schedule and prediction type of the network.
+        device, dtype: where and in what it computes.
+    """
+
+    def __init__(self, model: Any, dtype: torch.dtype | None, recompute: bool) -> None:
+        base = model.model
+        dynamic = getattr(model, "is_dynamic", lambda: False)()
+        self.module = private_view(base.diffusion_model, dtype, recompute, _fetched(model) if dynamic else {})
+        for layer in self.module.modules() if dynamic else ():
+            for name in _FETCHING:
+                layer.__dict__.pop(name, None)
+        self.alignment = alignment_of(model)
+        self.device = model.load_device
+        self.dtype = dtype or base.get_dtype_inference()
+        self._base, self._options = base, _transformer_options(model)
+
+    def __call__(self, network_input: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        told = {name: value.to(self.device, self.dtype) for name, value in condition.items()}
+        concat = told.pop("c_concat", None)
+        x = network_input.to(self.dtype)
+        output = self.module(
+            x if concat is None else torch.cat([x, concat], dim=1),
+            timestep.float(),
+            context=told.pop("c_crossattn", None),
+            control=None,
+            transformer_options={**self._options, "cond_or_uncond": [0]},
+            **told,
+        )
+        return output.float()
+
+    def latents(self, samples: Tensor) -> Tensor:
+        """Latents of a LATENT in the model's own scale, on its device, float32."""
+        return self._base.process_latent_in(for_autograd(samples).to(self.device, torch.float32))
+
+    def samples(self, latents: Tensor) -> Tensor:
+        """The inverse of ``latents``, on the CPU."""
+        return self._base.process_latent_out(latents).cpu()
+
+    def condition(self, conditioning: Any, shape: Sequence[int]) -> Condition:
+        """The first entry of a CONDITIONING for latents of a shape (C, h, w); tensors (1, ...) on the CPU."""
+        noise = torch.zeros(1, *shape)
+        cond = comfy.sampler_helpers.convert_cond(conditioning[:1])
+        encoded = comfy.samplers.encode_model_conds(self._base.extra_conds, cond, noise, noise.device, "positive")
+        told = encoded[0]["model_conds"]
+        return {name: for_autograd(told[name].process_cond(batch_size=1, area=None).cond) for name in sorted(told)}
+
+
+@contextmanager
+def training(model: Any, dtype: str = "auto", recompute: bool = False) -> Iterator[TrainingNetwork]:
+    """A MODEL ready to be trained, outside of inference mode; whatever happens, the host is as it was afterwards.
+
+    Args:
+        model: diffusion MODEL, converted or not.
+        dtype: compute type, one of ``COMPUTE_DTYPES``; "auto" takes the model's own.
+        recompute: compute blocks again in the backward pass to save memory.
+    """
+    management = comfy.model_management
+    if getattr(model, "is_dynamic", lambda: False)():
+        management.free_memory(1.2 * model.model_size() + management.minimum_inference_memory(), model.load_device)
+    else:
+        management.load_models_gpu([model], force_full_load=True)
+    before = getattr(management, "in_training", None)
+    with torch.inference_mode(False):
+        try:
+            management.in_training = True
+            yield TrainingNetwork(model, COMPUTE_DTYPES[dtype], recompute)
+        finally:
+            if before is None:
+                del management.in_training
+            else:
+                management.in_training = before
+
+
+def alignment_of(model: Any) -> FlowAlignment:
+    """Schedule and prediction type of a MODEL, converted or not."""
+    sampling = sampling_of(model)
+    return sampling.alignment if isinstance(sampling, FlowSampling) else read_alignment(model)
+
+
+def flow_settings(model: Any) -> tuple[str, float] | None:
+    """Start and shift of a converted MODEL; None of one that is not."""
+    sampling = sampling_of(model)
+    return (sampling.start, sampling.shift) if isinstance(sampling, FlowSampling) else None
+
+
+def model_name(model: Any) -> str:
+    """The host's name for the kind of model: SD15, SD20, SDXL, ..."""
+    return type(model.model.model_config).__name__
+
+
+def _fetched(model: Any) -> dict[str, Tensor]:
+    """Weights of a dynamic patcher, which are elsewhere until a layer runs: patched, on the load device."""
+    found = {}
+    for path, weight in model.model.diffusion_model.named_parameters():
+        key = f"diffusion_model.{path}"
+        there = weight.to(model.load_device, copy=True)
+        found[path] = comfy.lora.calculate_weight(model.patches[key], there, key) if key in model.patches else there
+    return found
+
+
+def _transformer_options(model: Any) -> dict[str, Any]:
+    options = dict(model.model_options.get("transformer_options", {}))
+    if attention.optimized_attention.__name__ in _FORWARD_ONLY:
+        options["optimized_attention_override"] = lambda chosen, *args, **kwargs: attention.attention_pytorch(
+            *args, **kwargs
+        )
+    return options
