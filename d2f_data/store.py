@@ -101,14 +101,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    ready = _storable(tensors)
+    ready = storable(tensors)
     try:
         atomic_write(path, lambda temporary: save_file(ready, temporary, dict(metadata)))
     except SafetensorError as error:
         raise OSError(f"{path} could not be written ({error}); free some space on the disk and save again") from error
 
 
-def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors on the CPU, each contiguous and with memory of its own."""
     ready: dict[str, Tensor] = {}
     taken: set[int] = set()
