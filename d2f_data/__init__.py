@@ -7,7 +7,8 @@ whole, so that a crash or a full disk leaves the old one.
 file                    what it does
 ======================  ===================================================================================
 ``store``               files that are whole or not there, names that are safe, errors that name the file
-``lora_file``           a LoRA with the facts of its training: the kohya layout and its metadata
+``lora_file``           a LoRA in the layout of kohya's sd-scripts
+``lora_metadata``       the facts of its training, and the other metadata of its file
 ``checkpoint``          the complete state of a training run, bit for bit
 ======================  ===================================================================================
 
