@@ -10,6 +10,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
     path = Path(path)
     workshop = _make_workshop(path)
     try:
-        made = workshop / path.name
+        made = workshop / (path.name + ".part")  # an ending that no list of models shows
         write(made)
         # As a file that open() makes: some writers give theirs to the owner alone.
         made.chmod(workshop.stat().st_mode & 0o666)
@@ -47,18 +48,18 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
         _sync_folder(path.parent)
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
+        with suppress(OSError):  # another writer is at work there
+            workshop.parent.rmdir()
 
 
 def _make_workshop(path: Path) -> Path:
-    """A new hidden folder beside ``path``; what a killed process left there long ago is removed."""
-    stem = f".{path.name[:40]}."
-    workshop = path.parent / f"{stem}{uuid.uuid4().hex[:12]}.tmp"
+    """A new folder in a hidden one beside ``path``; what a killed process left there long ago is removed."""
+    hidden = path.parent / f".{path.name[:40]}.tmp"
+    workshop = hidden / uuid.uuid4().hex
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for old in path.parent.iterdir():
-            if old.name.startswith(stem) and old.name.endswith(".tmp"):
-                _remove_left_behind(old)
-        workshop.mkdir()
+        for old in hidden.iterdir() if hidden.is_dir() else ():
+            _remove_left_behind(old)
+        workshop.mkdir(parents=True)
     except OSError as error:
         raise OSError(
             error.errno,
@@ -69,11 +70,9 @@ def _make_workshop(path: Path) -> Path:
 
 
 def _remove_left_behind(folder: Path) -> None:
-    try:
+    with suppress(FileNotFoundError):  # its writer has just finished
         if time.time() - folder.stat().st_mtime > _LEFT_BEHIND_S:
             shutil.rmtree(folder, ignore_errors=True)
-    except FileNotFoundError:  # its writer has just finished
-        pass
 
 
 def _sync_folder(folder: Path) -> None:
