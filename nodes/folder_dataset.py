@@ -1,0 +1,281 @@
+"""Training Set from Folder: images and captions -> latents and conditioning, cached on disk."""
+
+import difflib
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..d2f_data.augment import Augmentation
+from ..d2f_data.folder import CAPTION_SOURCES, Captions, find_items, walk
+from ..d2f_data.latent_cache import Cache, folder_size
+from ..d2f_data.samples import SetPlan, SetSettings, survey
+from ..d2f_data.set_report import OddFilesError, Work, contact_sheet, describe, list_files
+from ..d2f_data.training_set import batches, encode, encode_captions, gather, with_sizes
+from .host import encoding
+from .inputs import CATEGORY
+
+
+class D2FFolderDataset(io.ComfyNode):
+    """Encodes a folder once; later runs read the cache."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="D2FFolderDataset",
+            display_name="Training Set from Folder (Diff2Flow)",
+            category=CATEGORY,
+            description="Turns a folder of images and captions into latents and conditioning for training. Images go "
+            "to aspect buckets; they are encoded once and kept on disk, so that the next run takes seconds.",
+            search_aliases=["dataset", "training images", "captions", "aspect buckets", "load folder", "diff2flow"],
+            inputs=_inputs(),
+            outputs=[
+                io.Latent.Output(
+                    display_name="latents",
+                    tooltip="A LATENT a bucket, with loss masks where there are any. A list, for the trainer.",
+                    is_output_list=True,
+                ),
+                io.Conditioning.Output(
+                    display_name="positive",
+                    tooltip="A CONDITIONING an image, in the order of the latents. A list, for the trainer.",
+                    is_output_list=True,
+                ),
+                io.Conditioning.Output(
+                    display_name="negative", tooltip="The empty prompt, for caption dropout and for previews."
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="Counts by bucket, what was encoded, and the files left out and why."
+                ),
+                io.Image.Output(
+                    display_name="contact_sheet", tooltip="Up to 16 images as they are trained on, with their buckets."
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str | None = None, **inputs: Any) -> str:
+        """Names, sizes and times of all files; the host compares the other inputs itself."""
+        if not folder or not (place := _locate(folder)).is_dir():
+            return ""
+        files = [(name, path.stat()) for name, path in walk(place) if path.is_file()]
+        facts = [(name, status.st_size, status.st_mtime_ns) for name, status in files]
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+    @classmethod
+    def execute(
+        cls,
+        clip,
+        vae,
+        folder: str,
+        resolution: int,
+        captions: str,
+        caption: str,
+        prefix: str,
+        repeats: int,
+        variants: int,
+        flip: bool,
+        crop: float,
+        colour: float,
+        odd_files: str,
+        upscale: str,
+        seed: int,
+        bucket_step: int,
+        folder_repeats: bool,
+    ) -> io.NodeOutput:
+        place = _existing(folder)
+        settings = SetSettings(
+            resolution=resolution,
+            step=bucket_step,
+            factor=encoding.latent_factor(vae),
+            repeats=repeats,
+            variants=variants,
+            augmentation=Augmentation(flip, crop, colour),
+            upscale=upscale == "allow",
+            seed=seed,
+        )
+        plan = _plan(vae, place, Captions(captions, caption, prefix), folder_repeats, settings)
+        _check(plan, place, odd_files)
+        return io.NodeOutput(*_encoded(clip, vae, place, plan, settings))
+
+
+def _inputs() -> list[io.Input]:
+    return [
+        io.Clip.Input("clip", tooltip="Encodes the captions: the CLIP of the model that is to be trained."),
+        io.Vae.Input("vae", tooltip="Encodes the images: the VAE of the model that is to be trained."),
+        io.String.Input(
+            "folder",
+            default="",
+            placeholder="my_photos",
+            tooltip="Folder of the images: an absolute path, or one inside ComfyUI's input folder. Subfolders are "
+            "searched, too.",
+        ),
+        io.Int.Input(
+            "resolution",
+            default=512,
+            min=64,
+            max=4096,
+            step=8,
+            tooltip="Side of a square image in pixels; other aspect ratios get about the same area. 512 for SD1.5, 768 "
+            "for SD2.1, 1024 for SDXL, 96 for the demo model.",
+        ),
+        io.Combo.Input(
+            "captions",
+            options=list(CAPTION_SOURCES),
+            default="auto",
+            tooltip="Where captions come from. auto: photo.txt beside photo.png, else a line of a .jsonl file such as "
+            '{"file": "photo.png", "caption": "a cat"}. none: all images get the caption below.',
+        ),
+        io.String.Input(
+            "caption",
+            default="",
+            multiline=True,
+            tooltip="Caption of images that have none. Empty: an image without a caption is an odd file.",
+        ),
+        io.String.Input(
+            "prefix",
+            default="",
+            placeholder="trigger word",
+            tooltip="Put before every caption, with a comma, such as the word that is to call up what is learnt.",
+        ),
+        io.Int.Input(
+            "repeats",
+            default=1,
+            min=1,
+            max=1000,
+            tooltip="Rows an image gets in the latents. Raise it when there are fewer images than a batch has items.",
+        ),
+        io.Int.Input(
+            "variants",
+            default=1,
+            min=1,
+            max=100,
+            tooltip="Encoded versions of each image; they differ by flip, crop and colour below.",
+        ),
+        io.Boolean.Input(
+            "flip",
+            default=False,
+            tooltip="Mirror left and right: half of the images, or every second variant. Not for text, faces or sides.",
+        ),
+        _fraction("crop", 0.9, "Largest part of a side that a random crop leaves out. 0 crops at the centre."),
+        _fraction("colour", 1.0, "Strength of random brightness, contrast, saturation and hue; 0.1 is mild, 0 is off."),
+        io.Combo.Input(
+            "odd_files",
+            options=["stop", "skip"],
+            default="stop",
+            tooltip="Files that cannot be used (damaged, animated, without caption): stop names all of them before "
+            "anything is encoded, skip trains without them and names them in the report.",
+        ),
+        io.Combo.Input(
+            "upscale",
+            options=["allow", "skip"],
+            default="allow",
+            tooltip="Images smaller than their bucket: allow enlarges them, skip leaves them out and says so.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=False,
+            tooltip="Seed of flip, crop and colour. A new seed encodes all augmented images again.",
+        ),
+        io.Int.Input(
+            "bucket_step",
+            default=64,
+            min=8,
+            max=512,
+            step=8,
+            tooltip="Sides of buckets are multiples of this, in pixels. Smaller: less is cropped, batches mix less.",
+            advanced=True,
+        ),
+        io.Boolean.Input(
+            "folder_repeats",
+            default=False,
+            tooltip="A subfolder named 10_cats gives its images 10 repeats, as in kohya's trainer.",
+            advanced=True,
+        ),
+    ]
+
+
+def _fraction(name: str, most: float, tooltip: str) -> io.Input:
+    return io.Float.Input(name, default=0.0, min=0.0, max=most, step=0.05, round=0.01, tooltip=tooltip)
+
+
+def _plan(vae: Any, place: Path, captions: Captions, folder_repeats: bool, settings: SetSettings) -> SetPlan:
+    """What the folder gives, with the odd files of captions and of images."""
+    items, odd = find_items(place, captions, folder_repeats)
+    steps = survey(items, settings, _cache("latents"), encoding.vae_identity(vae))
+    *_, plan = encoding.track(steps, len(items))
+    plan.odd[:0] = odd
+    return plan
+
+
+def _check(plan: SetPlan, place: Path, odd_files: str) -> None:
+    """Refuse odd files if the user wants that, and a folder that gives nothing."""
+    if plan.odd and odd_files == "stop":
+        raise OddFilesError(place, plan.odd)
+    if not plan.samples:
+        left_out = list_files(plan.odd + plan.small)
+        raise ValueError(
+            f"there is no image to train on in {place}; put PNG, JPEG or WebP files there, each with a .txt of the "
+            "same name that describes it" + (f". Left out were:\n{left_out}" if left_out else "")
+        )
+
+
+def _encoded(clip: Any, vae: Any, place: Path, plan: SetPlan, settings: SetSettings) -> tuple[Any, ...]:
+    """All outputs; captions first, so that the host loads each model once."""
+    rows = [sample for bucket in plan.rows for sample in bucket]
+    conditionings, new = _conditionings(clip, [sample.item.caption for sample in rows])
+    _encode_missing(vae, plan)
+    positive = [conditionings[sample.item.caption] for sample in rows]
+    if encoding.takes_sizes(clip):
+        positive = [with_sizes(cond, sample.sizes()) for cond, sample in zip(positive, rows, strict=True)]
+    latents = [gather(bucket, _cache("latents")) for bucket in plan.rows]
+    cached = len(plan.samples) - len(plan.missing), len(conditionings) - new
+    work = Work(cached[0], len(plan.missing), cached[1], new, folder_size(encoding.cache_folder()))
+    report = describe(place, encoding.cache_folder(), plan, settings, work)
+    return latents, positive, conditionings[""], report, contact_sheet(rows)
+
+
+def _conditionings(clip: Any, captions: list[str]) -> tuple[dict[str, list], int]:
+    """The conditioning of each caption and of the empty one, and how many were encoded for it."""
+    found: dict[str, list] = {}
+    prompts = dict.fromkeys(["", *captions])
+    identity = encoding.clip_identity(clip)
+    steps = encode_captions(
+        prompts, _cache("captions"), identity, lambda text: encoding.encode_caption(clip, text), found
+    )
+    *_, new = encoding.track(steps, len(prompts))
+    return found, new
+
+
+def _encode_missing(vae: Any, plan: SetPlan) -> None:
+    """Latents that the cache lacks, into the cache; a cancel loses the batch in work and no other."""
+    steps = encode(plan.missing, _cache("latents"), lambda pixels: encoding.encode_images(vae, pixels))
+    for _ in encoding.track(steps, len(list(batches(plan.missing)))):
+        pass
+
+
+def _cache(room: str) -> Cache:
+    return Cache(encoding.cache_folder() / room)
+
+
+def _locate(folder: str) -> Path:
+    """The folder that a user named: absolute, or inside ComfyUI's input folder."""
+    return encoding.input_folder() / Path(folder.strip().strip("\"'")).expanduser()
+
+
+def _existing(folder: str) -> Path:
+    """The folder that a user named. Raises ValueError that names what exists nearby."""
+    place = _locate(folder)
+    if folder.strip().strip("\"'") and place.is_dir():
+        return place
+    around = next(parent for parent in (place, *place.parents) if parent.is_dir())
+    names = sorted(path.name for path in around.iterdir() if path.is_dir() and not path.name.startswith("."))
+    names = difflib.get_close_matches(place.name, names, 5, 0.4) or names[:10]
+    nearby = f"{around} has the folders {', '.join(map(repr, names))}" if names else f"{around} has no folders"
+    raise ValueError(
+        f"folder {folder!r} is not a folder ({place}); give an absolute path, or one inside ComfyUI's input folder "
+        f"({encoding.input_folder()}). {nearby}"
+    )
