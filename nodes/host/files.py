@@ -1,0 +1,128 @@
+"""LoRA files in the host: where they lie, what their layers are called, and putting one on a MODEL.
+
+Layers are named as kohya's sd-scripts name them: SD1.x and SD2.x by the blocks of diffusers, SDXL and all others by
+the blocks of the original network. The host's loaders, A1111's and diffusers know both.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import comfy.lora
+import comfy.model_base
+import comfy.sd
+import comfy.utils
+import folder_paths
+from torch import Tensor
+
+from .guard import LOGGER
+
+LORA_SUFFIXES = (".safetensors", ".sft")
+
+_PREFIX = "lora_unet_"
+
+
+def lora_names(model: Any) -> dict[str, str]:
+    """Path of a layer in the diffusion network -> its name in a LoRA file, ``lora_unet_...``."""
+    base = model.model
+    paths = [path for path, layer in base.diffusion_model.named_modules() if getattr(layer, "weight", None) is not None]
+    known = {} if isinstance(base, comfy.model_base.SDXL | comfy.model_base.SDXLRefiner) else _diffusers_paths(base)
+    return {path: _PREFIX + known.get(path, path).replace(".", "_") for path in paths}
+
+
+def _diffusers_paths(base: Any) -> dict[str, str]:
+    """Path of a layer -> its path in diffusers, for networks that the host's map covers."""
+    theirs = comfy.utils.unet_to_diffusers(base.model_config.unet_config)
+    return {ours.removesuffix(".weight"): path.removesuffix(".weight") for path, ours in theirs.items()}
+
+
+def lora_folder() -> Path:
+    """Where LoRAs are saved; the host's loaders look there."""
+    return Path(folder_paths.get_output_directory()) / "loras"
+
+
+def training_folder() -> Path:
+    """Where the folders of training runs are."""
+    return Path(folder_paths.get_output_directory()) / "diff2flow"
+
+
+def lora_files() -> list[str]:
+    """Names of the LoRA files that can be loaded, as the host's loaders show them."""
+    return [name for name in folder_paths.get_filename_list("loras") if name.lower().endswith(LORA_SUFFIXES)]
+
+
+def lora_path(name: str) -> Path:
+    """Where a LoRA of ``lora_files`` is.
+
+    Raises:
+        ValueError: names the file and the folders that were searched.
+    """
+    path = folder_paths.get_full_path("loras", name)
+    if path is None:
+        folders = ", ".join(folder_paths.get_folder_paths("loras"))
+        raise ValueError(f"there is no LoRA {name!r} in {folders}; choose one of the list, or put the file there")
+    return Path(path)
+
+
+def apply_lora(model: Any, lora: Mapping[str, Tensor], strength: float) -> Any:
+    """A clone of a MODEL with a LoRA on it, by the host's own loader.
+
+    Args:
+        model: MODEL, converted or not.
+        lora: key -> tensor, in any layout that the host knows.
+        strength: factor of the LoRA, also below 0.
+
+    Raises:
+        ValueError: nothing in it fits this model; names some keys.
+    """
+    targets = comfy.lora.model_lora_keys_unet(model.model, {})
+    kind = type(model.model).__name__
+    unknown = [key for key in lora if not _is_known(key, targets)]
+    if len(unknown) == len(lora):
+        raise ValueError(
+            f"this LoRA has no layer that {kind} has ({_some(unknown)}); it was trained on another kind of model, or "
+            "for the text encoder alone: choose a LoRA for this model"
+        )
+    wrong = _wrong_shapes(model, lora, targets)
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} layers of this LoRA have other sizes than those of {kind} ({_some(wrong)}); it was trained "
+            "on another kind of model: choose a LoRA for this model"
+        )
+    if unknown:
+        LOGGER.warning(
+            "%d of %d keys of the LoRA belong to no layer of %s and are left out: %s",
+            len(unknown),
+            len(lora),
+            kind,
+            _some(unknown),
+        )
+    return comfy.sd.load_lora_for_models(model, None, lora, strength, 0)[0]
+
+
+def _is_known(key: str, targets: Mapping[str, Any]) -> bool:
+    """Whether a key is a layer's name, one of ``targets``, with something behind it."""
+    name = key
+    while "." in name:
+        name = name.rpartition(".")[0]
+        if name in targets or name.removesuffix("_lora") in targets:
+            return True
+    return False
+
+
+def _wrong_shapes(model: Any, lora: Mapping[str, Tensor], targets: Mapping[str, Any]) -> list[str]:
+    """Layers whose low-rank factors cannot be added; the host would leave them out while it samples."""
+    wrong = []
+    for key, up in lora.items():
+        name = key.removesuffix(".lora_up.weight")
+        down, target = lora.get(f"{name}.lora_down.weight"), targets.get(name)
+        plain = not {f"{name}.reshape_weight", f"{name}.lora_mid.weight"} & lora.keys()
+        if name != key and down is not None and isinstance(target, str) and plain:
+            shape = comfy.utils.get_attr(model.model, target).shape
+            if up.shape[0] != shape[0] or down[0].numel() != shape[1:].numel():
+                wrong.append(name)
+    return wrong
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
