@@ -23,7 +23,7 @@ name                    meaning                                                 
 The v of v-prediction is ``alpha * eps - sigma * x0``; it is never called velocity.
 """
 
-from .adapter import Adapter, attached
+from .adapter import Adapter, FullAdapter, LowRankAdapter, attached
 from .batches import Batch, TrainingData
 from .grid import FLOW_GRIDS, flow_grid, shift_levels
 from .lora import TARGETS, AdapterSettings, make_adapters
@@ -64,6 +64,8 @@ __all__ = [
     "CountedVelocity",
     "EvaluationLimitError",
     "FlowAlignment",
+    "FullAdapter",
+    "LowRankAdapter",
     "NaiveAlignment",
     "NoiseSchedule",
     "NonFiniteLossError",

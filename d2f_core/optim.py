@@ -35,9 +35,10 @@ def _optional(name: str, module: str, cls: str, **options: Any) -> Make:
         try:
             package = import_module(module)
         except ImportError as error:
+            package_name = module.split(".")[0]
             raise ValueError(
-                f"the optimizer {name!r} needs the package {module}, which is not installed; run "
-                f"'python -m pip install {module}' in ComfyUI's environment, or choose 'adamw' or 'adafactor'"
+                f"the optimizer {name!r} needs the package {package_name}, which is not installed; run "
+                f"'python -m pip install {package_name}' in ComfyUI's environment, or choose 'adamw' or 'adafactor'"
             ) from error
         return getattr(package, cls)(parameters, lr=rate, weight_decay=decay, **options)
 

@@ -1,22 +1,33 @@
 """The pack's nodes for ComfyUI, one topic a file.
 
-Node files: ``convert``, ``sampler``, ``scheduler``, ``ksampler``, ``demo_checkpoint``. They do not import
-each other. What they share: ``inputs`` (widgets), ``levels`` (SIGMAS), ``ode`` (the sampling loop),
-``flow_sampling`` (the object behind a converted MODEL) and ``host``, the only room that touches
-ComfyUI's internals.
+Node files: ``convert``, ``sampler``, ``scheduler``, ``ksampler``, ``folder_dataset``, ``train_lora``, ``save_lora``,
+``load_lora``, ``demo_checkpoint``. They do not import each other. What they share: ``inputs`` (widgets), ``levels``
+(SIGMAS), ``ode`` (the sampling loop), ``flow_sampling`` (the object behind a converted MODEL), ``training_inputs``,
+``training_plan``, ``training_data``, ``training_preview`` and ``training_run`` (what is behind the trainer) and
+``host``, the only room that touches ComfyUI's internals.
 """
 
 from comfy_api.latest import ComfyExtension, io
 
 from .convert import D2FConvert
 from .demo_checkpoint import D2FDemoCheckpoint
+from .folder_dataset import D2FFolderDataset
 from .ksampler import D2FKSampler
 from .sampler import D2FSampler
 from .scheduler import D2FScheduler
+from .train_lora import D2FTrainLora
 
 
 class Diff2FlowExtension(ComfyExtension):
     """All nodes of the pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [D2FConvert, D2FSampler, D2FScheduler, D2FKSampler, D2FDemoCheckpoint]
+        return [
+            D2FConvert,
+            D2FSampler,
+            D2FScheduler,
+            D2FKSampler,
+            D2FFolderDataset,
+            D2FTrainLora,
+            D2FDemoCheckpoint,
+        ]

@@ -5,10 +5,12 @@ Rooms: ``model`` (what a MODEL is), ``conversion``, ``guard`` (around every samp
 previews), ``files`` (LoRA files), ``encoding`` (images and captions). Nothing here changes what the host shares.
 """
 
+from .adapters import ADAPTER_KINDS
 from .conversion import convert
+from .files import apply_lora, lora_files, lora_folder, lora_names, lora_path, training_folder
 from .guard import LOGGER
 from .model import NODE_NAME, is_converted, is_flow, read_alignment, sampling_of
-from .progress import NodeProgress, quick_picture
+from .progress import NodeProgress, decode, quick_picture
 from .sampling import (
     flow_sampling_in_call,
     make_sampler,
@@ -17,20 +19,28 @@ from .sampling import (
     stock_levels,
     throw_if_interrupted,
 )
-from .training import COMPUTE_DTYPES, TrainingNetwork, alignment_of, flow_settings, model_name, training
+from .training import COMPUTE_DTYPES, Condition, TrainingNetwork, alignment_of, flow_settings, model_name, training
 
 __all__ = [
+    "ADAPTER_KINDS",
     "COMPUTE_DTYPES",
+    "Condition",
     "LOGGER",
     "NODE_NAME",
     "NodeProgress",
     "TrainingNetwork",
     "alignment_of",
+    "apply_lora",
     "convert",
+    "decode",
     "flow_sampling_in_call",
     "flow_settings",
     "is_converted",
     "is_flow",
+    "lora_files",
+    "lora_folder",
+    "lora_names",
+    "lora_path",
     "make_sampler",
     "model_name",
     "quick_picture",
@@ -41,4 +51,5 @@ __all__ = [
     "stock_levels",
     "throw_if_interrupted",
     "training",
+    "training_folder",
 ]

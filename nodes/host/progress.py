@@ -5,6 +5,7 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import latent_preview
+import torch
 from torch import Tensor
 
 
@@ -44,3 +45,9 @@ def quick_picture(model: Any, latent: Tensor) -> Any | None:
             latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias
         )
     return None if previewer is None else previewer.decode_latent_to_preview(latent)
+
+
+def decode(vae: Any, samples: Tensor) -> Tensor:
+    """IMAGE (B, H, W, 3) of latents as a LATENT holds them."""
+    with torch.inference_mode():
+        return vae.decode(samples).float().cpu()

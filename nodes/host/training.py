@@ -43,6 +43,7 @@ class TrainingNetwork:
         module: private view of the diffusion network, whose layers take adapters.
         alignment: schedule and prediction type of the network.
         device, dtype: where and in what it computes.
+        channels: of its latents.
     """
 
     def __init__(self, model: Any, dtype: torch.dtype | None, recompute: bool) -> None:
@@ -55,6 +56,7 @@ class TrainingNetwork:
         self.alignment = alignment_of(model)
         self.device = model.load_device
         self.dtype = dtype or base.get_dtype_inference()
+        self.channels: int = base.latent_format.latent_channels
         self._base, self._options = base, _transformer_options(model)
 
     def __call__(self, network_input: Tensor, timestep: Tensor, condition: Condition) -> Tensor:

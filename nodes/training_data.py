@@ -1,0 +1,167 @@
+"""LATENTs and CONDITIONINGs as batches for the trainer.
+
+Items are numbered through all latents in their order, one group a LATENT, since a batch has one shape. Conditionings
+fit them in one of these ways: one for all, one an item (as a list, or as the batch of one conditioning), or one a
+LATENT.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..d2f_core import Batch, for_autograd
+from .host import Condition, TrainingNetwork
+
+Entry = list[Any]  # [cross attention (1, L, D), options]
+
+
+class LatentItems:
+    """Training items of LATENTs and CONDITIONINGs; what the trainer calls ``TrainingData``.
+
+    Args:
+        network: brings latents and conditions into the model's form.
+        latents: LATENTs, each (B_i, C, h, w), with "noise_mask" for weights of the places of the loss.
+        positive: CONDITIONINGs; see the module's head.
+        negative: CONDITIONING for dropped captions; None forbids dropping.
+        what: name of the input, for errors.
+
+    Raises:
+        ValueError: names the input at fault and the remedy.
+    """
+
+    def __init__(
+        self, network: TrainingNetwork, latents: Sequence[Mapping[str, Any]], positive: Any, negative: Any, what: str
+    ) -> None:
+        self.network = network
+        self.samples = [_checked(latent["samples"], network, what) for latent in latents]
+        self.masks = [_mask(latent.get("noise_mask"), samples) for latent, samples in zip(latents, self.samples)]
+        sizes = [len(samples) for samples in self.samples]
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        self.groups = [range(start, start + size) for start, size in zip(starts, sizes)]
+        self._place = [(group, row) for group, size in enumerate(sizes) for row in range(size)]
+        self._encoded: dict[tuple[int, tuple[int, ...]], Condition] = {}
+        self._entries = _entries_for(_entries(positive), sizes, what)
+        self._null = _entries(negative)[0] if negative else None
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    @property
+    def has_null(self) -> bool:
+        """Whether captions can be dropped."""
+        return self._null is not None
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} training items in {len(self.groups)} shapes>"
+
+    def batch(self, items: Sequence[int], drop: Sequence[bool]) -> Batch:
+        """Items of one group, those with ``drop`` under the null condition."""
+        group = self._place[items[0]][0]
+        rows = [self._place[item][1] for item in items]
+        x0 = self.network.latents(self.samples[group][rows])
+        mask = self.masks[group]
+        conditions = [self.condition(item, dropped) for item, dropped in zip(items, drop)]
+        return Batch(x0, join(conditions), None if mask is None else mask[rows].to(x0.device))
+
+    def condition(self, item: int, drop: bool = False) -> Condition:
+        """What the network is told about an item, tensors (1, ...)."""
+        shape = tuple(self.samples[self._place[item][0]].shape[1:])
+        entry = self._null if drop and self._null is not None else self._entries[item]
+        key = (id(entry), shape)
+        if key not in self._encoded:
+            self._encoded[key] = self.network.condition([entry], shape)
+        return self._encoded[key]
+
+    def fingerprint(self) -> str:
+        """sha256 of all latents, masks and conditions, 16 hex digits."""
+        digest = hashlib.sha256()
+        for tensor in [*self.samples, *(mask for mask in self.masks if mask is not None)]:
+            _add(digest, tensor)
+        for item in range(len(self)):
+            for name, tensor in sorted(self.condition(item).items()):
+                digest.update(name.encode())
+                _add(digest, tensor)
+        return digest.hexdigest()[:16]
+
+
+def join(conditions: Sequence[Condition]) -> Condition:
+    """Conditions of single items as one of a batch; shorter texts are repeated to the common length, as the host does.
+
+    Raises:
+        ValueError: the conditions do not tell the network the same kinds of things.
+    """
+    if any(condition.keys() != conditions[0].keys() for condition in conditions):
+        kinds = sorted({", ".join(condition) for condition in conditions})
+        raise ValueError(f"the conditionings differ in kind ({' | '.join(kinds)}); encode all captions in the same way")
+    joined = {}
+    for name in conditions[0]:
+        values = [condition[name] for condition in conditions]
+        length = math.lcm(*(value.shape[1] for value in values))
+        same = [value if value.shape[1] == length else value.repeat(1, length // value.shape[1], 1) for value in values]
+        joined[name] = torch.cat(same)
+    return joined
+
+
+def _checked(samples: Tensor, network: TrainingNetwork, what: str) -> Tensor:
+    channels = network.channels
+    if samples.ndim != 4 or samples.shape[1] != channels:
+        raise ValueError(
+            f"'{what}' holds latents of shape {tuple(samples.shape)}, but this model takes (items, {channels}, height, "
+            "width); encode the images with the VAE that belongs to the model"
+        )
+    if not len(samples):
+        raise ValueError(f"'{what}' holds no items; give at least one latent")
+    samples = for_autograd(samples)
+    if not bool(torch.isfinite(samples).all()):
+        raise ValueError(f"'{what}' holds NaN or infinite values; encode the images again, with the VAE in float32")
+    return samples
+
+
+def _mask(mask: Tensor | None, samples: Tensor) -> Tensor | None:
+    """A LATENT's noise_mask, (B or 1, [1,] H, W) in pixels, as weights (B, 1, h, w) of the latent's places."""
+    if mask is None:
+        return None
+    mask = for_autograd(mask).float().reshape(-1, 1, *mask.shape[-2:])
+    small = torch.nn.functional.interpolate(mask, samples.shape[-2:], mode="area")
+    return small.expand(len(samples), -1, -1, -1) if len(small) == 1 else small
+
+
+def _entries(conditionings: Any) -> list[Entry]:
+    """The entries of CONDITIONINGs, a batch of texts in one entry taken apart."""
+    found: list[Entry] = []
+    for conditioning in conditionings:
+        for cross, options in conditioning:
+            if len(cross) == 1:
+                found.append([cross, options])
+                continue
+            for row in range(len(cross)):
+                own = {k: v[row : row + 1] if _is_batch(v, len(cross)) else v for k, v in options.items()}
+                found.append([cross[row : row + 1], own])
+    return found
+
+
+def _is_batch(value: Any, count: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 1 and len(value) == count
+
+
+def _entries_for(entries: list[Entry], sizes: Sequence[int], what: str) -> list[Entry]:
+    """One entry an item."""
+    if len(entries) == 1:
+        return entries * sum(sizes)
+    if len(entries) == sum(sizes):
+        return entries
+    if len(entries) == len(sizes):
+        return [entry for entry, size in zip(entries, sizes) for _ in range(size)]
+    raise ValueError(
+        f"'{what}' has {sum(sizes)} items in {len(sizes)} latents but {len(entries)} conditionings; give one for all, "
+        "one an item or one a latent"
+    )
+
+
+def _add(digest: Any, tensor: Tensor) -> None:
+    digest.update(str(tuple(tensor.shape)).encode())
+    digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())

@@ -1,0 +1,210 @@
+"""One training run in the graph: a trainer of the core, its folder on disk, what the user sees, and what comes out.
+
+Whatever ends a run early - cancel, an error, a loss that is not finite - what was learned is saved first.
+"""
+
+import hashlib
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ..d2f_core import StepRecord, Trainer, make_adapters, make_optimizer, make_schedule
+from ..d2f_data.lora_file import LoraFacts, LoraModel, lora_tensors, save_lora, schedule_fingerprint
+from ..d2f_data.run_folder import RunFolder
+from ..d2f_data.store import free_path
+from . import host
+from .training_data import LatentItems
+from .training_plan import TrainingPlan
+from .training_preview import Preview
+
+
+class Learned(NamedTuple):
+    """What a run made: the LoRA, the loss of each step, (step, loss) of each validation."""
+
+    lora: LoraModel
+    losses: list[float]
+    validation: list[tuple[int, float]]
+
+
+class TrainingRun:
+    """A run of the trainer node.
+
+    Args:
+        model: diffusion MODEL, converted or not.
+        network: its network in training.
+        items, validation: what is trained on, and what is only measured.
+        plan: the widgets.
+        vae: for previews, or None.
+        node_id: of the node, for its text.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        network: host.TrainingNetwork,
+        items: LatentItems,
+        validation: LatentItems | None,
+        plan: TrainingPlan,
+        vae: Any = None,
+        node_id: str | None = None,
+    ) -> None:
+        self.model, self.network, self.plan, self.validation = model, network, plan, validation
+        self.items, self.base = items, weights_fingerprint(network.module)
+        self.trainer = self._trainer()
+        config = {**plan.config(), "items": len(items), "data": items.fingerprint(), "base": self.base}
+        self.folder = RunFolder(host.training_folder() / "runs", plan.run_name, config, plan.resume)
+        self.losses: list[float] = []
+        self.checks: list[tuple[int, float]] = []
+        self.saved = 0
+        self._restore()
+        objective = self.trainer.objective
+        self.preview = Preview(model, network, objective, items, vae, plan.preview_cfg, plan.seed)
+        self.progress = host.NodeProgress(plan.steps, node_id)
+
+    def __repr__(self) -> str:
+        return f"<training run {self.folder.name}, step {self.trainer.step} of {self.plan.steps}>"
+
+    def run(self) -> Learned:
+        """Train to the last step; saves on the way, and before any error goes on."""
+        clock = Clock(self.trainer.step, self.plan.steps)
+        try:
+            self._show(None, "starting" if not self.trainer.step else f"going on after step {self.trainer.step}")
+            for record in self.trainer.run(self.plan.steps - self.trainer.step):
+                self.losses.append(record.loss)
+                self._after(record, clock)
+        except BaseException:
+            self._rescue()
+            raise
+        if self.saved < self.trainer.step:
+            self._save()
+        return Learned(self.lora(), self.losses, self.checks)
+
+    def lora(self) -> LoraModel:
+        """The LoRA as it is now."""
+        tensors = lora_tensors(self.trainer.averaged(), host.lora_names(self.model))
+        return LoraModel({key: tensor.cpu().clone() for key, tensor in tensors.items()}, self._facts())
+
+    def _trainer(self) -> Trainer:
+        plan, network = self.plan, self.network
+        generator = torch.Generator().manual_seed(plan.seed)
+        adapters = make_adapters(network.module, plan.adapters(), generator, host.ADAPTER_KINDS[plan.adapter])
+        weights = nn.ModuleList(adapters.values()).to(network.device)
+        trained = [parameter for parameter in weights.parameters() if parameter.requires_grad]
+        optimizer = make_optimizer(plan.optimizer, trained, plan.learning_rate, plan.weight_decay)
+        return Trainer(
+            network.module,
+            network,
+            adapters,
+            plan.objective_for(network.alignment),
+            plan.times(),
+            self.items,
+            optimizer,
+            make_schedule(plan.lr_schedule, optimizer, plan.warmup_steps, plan.steps),
+            plan.train_settings(scale_gradients=network.dtype == torch.float16),
+        )
+
+    def _restore(self) -> None:
+        state = self.folder.load()
+        if state is None:
+            return
+        self.trainer.load_state_dict(state["trainer"])
+        self.losses, self.checks = list(state["losses"]), list(state["validation"])
+        self.saved = self.trainer.step
+
+    def _after(self, record: StepRecord, clock: "Clock") -> None:
+        """What is due after a step: measure, save, draw, tell."""
+        plan, step = self.plan, record.step
+        if self.validation is not None and (_due(step, plan.validate_every) or step == plan.steps):
+            self.checks.append((step, self.trainer.validate(self.validation)))
+        if _due(step, plan.save_every):
+            self._save()
+        picture = self._draw(step) if _due(step, plan.preview_every) else None
+        self._show(picture, clock.line(record, self.losses, self.checks))
+
+    def _draw(self, step: int) -> Any:
+        picture = self.preview.draw(self.trainer.averaged())
+        if picture is not None:
+            self.folder.save_picture(picture, step)
+        return picture
+
+    def _show(self, picture: Any, text: str) -> None:
+        self.progress.show(self.trainer.step, text, picture)
+
+    def _save(self) -> None:
+        """State for a resume, and the LoRA for use."""
+        step = self.trainer.step
+        state = {"trainer": self.trainer.state_dict(), "losses": self.losses, "validation": self.checks}
+        record = {"step": step, "loss": self.losses[-1] if self.losses else None, "time": time.time()}
+        self.folder.save(state, record)
+        self.saved = step
+        stem = f"diff2flow/{self.folder.name}_step{step:06}"
+        save_lora(free_path(host.lora_folder(), stem, ".safetensors"), self.lora(), title=self.folder.name)
+
+    def _rescue(self) -> None:
+        """Save what was learned since the last save; a second error must not hide the first."""
+        if self.trainer.step <= self.saved:
+            return
+        try:
+            self._save()
+            host.LOGGER.info("%r was stopped; what was learned is saved, run it again to go on", self)
+        except Exception:
+            host.LOGGER.exception("%r was stopped and could not be saved; step %d is on disk", self, self.saved)
+
+    def _facts(self) -> LoraFacts:
+        plan, alignment = self.plan, self.network.alignment
+        start, shift = host.flow_settings(self.model) or ("t_min", 1.0)
+        settings: Mapping[str, Any] = {**plan.config(), "run_name": self.folder.name, "items": len(self.items)}
+        return LoraFacts(
+            objective=plan.objective,
+            prediction=alignment.prediction,
+            schedule=schedule_fingerprint(alignment.schedule),
+            start=start,
+            shift=shift,
+            base=self.base,
+            base_model=host.model_name(self.model),
+            steps=self.trainer.step,
+            rank=0 if plan.rank_ratio else plan.rank,
+            alpha=0.0 if plan.rank_ratio else plan.alpha or float(plan.rank),
+            kind=plan.adapter,
+            training=settings,
+        )
+
+
+class Clock:
+    """Turns step records into a line of text with speed and time left."""
+
+    def __init__(self, done: int, steps: int) -> None:
+        self.first, self.steps, self.start = done, steps, time.perf_counter()
+
+    def line(self, record: StepRecord, losses: list[float], checks: list[tuple[int, float]]) -> str:
+        """Step, loss and its mean over 50 steps, validation loss, rate, speed, time left."""
+        recent = losses[-50:]
+        pace = (time.perf_counter() - self.start) / (record.step - self.first)
+        validation = f", validation {checks[-1][1]:.4g}" if checks else ""
+        return (
+            f"step {record.step} of {self.steps}: loss {record.loss:.4g} (mean {sum(recent) / len(recent):.4g}"
+            f"{validation}), rate {record.learning_rate:.2g}, {1 / pace:.3g} steps/s, "
+            f"{_duration(pace * (self.steps - record.step))} left"
+        )
+
+
+def weights_fingerprint(network: nn.Module) -> str:
+    """16 hex digits of sha256 over names, shapes and 64 evenly spaced values of each weight, in float32."""
+    digest = hashlib.sha256()
+    for name, weight in network.named_parameters():
+        flat = weight.detach().reshape(-1)
+        values = flat[:: max(1, flat.numel() // 64)].to("cpu", torch.float32)
+        digest.update(f"{name}{tuple(weight.shape)}".encode() + values.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s"
