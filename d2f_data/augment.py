@@ -74,7 +74,8 @@ def draw(augmentation: Augmentation, seed: int, image: str, variant: int = 0) ->
     coin = _uniform(seed, image, "coin", 1)[0] < 0.5
     zoom, x, y, *jitter = _uniform(seed, image, str(variant), 7)
     crop, colour = augmentation.crop, augmentation.colour
-    brightness, contrast, saturation, hue = (colour * (2 * u - 1) for u in jitter)
+    # + 0.0: a negative zero is the same draw, but would be another key of the cache.
+    brightness, contrast, saturation, hue = (colour * (2 * u - 1) + 0.0 for u in jitter)
     return Draw(
         flip=augmentation.flip and (coin + variant) % 2 == 1,
         zoom=1 / (1 - crop * zoom),
