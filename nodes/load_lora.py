@@ -78,6 +78,7 @@ class D2FLoadLora(io.ComfyNode):
             host.LOGGER.warning("%s: %s", name, remark)
         patched = files.apply_lora(model, chosen, strength) if strength else model
         converted, deed = _convert(patched, facts)
+        host.LOGGER.info("%s: %s", name, deed)
         return io.NodeOutput(converted, "\n".join([name, *_describe(chosen, facts), deed, *remarks]))
 
 
