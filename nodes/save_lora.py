@@ -49,7 +49,7 @@ class D2FSaveLora(io.ComfyNode):
                     default=0,
                     min=0,
                     max=10**9,
-                    tooltip="Steps of training so far, for the file's name (my_lora_500_steps_00001). 0 leaves them out.",
+                    tooltip="Steps of training, for the file's name (my_lora_500_steps_00001). 0 leaves them out.",
                 ),
             ],
             outputs=[
