@@ -1,7 +1,7 @@
 """The pack's nodes for ComfyUI, one topic a file.
 
 Node files: ``convert``, ``sampler``, ``scheduler``, ``ksampler``, ``folder_dataset``, ``train_lora``, ``save_lora``,
-``load_lora``, ``demo_checkpoint``. They do not import each other. What they share: ``inputs`` (widgets), ``levels``
+``load_lora``, ``demo_checkpoint``, ``demo_scenes``. They do not import each other. What they share: ``inputs`` (widgets), ``levels``
 (SIGMAS), ``ode`` (the sampling loop), ``flow_sampling`` (the object behind a converted MODEL), ``training_inputs``,
 ``training_plan``, ``training_data``, ``training_preview`` and ``training_run`` (what is behind the trainer) and
 ``host``, the only room that touches ComfyUI's internals.
@@ -11,9 +11,12 @@ from comfy_api.latest import ComfyExtension, io
 
 from .convert import D2FConvert
 from .demo_checkpoint import D2FDemoCheckpoint
+from .demo_scenes import D2FDemoScenes
 from .folder_dataset import D2FFolderDataset
 from .ksampler import D2FKSampler
+from .load_lora import D2FLoadLora
 from .sampler import D2FSampler
+from .save_lora import D2FSaveLora
 from .scheduler import D2FScheduler
 from .train_lora import D2FTrainLora
 
@@ -29,5 +32,8 @@ class Diff2FlowExtension(ComfyExtension):
             D2FKSampler,
             D2FFolderDataset,
             D2FTrainLora,
+            D2FSaveLora,
+            D2FLoadLora,
             D2FDemoCheckpoint,
+            D2FDemoScenes,
         ]

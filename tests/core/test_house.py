@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NODE_FILES = ["convert", "sampler", "scheduler", "ksampler", "demo_checkpoint"]
+NODE_FILES = [
+    "convert",
+    "sampler",
+    "scheduler",
+    "ksampler",
+    "folder_dataset",
+    "train_lora",
+    "save_lora",
+    "load_lora",
+    "demo_checkpoint",
+    "demo_scenes",
+]
+TRAINING_PARTS = {"training_inputs", "training_plan", "training_data", "training_preview", "training_run"}
 MAY_TOUCH_THE_HOST = {path.relative_to(ROOT).as_posix() for path in (ROOT / "nodes" / "host").glob("*.py")} | {
     "demo/networks.py"
 }
@@ -39,6 +51,21 @@ def test_core_needs_torch_and_the_standard_library_only(path):
     assert not {name for name in imports(path) if name.startswith("..")}
 
 
+@pytest.mark.parametrize("path", files("d2f_data"), ids=lambda path: path.name)
+def test_data_knows_the_core_and_file_formats_only(path):
+    allowed = {"torch", "numpy", "PIL", "kornia", "safetensors"} | set(sys.stdlib_module_names)
+    absolute = {name.split(".")[0] for name in imports(path) if not name.startswith(".")}
+    assert absolute <= allowed
+    assert {name for name in imports(path) if name.startswith("..")} <= {"..d2f_core"}
+
+
+@pytest.mark.parametrize("path", files("d2f_data"), ids=lambda path: path.name)
+def test_heavy_libraries_are_imported_where_they_are_used(path):
+    top = [n for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.Import | ast.ImportFrom)]
+    names = {name for n in top for name in ([a.name for a in n.names] if isinstance(n, ast.Import) else [n.module])}
+    assert not {name.split(".")[0] for name in names if name} & {"PIL", "kornia", "safetensors", "numpy"}
+
+
 @pytest.mark.parametrize("path", files("nodes") + files("demo"), ids=lambda path: path.name)
 def test_one_room_touches_the_host(path):
     touched = {name for name in imports(path) if name.split(".")[0] in HOST_MODULES}
@@ -52,7 +79,7 @@ def test_node_files_do_not_import_each_other(name):
 
 
 def test_every_node_file_is_known():
-    shared = {"__init__", "flow_sampling", "ode", "levels", "inputs"}
+    shared = {"__init__", "flow_sampling", "ode", "levels", "inputs"} | TRAINING_PARTS
     assert {path.stem for path in (ROOT / "nodes").glob("*.py")} == shared | set(NODE_FILES)
 
 

@@ -43,11 +43,31 @@ class Points:
         return Batch(self.points[list(items)], condition)
 
 
+class TwoWeights(torch.optim.SGD):
+    """An optimizer with two sets of weights, as schedule-free ones have: evaluated at twice those it trains."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.evaluating = False
+
+    def _switch(self, on):
+        if on != self.evaluating:
+            for parameter in self.param_groups[0]["params"]:
+                parameter.data.mul_(2.1 if on else 1 / 2.1)
+            self.evaluating = on
+
+    def train(self):
+        self._switch(False)
+
+    def eval(self):
+        self._switch(True)
+
+
 @pytest.fixture
 def make(sd):
     """`make(settings, ...)` -> a fresh Trainer; the same arguments give the same one."""
 
-    def build(data=None, targets="hidden,out", dropout=0.1, lr=0.02, module=None, **settings):
+    def build(data=None, targets="hidden,out", dropout=0.1, lr=0.02, module=None, kind=torch.optim.AdamW, **settings):
         if module is None:
             with torch.random.fork_rng():
                 torch.manual_seed(0)
@@ -56,7 +76,7 @@ def make(sd):
             module, AdapterSettings(targets, rank=2, dropout=dropout), torch.Generator().manual_seed(1)
         )
         parameters = [p for adapter in adapters.values() for p in adapter.parameters()]
-        optimizer = torch.optim.AdamW(parameters, lr=lr)
+        optimizer = kind(parameters, lr=lr)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 5))
         settings = TrainSettings(**{"seed": 3, "batch_size": 4, **settings})
         objective = Objective(sd, weight="eps")
@@ -197,3 +217,64 @@ def test_bad_settings_are_named(settings, words):
 def test_an_empty_set_is_named():
     with pytest.raises(ValueError, match="empty"):
         batch_items([[]], 2, 0, 0)
+
+
+def test_scaled_gradients_give_the_same_run(make):
+    plain, scaled = make(), make(scale_gradients=True)
+    list(plain.run(5))
+    list(scaled.run(5))
+    torch.testing.assert_close(weights(plain), weights(scaled), rtol=1e-4, atol=1e-6)
+    resumed = make(scale_gradients=True)
+    resumed.load_state_dict(scaled.state_dict())
+    assert resumed.scaler.state_dict() == scaled.scaler.state_dict() != {}
+
+
+def test_a_step_that_overflows_is_left_out_and_the_scale_falls(make):
+    trainer = make(scale_gradients=True)
+    list(trainer.run(1))
+    before = weights(trainer)
+    trainer.parameters[0].register_hook(lambda gradient: gradient * float("inf"))
+    scale = trainer.scaler.get_scale()
+    assert next(trainer.run(1)).step == 2
+    assert torch.equal(weights(trainer), before) and trainer.scaler.get_scale() == scale / 2
+
+
+def test_a_gradient_that_is_not_finite_stops_without_a_scaler(make):
+    trainer = make()
+    list(trainer.run(2))
+    before = weights(trainer)
+    handle = trainer.parameters[0].register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(NonFiniteLossError, match=r"gradient .* at step 3; the weights of step 2"):
+        next(trainer.run(1))
+    handle.remove()
+    assert torch.equal(weights(trainer), before) and trainer.step == 2
+
+
+def test_validation_is_repeatable_and_sees_no_dropout(make):
+    trainer = make(dropout=0.5)
+    list(trainer.run(3))
+    first, state = trainer.validate(Points()), weights(trainer)
+    assert trainer.validate(Points()) == first and torch.equal(weights(trainer), state)
+    assert not any(module._forward_hooks for module in trainer.module.modules())
+    list(trainer.run(100))
+    assert trainer.validate(Points()) < first
+
+
+def test_validation_measures_the_average(make):
+    plain, averaged = make(), make(ema=0.999)
+    list(plain.run(30))
+    list(averaged.run(30))
+    assert torch.equal(weights(plain), weights(averaged))
+    assert plain.validate(Points()) != averaged.validate(Points())
+
+
+def test_weights_of_evaluation_are_copies_and_training_goes_on_bit_for_bit(make):
+    looked, whole = make(kind=TwoWeights), make(kind=TwoWeights)
+    list(whole.run(6))
+    list(looked.run(3))
+    before = weights(looked)
+    copies = torch.cat([p.detach().flatten() for a in looked.averaged().values() for p in a.parameters()])
+    torch.testing.assert_close(copies, 2.1 * before)
+    assert torch.equal(weights(looked), before)
+    list(looked.run(3))
+    assert torch.equal(weights(looked), weights(whole))

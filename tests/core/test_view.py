@@ -1,0 +1,109 @@
+"""The private view: same answers, no copies, nothing left on the network."""
+
+import pytest
+import torch
+from torch import nn
+
+from d2f_core import for_autograd, private_view
+
+
+class Block(nn.Module):
+    """Two layers and a buffer, called by name."""
+
+    calls = 0
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.register_buffer("offset", torch.full((6,), 0.1))
+
+    def forward(self, x):
+        Block.calls += 1
+        return x + self.outer(torch.tanh(self.inner(x))) + self.offset
+
+
+class Network(nn.Module):
+    """Blocks in containers, one of them twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(), nn.Sequential(Block(), nn.Linear(6, 6))])
+        self.again = self.blocks[0]
+
+    def forward(self, x):
+        return self.again(self.blocks[1](self.blocks[0](x)))
+
+
+@pytest.fixture(params=[False, True], ids=["normal", "inference"])
+def network(request):
+    """A network whose weights were made in or out of inference mode."""
+    with torch.random.fork_rng(), torch.inference_mode(request.param):
+        torch.manual_seed(0)
+        return Network().requires_grad_(False)
+
+
+@pytest.fixture
+def x():
+    return torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+
+
+def facts(network):
+    """All that a view must not change."""
+    return [
+        (name, module.training, len(module._forward_hooks), "forward" in vars(module), list(module._modules))
+        for name, module in network.named_modules()
+    ] + [(name, p.requires_grad, p.data_ptr()) for name, p in network.named_parameters()]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_same_answers_without_copies(network, x, recompute):
+    view = private_view(network, recompute=recompute)
+    assert torch.equal(view(x), network(x))
+    for (name, own), (_, theirs) in zip(view.named_parameters(), network.named_parameters(), strict=True):
+        assert own.data_ptr() == theirs.data_ptr() and own is not theirs, name
+        assert not own.is_inference() and not own.requires_grad
+    assert view.again is view.blocks[0] and view.blocks[0].offset.data_ptr() == network.blocks[0].offset.data_ptr()
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients_flow_and_nothing_is_left_on_the_network(network, x, recompute):
+    before = facts(network)
+    view = private_view(network, recompute=recompute)
+    view.train().blocks[0].inner.register_forward_hook(lambda layer, inputs, output: 2 * output)
+    x.requires_grad_()
+    view(x).square().sum().backward()
+    assert x.grad.abs().min() > 0
+    assert not torch.equal(view(x), private_view(network)(x))
+    assert facts(network) == before
+
+
+def test_recomputing_gives_the_same_gradient_and_runs_the_blocks_again(network, x):
+    gradients, calls = [], []
+    for recompute in (False, True):
+        leaf, Block.calls = x.clone().requires_grad_(), 0
+        private_view(network, recompute=recompute)(leaf).square().sum().backward()
+        gradients.append(leaf.grad)
+        calls.append(Block.calls)
+    assert torch.equal(*gradients)
+    assert calls == [3, 6]
+
+
+def test_another_dtype_copies_and_replacements_are_used(network, x):
+    half = private_view(network, torch.bfloat16)
+    assert half(x.bfloat16()).dtype is torch.bfloat16
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    name = "blocks.0.inner.weight"
+    view = private_view(network, replace={name: torch.zeros(6, 6)})
+    assert not view.get_parameter(name).any() and network.get_parameter(name).any()
+    assert not view.again.inner.weight.any()
+
+
+def test_a_tensor_of_inference_mode_can_be_saved_for_backward():
+    with torch.inference_mode():
+        tensor = torch.arange(12.0).view(3, 4)[:, 1:].mT
+    usable = for_autograd(tensor)
+    assert torch.equal(usable, tensor.clone()) and usable.data_ptr() == tensor.data_ptr()
+    assert usable.stride() == tensor.stride()
+    weight = torch.ones(3, 3, requires_grad=True)
+    (usable @ weight).sum().backward()
+    assert weight.grad is not None
