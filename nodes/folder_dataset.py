@@ -228,9 +228,10 @@ def _encoded(clip: Any, vae: Any, place: Path, plan: SetPlan, settings: SetSetti
     rows = [sample for bucket in plan.rows for sample in bucket]
     conditionings, new = _conditionings(clip, [sample.item.caption for sample in rows])
     _encode_missing(vae, plan)
-    positive = [conditionings[sample.item.caption] for sample in rows]
+    told = {sample: conditionings[sample.item.caption] for sample in plan.samples}
     if encoding.takes_sizes(clip):
-        positive = [with_sizes(cond, sample.sizes()) for cond, sample in zip(positive, rows, strict=True)]
+        told = {sample: with_sizes(conditioning, sample.sizes()) for sample, conditioning in told.items()}
+    positive = [told[sample] for sample in rows]
     latents = [gather(bucket, _cache("latents")) for bucket in plan.rows]
     cached = len(plan.samples) - len(plan.missing), len(conditionings) - new
     work = Work(cached[0], len(plan.missing), cached[1], new, folder_size(encoding.cache_folder()))
