@@ -1,0 +1,17 @@
+"""Who trains in `bench training`, each in a process of its own (`__main__`).
+
+A runner is a class with `__init__(task)`, `train(steps, objective)` and `settings`, a sentence on what it trains.
+"""
+
+from .bare import Bare
+from .ours import Ours, OursInFull
+from .stock import Stock, StockAsShipped, StockBypass
+
+RUNNERS = {
+    "bare": Bare,
+    "ours": Ours,
+    "ours_in_full": OursInFull,
+    "stock": Stock,
+    "stock_bypass": StockBypass,
+    "stock_as_shipped": StockAsShipped,
+}

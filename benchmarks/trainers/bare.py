@@ -1,0 +1,60 @@
+"""The yardstick: the loop that one would write in plain PyTorch for one model, with nothing around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .task import Task
+
+
+class Lora(nn.Module):
+    """Added to a layer's output as a forward hook."""
+
+    def __init__(self, layer: Any, rank: int) -> None:
+        super().__init__()
+        weight = layer.weight
+        self.down = nn.Parameter(torch.randn(rank, *weight.shape[1:]) / weight[0].numel() ** 0.5)
+        self.up = nn.Parameter(torch.zeros(weight.shape[0], rank, *(1,) * (weight.ndim - 2)))
+        self.conv = {"stride": layer.stride, "padding": layer.padding} if weight.ndim == 4 else None
+
+    def forward(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = inputs[0]
+        if self.conv is None:
+            return output + functional.linear(functional.linear(x, self.down), self.up)
+        return output + functional.conv2d(functional.conv2d(x, self.down, **self.conv), self.up)
+
+
+class Bare:
+    """Noise, timestep, eps loss, backward, AdamW; all linear and convolution layers."""
+
+    def __init__(self, task: Task) -> None:
+        model = task.load()
+        device = model.load_device
+        self.network = model.model.diffusion_model.to(device).requires_grad_(False)
+        layers = [layer for layer in self.network.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+        self.loras = nn.ModuleList(Lora(layer, task.rank) for layer in layers).to(device)
+        for layer, lora in zip(layers, self.loras):
+            layer.register_forward_hook(lora)
+        self.optimizer = torch.optim.AdamW(self.loras.parameters(), lr=task.rate)
+        self.alphas_cumprod = 1 / (1 + model.model.model_sampling.sigmas.to(device) ** 2)
+        self.latents, self.captions = task.latents().to(device), task.captions().to(device)
+        self.batch = task.batch
+        self.settings = f"{len(layers)} layers"
+
+    def train(self, steps: int, objective: str) -> None:
+        for _ in range(steps):
+            items = torch.randperm(len(self.latents))[: self.batch]
+            x0, context = self.latents[items], self.captions[items]
+            eps = torch.randn_like(x0)
+            timestep = torch.randint(len(self.alphas_cumprod), (len(x0),), device=x0.device)
+            a = self.alphas_cumprod[timestep].view(-1, 1, 1, 1)
+            output = self.network(a.sqrt() * x0 + (1 - a).sqrt() * eps, timestep.float(), context=context)
+            loss = functional.mse_loss(output, eps)
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            loss.item()  # to be shown

@@ -1,0 +1,30 @@
+"""The node Diff2Flow LoRA Trainer on all linear and convolution layers, else at its defaults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diff2flow_kit.nodes.train_lora import D2FTrainLora
+
+from .node import TrainerNode, listed
+from .task import Task
+
+
+class Ours:
+    """Without previews and saves on the way, which the other runners do not have."""
+
+    changed: dict[str, Any] = {"targets": "all", "precision": "auto", "save_every": 0, "preview_every": 0}
+
+    def __init__(self, task: Task) -> None:
+        self.node = TrainerNode(D2FTrainLora, task, resume="new", **self.changed)
+        self.settings = listed(self.changed)
+
+    def train(self, steps: int, objective: str) -> None:
+        self.node.change(steps=steps, objective=objective)
+        self.node.run()
+
+
+class OursInFull(Ours):
+    """With previews and saves, more often than by default."""
+
+    changed = {"targets": "all", "save_every": 100, "preview_every": 50}
