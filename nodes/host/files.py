@@ -33,7 +33,8 @@ def lora_names(model: Any) -> dict[str, str]:
 def _diffusers_paths(base: Any) -> dict[str, str]:
     """Path of a layer -> its path in diffusers, for networks that the host's map covers."""
     theirs = comfy.utils.unet_to_diffusers(base.model_config.unet_config)
-    return {ours.removesuffix(".weight"): path.removesuffix(".weight") for path, ours in theirs.items()}
+    # In order: some layers have two names there, and the host's table has an order of its own in each process.
+    return {ours.removesuffix(".weight"): path.removesuffix(".weight") for path, ours in sorted(theirs.items())}
 
 
 def lora_folder() -> Path:

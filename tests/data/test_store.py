@@ -78,6 +78,14 @@ def test_loaded_tensors_can_be_trained_and_outlive_their_file(saved):
     tensor.requires_grad_().sum().backward()
 
 
+def test_the_old_file_is_replaced_not_overwritten(saved):
+    """Whoever has it open still reads it, so there is no moment at which it is half of one and half of the other."""
+    before = saved.read_bytes()
+    with saved.open("rb") as reader:
+        save_tensors(saved, {"a": torch.ones(500)}, {})
+        assert reader.read() == before != saved.read_bytes()
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(saved, error):
     def write(path):

@@ -1,11 +1,10 @@
-"""LoRA files in a real host: kohya's names, the stock loaders, our own nodes."""
+"""LoRA files in a real host: the stock loaders and our own nodes."""
 
 import dataclasses
 import importlib
 import logging
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,95 +14,6 @@ from d2f_core.lora import AdapterSettings, make_adapters
 
 # Fused weights are rounded once more than a sum of two layers is: float32 noise through a small UNet.
 SAME = 1e-5
-
-SD_BLOCKS = {
-    "image_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 320,
-    "use_checkpoint": False,
-    "use_spatial_transformer": True,
-    "legacy": False,
-    "use_temporal_attention": False,
-    "use_temporal_resblock": False,
-}
-SD1_SHAPE = {
-    **SD_BLOCKS,
-    "adm_in_channels": None,
-    "num_res_blocks": [2, 2, 2, 2],
-    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
-    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
-    "channel_mult": [1, 2, 4, 4],
-    "transformer_depth_middle": 1,
-    "use_linear_in_transformer": False,
-    "context_dim": 768,
-    "num_heads": 8,
-}
-SD2_SHAPE = {
-    **{key: value for key, value in SD1_SHAPE.items() if key != "num_heads"},
-    "use_linear_in_transformer": True,
-    "context_dim": 1024,
-    "num_head_channels": 64,
-}
-SDXL_SHAPE = {
-    **SD_BLOCKS,
-    "num_classes": "sequential",
-    "adm_in_channels": 2816,
-    "num_res_blocks": [2, 2, 2],
-    "transformer_depth": [0, 0, 2, 2, 10, 10],
-    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
-    "channel_mult": [1, 2, 4],
-    "transformer_depth_middle": 10,
-    "use_linear_in_transformer": True,
-    "context_dim": 2048,
-    "num_head_channels": 64,
-}
-NAMES = {
-    "SD15": (
-        SD1_SHAPE,
-        {
-            "input_blocks.0.0": "lora_unet_conv_in",
-            "time_embed.0": "lora_unet_time_embedding_linear_1",
-            "input_blocks.1.0.in_layers.2": "lora_unet_down_blocks_0_resnets_0_conv1",
-            "input_blocks.1.0.emb_layers.1": "lora_unet_down_blocks_0_resnets_0_time_emb_proj",
-            "input_blocks.4.0.skip_connection": "lora_unet_down_blocks_1_resnets_0_conv_shortcut",
-            "input_blocks.3.0.op": "lora_unet_down_blocks_0_downsamplers_0_conv",
-            "input_blocks.1.1.proj_in": "lora_unet_down_blocks_0_attentions_0_proj_in",
-            "input_blocks.1.1.transformer_blocks.0.attn1.to_q": (
-                "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
-            ),
-            "middle_block.1.transformer_blocks.0.attn2.to_out.0": (
-                "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_out_0"
-            ),
-            "output_blocks.11.1.transformer_blocks.0.ff.net.0.proj": (
-                "lora_unet_up_blocks_3_attentions_2_transformer_blocks_0_ff_net_0_proj"
-            ),
-            "output_blocks.2.1.conv": "lora_unet_up_blocks_0_upsamplers_0_conv",
-            "out.2": "lora_unet_conv_out",
-        },
-    ),
-    "SD20": (
-        SD2_SHAPE,
-        {
-            "input_blocks.8.1.transformer_blocks.0.attn2.to_k": (
-                "lora_unet_down_blocks_2_attentions_1_transformer_blocks_0_attn2_to_k"
-            ),
-        },
-    ),
-    "SDXL": (
-        SDXL_SHAPE,
-        {
-            "input_blocks.0.0": "lora_unet_input_blocks_0_0",
-            "input_blocks.4.1.transformer_blocks.0.attn1.to_q": (
-                "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
-            ),
-            "middle_block.1.transformer_blocks.9.ff.net.2": "lora_unet_middle_block_1_transformer_blocks_9_ff_net_2",
-            "output_blocks.2.1.proj_out": "lora_unet_output_blocks_2_1_proj_out",
-            "label_emb.0.0": "lora_unet_label_emb_0_0",
-            "out.2": "lora_unet_out_2",
-        },
-    ),
-}
 
 
 @pytest.fixture(scope="session")
@@ -186,24 +96,6 @@ def flow_levels(model, table_levels):
     return ve / (1 + ve)
 
 
-@pytest.mark.parametrize("kind", list(NAMES))
-def test_layers_have_kohyas_names(comfy, files, kind):
-    import comfy.lora
-    import comfy.model_detection
-
-    shape, expected = NAMES[kind]
-    config = comfy.model_detection.model_config_from_unet_config({**shape, "dtype": torch.float32})
-    assert type(config).__name__ == kind
-    config.set_inference_dtype(torch.float32, None)
-    base = config.get_model({}, device="meta")
-    names = files.lora_names(SimpleNamespace(model=base))
-    assert {path: names[path] for path in expected} == expected
-    assert len(set(names.values())) == len(names)
-    targets = comfy.lora.model_lora_keys_unet(base, {})
-    assert all(targets[name] == f"diffusion_model.{path}.weight" for path, name in names.items())
-    assert any("input_blocks" in name for name in names.values()) is (kind == "SDXL")
-
-
 def test_the_stock_loader_gives_the_outputs_of_the_adapters(lora_file, model, make_lora, one_step, tmp_path, caplog):
     import comfy.sd
     import comfy.utils
@@ -270,7 +162,9 @@ def test_the_stock_nodes_of_lora_models_take_ours(model, make_lora, one_step, ou
     assert again.facts is None and all(torch.equal(again[key], tensor) for key, tensor in lora.items())
 
 
-def test_saving_again_takes_the_next_number_and_warns_without_facts(node, eps_model, make_lora, output_folder, caplog):
+def test_saving_again_takes_the_next_number_and_warns_without_facts(
+    node, eps_model, make_lora, output_folder, lora_file, caplog
+):
     save = node("save_lora", "D2FSaveLora").execute
     _, lora = make_lora(eps_model)
     first = Path(save(lora, "mine", "fp16").result[0])
@@ -279,6 +173,8 @@ def test_saving_again_takes_the_next_number_and_warns_without_facts(node, eps_mo
     paths = [Path(save(dict(lora), "mine.safetensors", "bf16").result[0]) for _ in range(2)]
     assert [path.name for path in (first, *paths)] == [f"mine_0000{i}.safetensors" for i in (1, 2, 3)]
     assert first.read_bytes() == content
+    dtypes = [{tensor.dtype for tensor in lora_file.load_lora(path).values()} for path in (first, paths[0])]
+    assert dtypes == [{torch.float16, torch.float32}, {torch.bfloat16, torch.float32}]  # alphas are float32
     assert "does not say how it was trained" in caplog.text
 
 
