@@ -9,8 +9,8 @@ zero, so that training starts at the model itself. The parameters are float32; a
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -65,9 +65,10 @@ class LowRankAdapter(Adapter):
         self.alpha, self.rank, self.dropout = alpha, rank, dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.dropout(x, self.dropout, self.training)
+        if self.dropout and self.training:
+            x = functional.dropout(x, self.dropout)
         hidden = self.apply_weight(x, self.down.to(x.dtype))
-        up = (self.alpha / self.rank * self.up).to(x.dtype)
+        up = (self.up if self.alpha == self.rank else self.alpha / self.rank * self.up).to(x.dtype)
         return functional.linear(hidden, up) if self.conv is None else functional.conv2d(hidden, up)
 
     def file_tensors(self) -> dict[str, Tensor]:
@@ -114,17 +115,22 @@ def is_linear(layer: Layer) -> bool:
 
 
 @contextmanager
-def attached(network: nn.Module, adapters: Mapping[str, Adapter]) -> Iterator[None]:
-    """The network with its adapters on; leaving the block takes them off, after an error, too."""
+def hooked(pairs: Iterable[tuple[Layer, Adapter]]) -> Iterator[None]:
+    """Layers with their adapters on; leaving the block takes them off, after an error, too."""
 
     def hook(adapter: Adapter) -> Any:
         return lambda layer, inputs, output: output + adapter(inputs[0]).to(output.dtype)
 
     handles = []
     try:
-        for path, adapter in adapters.items():
-            handles.append(network.get_submodule(path).register_forward_hook(hook(adapter)))
+        for layer, adapter in pairs:
+            handles.append(layer.register_forward_hook(hook(adapter)))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def attached(network: nn.Module, adapters: Mapping[str, Adapter]) -> AbstractContextManager[None]:
+    """The network with its adapters on: path of a layer -> adapter."""
+    return hooked([(network.get_submodule(path), adapter) for path, adapter in adapters.items()])

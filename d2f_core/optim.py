@@ -17,7 +17,11 @@ Make = Callable[[Parameters, float, float], torch.optim.Optimizer]
 
 
 def _adamw(parameters: Parameters, rate: float, decay: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+    parameters = list(parameters)
+    try:  # one kernel for all parameters; some devices and older versions of torch have none
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+    except RuntimeError:
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
 
 
 def _adafactor(parameters: Parameters, rate: float, decay: float) -> torch.optim.Optimizer:
@@ -84,6 +88,8 @@ def make_optimizer(name: str, parameters: Parameters, rate: float, decay: float 
 def make_schedule(name: str, optimizer: torch.optim.Optimizer, warmup: int, steps: int) -> Any:
     """A learning rate schedule over ``steps`` steps, of which the first ``warmup`` rise from 0.
 
+    None stands for a rate that never changes.
+
     Raises:
         ValueError: unknown name, or a warm-up that is as long as the run.
     """
@@ -91,6 +97,8 @@ def make_schedule(name: str, optimizer: torch.optim.Optimizer, warmup: int, step
         raise ValueError(f"unknown learning rate schedule {name!r}; allowed are {', '.join(map(repr, SCHEDULES))}")
     if not 0 <= warmup < max(steps, 1):
         raise ValueError(f"warm-up of {warmup} steps does not fit a run of {steps}; use less than the run, 0 for none")
+    if name == "constant" and not warmup:
+        return None
     from transformers.optimization import get_scheduler
 
     return get_scheduler(SCHEDULES[name], optimizer, num_warmup_steps=warmup, num_training_steps=steps)

@@ -14,65 +14,17 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .adapter import Adapter, attached
+from .adapter import Adapter, attached, hooked
 from .batches import Batch, TrainingData, batch_items, mix
 from .coordinate import coordinate_dtype
 from .loss import Objective, Pair, TimeDensity
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How a run goes.
-
-    Attributes:
-        seed: of everything random.
-        batch_size: items a forward pass, at most; the last batch of a group may be smaller.
-        accumulation: batches a step.
-        clip: largest norm of the gradient; 0 for no clipping.
-        ema: decay of the averaged weights, 0 for none.
-        drop_condition: probability that an item is trained under the null condition.
-        scale_gradients: scale the loss so that float16 gradients do not vanish; steps that overflow are left out.
-    """
-
-    seed: int = 0
-    batch_size: int = 1
-    accumulation: int = 1
-    clip: float = 1.0
-    ema: float = 0.0
-    drop_condition: float = 0.0
-    scale_gradients: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulation"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("ema", "drop_condition"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}; 0 switches it off")
-        if self.clip < 0:
-            raise ValueError(f"clip must not be below 0, got {self.clip}; 0 switches clipping off")
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What happened in a step; ``step`` counts from 1 over all resumes."""
-
-    step: int
-    loss: float
-    grad_norm: float
-    learning_rate: float
-    seconds: float
-
-
-class NonFiniteLossError(ArithmeticError):
-    """The loss became NaN or infinite; the adapters hold the weights of the step before."""
+from .train_settings import NonFiniteLossError, StepRecord, TrainSettings, seeded
 
 
 class Trainer:
@@ -106,8 +58,10 @@ class Trainer:
         self.optimizer, self.schedule, self.settings = optimizer, schedule, settings or TrainSettings()
         self.weights = nn.ModuleList(self.adapters.values())
         self.parameters = [p for p in self.weights.parameters() if p.requires_grad]
-        device = self.parameters[0].device.type
-        self.scaler = torch.amp.GradScaler(device, enabled=self.settings.scale_gradients)
+        self.device = self.parameters[0].device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.scale_gradients)
+        self._pairs = [(module.get_submodule(path), adapter) for path, adapter in self.adapters.items()]
+        self.weights.eval()  # until a step switches to training, optimizers with modes included
         decay = self.settings.ema
         self.average = AveragedModel(self.weights, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
         self.step = 0
@@ -124,7 +78,8 @@ class Trainer:
 
     def _step(self) -> StepRecord:
         start = time.perf_counter()
-        self._learn(True)
+        if not self.weights.training:
+            self._learn(True)
         self.optimizer.zero_grad(set_to_none=True)
         batches = self.settings.accumulation
         loss = sum(self._backward(self.step * batches + i) for i in range(batches))
@@ -164,8 +119,7 @@ class Trainer:
         batch = self.data.batch(items, drop.tolist())
         pair = self._pair(batch, self.density.sample(len(items), self.objective.alignment, generator), generator)
         # Dropout, and blocks that recompute it, draw from the global generators.
-        with torch.random.fork_rng(), attached(self.module, self.adapters), torch.enable_grad():
-            torch.manual_seed(mix(self.settings.seed, ~index))
+        with seeded(mix(self.settings.seed, ~index), self.device), hooked(self._pairs), torch.enable_grad():
             loss = self._loss(batch, pair).mean() / self.settings.accumulation
             if not bool(torch.isfinite(loss)):
                 raise NonFiniteLossError(self._broken("loss"))
@@ -240,6 +194,7 @@ class Trainer:
             found = self._evaluated()
         else:
             found = dict(self.adapters)
+        self.weights.eval()
         for adapter in found.values():
             adapter.eval()
         return found

@@ -1,5 +1,6 @@
 """What a running node shows: bar, text and preview pictures."""
 
+import time
 from typing import Any
 
 import comfy.model_management
@@ -7,6 +8,8 @@ import comfy.utils
 import latent_preview
 import torch
 from torch import Tensor
+
+SECONDS_BETWEEN_TEXTS = 0.25
 
 
 class NodeProgress:
@@ -20,15 +23,18 @@ class NodeProgress:
     def __init__(self, total: int, node_id: str | None = None) -> None:
         self.bar = comfy.utils.ProgressBar(total)
         self.node_id = node_id
+        self._said = 0.0
 
     def show(self, done: int, text: str, picture: Any | None = None) -> None:
         """``done`` steps, a line of text, and a PIL picture if there is one; raises the user's interrupt."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         size = max(picture.size) if picture is not None else 0
         self.bar.update_absolute(done, preview=None if picture is None else ("JPEG", picture, size))
-        self._say(text)
+        if picture is not None or done in (0, self.bar.total) or time.monotonic() - self._said > SECONDS_BETWEEN_TEXTS:
+            self._say(text)
 
     def _say(self, text: str) -> None:
+        self._said = time.monotonic()
         from server import PromptServer
 
         server = getattr(PromptServer, "instance", None)

@@ -71,3 +71,7 @@ def test_wrong_choices_are_named(parameters, make, named):
 
 def test_all_names_are_known():
     assert set(OPTIMIZERS) == {"adamw", "adafactor", "adamw_8bit", "prodigy", "schedule_free"}
+
+
+def test_a_rate_that_never_changes_needs_no_schedule(parameters):
+    assert make_schedule("constant", make_optimizer("adamw", parameters, 1.0), 0, 10) is None
