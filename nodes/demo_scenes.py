@@ -1,12 +1,18 @@
 """Demo Scenes: pictures and captions to train the demo model on."""
 
+from collections.abc import Mapping
+
 from comfy_api.latest import io
 from torch import Tensor
 
 from .inputs import CATEGORY
 
-NEW, KNOWN = "cyan and striped", "known words"
-STREAM = 4  # of random numbers, apart from those that demo/adaptation.py trains and measures with
+SCENES = {
+    "cyan": {"color": "cyan", "texture": "plain"},
+    "striped": {"texture": "striped"},
+    "cyan and striped": {"color": "cyan", "texture": "striped"},
+    "known words": {},
+}
 
 
 class D2FDemoScenes(io.ComfyNode):
@@ -24,10 +30,10 @@ class D2FDemoScenes(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "scenes",
-                    options=[NEW, KNOWN],
-                    default=NEW,
-                    tooltip="What they show. cyan and striped: in turn a cyan object, a striped one, one that is both; "
-                    "new to the demo model. known words: what the demo model was trained on.",
+                    options=list(SCENES),
+                    default="cyan",
+                    tooltip="What all scenes have in common. The demo model has seen neither cyan nor stripes. known "
+                    "words: what it was trained on.",
                 ),
                 io.Int.Input("count", default=48, min=1, max=2048, tooltip="Number of scenes, 96 x 96 pixels each."),
                 io.Int.Input(
@@ -51,18 +57,20 @@ class D2FDemoScenes(io.ComfyNode):
 
     @classmethod
     def execute(cls, scenes: str, count: int, seed: int) -> io.NodeOutput:
-        return io.NodeOutput(*_render(scenes == NEW, count, seed))
+        return io.NodeOutput(*_render(SCENES[scenes], count, seed))
 
 
-def _render(new: bool, count: int, seed: int) -> tuple[Tensor, list[str]]:
-    """Images (count, 96, 96, 3) in [0, 1], and their captions."""
+def _render(words: Mapping[str, str], count: int, seed: int) -> tuple[Tensor, list[str]]:
+    """Images (count, 96, 96, 3) in [0, 1] and captions of scenes with some words given, all else drawn at random."""
     import numpy
 
-    from ..demo.adaptation import task_scene
     from ..demo.captions import caption
     from ..demo.render import render_batch
-    from ..demo.scenes import sample_scene
+    from ..demo.scenes import ATTRIBUTES, make_scene, sample_scene
 
-    rng = numpy.random.default_rng((seed, STREAM))
-    found = [task_scene(rng, i) if new else sample_scene(rng) for i in range(count)]
-    return render_batch(found)[0], [caption(scene, rng) for scene in found]
+    rng = numpy.random.default_rng(seed)
+    scenes = [sample_scene(rng) for _ in range(count)]
+    if words:
+        drawn = [{name: getattr(scene, name) for name in ATTRIBUTES} for scene in scenes]
+        scenes = [make_scene(rng, **{**one, **words}) for one in drawn]
+    return render_batch(scenes)[0], [caption(scene, rng) for scene in scenes]
