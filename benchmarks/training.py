@@ -1,6 +1,7 @@
 """What a step of training costs: our trainer, a bare PyTorch loop, and ComfyUI's own TrainLoraNode.
 
     bare              forward hooks of rank 8 on every linear and convolution layer, eps loss, AdamW: nothing else
+    bare_fused        the same with AdamW as one kernel, as ours has it
     ours              Diff2Flow LoRA Trainer, for two objectives
     stock             TrainLoraNode in its default mode
     stock_bypass      TrainLoraNode in bypass mode
@@ -31,7 +32,7 @@ from typing import Any
 from devtools.console import DevError, say, tail
 
 TRAINERS = Path(__file__).resolve().parent / "trainers"
-RUNNERS = ("bare", "ours", "stock", "stock_bypass", "stock_as_shipped")
+RUNNERS = ("bare", "bare_fused", "ours", "stock", "stock_bypass", "stock_as_shipped")
 Turn = tuple[str, str]  # runner, objective
 TURNS: dict[str, list[Turn]] = {name: [(name, "diffusion")] for name in RUNNERS}
 TURNS["ours"] = [("ours", "diff2flow"), ("ours", "diffusion")]
@@ -50,7 +51,13 @@ class Plan:
 PLANS = {
     "demo": Plan(12, ((RUNNERS, 8, 12),)),
     "sd15": Plan(
-        16, ((("bare", "ours"), 3, 4), (("stock_bypass",), 1, 6), (("stock",), 1, 4), (("stock_as_shipped",), 1, 3))
+        16,
+        (
+            (("bare", "bare_fused", "ours"), 3, 4),
+            (("stock_bypass",), 1, 6),
+            (("stock",), 1, 4),
+            (("stock_as_shipped",), 1, 3),
+        ),
     ),
 }
 

@@ -3,12 +3,12 @@
 A runner is a class with `__init__(task)`, `train(steps, objective)` and `settings`, a sentence on what it trains.
 """
 
-from .bare import Bare
+from .bare import Bare, BareFused
 from .ours import Ours, OursInFull
 from .stock import Stock, StockAsShipped, StockBypass
 
 RUNNERS = {
-    "bare": Bare,
+    "bare": Bare, "bare_fused": BareFused,
     "ours": Ours,
     "ours_in_full": OursInFull,
     "stock": Stock,

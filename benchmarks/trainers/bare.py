@@ -31,6 +31,8 @@ class Lora(nn.Module):
 class Bare:
     """Noise, timestep, eps loss, backward, AdamW; all linear and convolution layers."""
 
+    fused = False
+
     def __init__(self, task: Task) -> None:
         model = task.load()
         device = model.load_device
@@ -39,11 +41,11 @@ class Bare:
         self.loras = nn.ModuleList(Lora(layer, task.rank) for layer in layers).to(device)
         for layer, lora in zip(layers, self.loras):
             layer.register_forward_hook(lora)
-        self.optimizer = torch.optim.AdamW(self.loras.parameters(), lr=task.rate)
+        self.optimizer = torch.optim.AdamW(self.loras.parameters(), lr=task.rate, fused=self.fused)
         self.alphas_cumprod = 1 / (1 + model.model.model_sampling.sigmas.to(device) ** 2)
         self.latents, self.captions = task.latents().to(device), task.captions().to(device)
         self.batch = task.batch
-        self.settings = f"{len(layers)} layers"
+        self.settings = f"{len(layers)} layers" + self.fused * ", fused AdamW"
 
     def train(self, steps: int, objective: str) -> None:
         for _ in range(steps):
@@ -58,3 +60,9 @@ class Bare:
             self.optimizer.step()
             self.optimizer.zero_grad()
             loss.item()  # to be shown
+
+
+class BareFused(Bare):
+    """The same with AdamW as one kernel, which has to be asked for."""
+
+    fused = True
