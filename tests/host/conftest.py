@@ -3,7 +3,7 @@
 import hashlib
 import importlib
 from collections.abc import Callable, Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -210,3 +210,27 @@ def stock_sampling(stock: Callable[..., Any]) -> Callable[..., Any]:
     return lambda model, kind, zsnr=False: stock("model_advanced", "ModelSamplingDiscrete")().patch(model, kind, zsnr)[
         0
     ]
+
+
+@pytest.fixture
+def dynamic(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """`dynamic(model_type)` -> a MODEL of the host's dynamic patcher, on the CPU."""
+    import comfy.model_management
+    import comfy.model_patcher
+
+    if not hasattr(comfy.model_patcher, "ModelPatcherDynamic"):
+        pytest.skip("this ComfyUI has no dynamic patcher")
+    import comfy_aimdo.host_buffer
+
+    patcher = comfy.model_patcher.ModelPatcherDynamic
+    pinned = SimpleNamespace(size=0, truncate=lambda *args, **kwargs: None)
+    monkeypatch.setattr(comfy_aimdo.host_buffer, "HostBuffer", lambda *args, **kwargs: pinned)
+    monkeypatch.setattr(patcher, "__new__", lambda cls, *args, **kwargs: object.__new__(cls))
+    monkeypatch.setattr(patcher, "partially_unload", lambda self, *args, **kwargs: self.restore_loaded_backups())
+
+    def make(model_type: str = "EPS") -> Any:
+        plain = build(model_type)
+        return patcher(plain.model, plain.load_device, plain.offload_device)
+
+    yield make
+    comfy.model_management.unload_all_models()

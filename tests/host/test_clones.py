@@ -4,36 +4,10 @@ ComfyUI's dynamic patcher, the default on GPUs, keeps registered buffers by attr
 clones, and puts them back when a clone is loaded. Here it runs on the CPU, where the host would not choose it.
 """
 
-import types
-
 import pytest
 import torch
 
 ORDERS = ["ococ", "coco", "ooccoo"]
-
-
-@pytest.fixture
-def dynamic(build, monkeypatch):
-    """`dynamic(model_type)` -> a MODEL of the host's dynamic patcher, on the CPU."""
-    import comfy.model_management
-    import comfy.model_patcher
-
-    if not hasattr(comfy.model_patcher, "ModelPatcherDynamic"):
-        pytest.skip("this ComfyUI has no dynamic patcher")
-    import comfy_aimdo.host_buffer
-
-    patcher = comfy.model_patcher.ModelPatcherDynamic
-    pinned = types.SimpleNamespace(size=0, truncate=lambda *args, **kwargs: None)
-    monkeypatch.setattr(comfy_aimdo.host_buffer, "HostBuffer", lambda *args, **kwargs: pinned)
-    monkeypatch.setattr(patcher, "__new__", lambda cls, *args, **kwargs: object.__new__(cls))
-    monkeypatch.setattr(patcher, "partially_unload", lambda self, *args, **kwargs: self.restore_loaded_backups())
-
-    def make(model_type="EPS"):
-        plain = build(model_type)
-        return patcher(plain.model, plain.load_device, plain.offload_device)
-
-    yield make
-    comfy.model_management.unload_all_models()
 
 
 @pytest.fixture
