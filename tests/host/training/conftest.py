@@ -1,0 +1,125 @@
+"""The trainer node outside of a server, on the small models, with an output folder of its own."""
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+# What the tests do not say: few steps, small adapters, nothing on the way.
+QUICK = {
+    "steps": 3,
+    "rank": 2,
+    "targets": "attention",
+    "learning_rate": 1e-2,
+    "batch_size": 2,
+    "save_every": 0,
+    "preview_every": 0,
+}
+
+
+@pytest.fixture
+def output(comfy: ModuleType, tmp_path: Path) -> Iterator[Path]:
+    """The host's output folder, a new one for each test."""
+    import folder_paths
+
+    before = folder_paths.get_output_directory()
+    folder_paths.set_output_directory(str(tmp_path))
+    yield tmp_path
+    folder_paths.set_output_directory(before)
+
+
+@pytest.fixture
+def saved(output: Path) -> Callable[[], list[Path]]:
+    """`saved()` -> the LoRA files written so far, by name."""
+    return lambda: sorted((output / "loras" / "diff2flow").glob("*.safetensors"))
+
+
+@pytest.fixture(scope="session")
+def part(pack: ModuleType) -> Callable[[str], ModuleType]:
+    """`part("host.training")` -> that module of the pack's nodes."""
+    return lambda name: importlib.import_module(f"{pack.__name__}.nodes.{name}")
+
+
+@pytest.fixture(scope="session")
+def latents() -> torch.Tensor:
+    """Five items of 8x8."""
+    return torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture
+def train(node: Callable[..., Any], output: Path, latents: torch.Tensor, conditioning: Any) -> Callable[..., Any]:
+    """`train(model, latents=..., positive=..., steps=4, ...)` -> lora, loss map, steps and plot of the node.
+
+    Inputs that are lists are given as they are, others as the list of one that the host makes of them.
+    """
+    trainer = node("train_lora", "D2FTrainLora")
+    widgets = {widget.id: widget.default for widget in node("training_inputs", "training_widgets")()}
+    inputs = ("negative", "validation_latents", "validation_positive", "vae")
+
+    def run(model: Any, latents: Any = latents, positive: Any = conditioning[0], **given: Any) -> Any:
+        values = {**widgets, **QUICK, **{name: value for name, value in given.items() if name not in inputs}}
+        linked = {name: listed(value) for name, value in given.items() if name in inputs}
+        trainer.hidden = SimpleNamespace(unique_id="7")
+        wrapped = {name: [value] for name, value in values.items()}
+        return trainer.execute([model], listed(latents), listed(positive), **linked, **wrapped).result
+
+    def listed(value: Any) -> list[Any]:
+        """What the host hands to a node that takes lists: LATENTs of bare tensors, a CONDITIONING as a list of one."""
+        if isinstance(value, torch.Tensor):
+            return [{"samples": value}]
+        is_conditioning = isinstance(value, list) and value and isinstance(value[0][0], torch.Tensor)
+        return value if isinstance(value, list) and not is_conditioning else [value]
+
+    return run
+
+
+@pytest.fixture
+def unharmed(
+    fingerprint: Callable[..., str], sample: Callable[..., Any], table_levels: Callable[..., Any]
+) -> Callable[[Any], AbstractContextManager[None]]:
+    """`with unharmed(model): ...`: all that clones share is as it was, and the host serves the next prompt."""
+    import comfy.model_management
+
+    @contextmanager
+    def watch(model: Any) -> Iterator[None]:
+        levels = table_levels(model, 2)
+        before = sample(model, levels), fingerprint(model)
+        yield
+        assert comfy.model_management.in_training is False
+        assert fingerprint(model) == before[1]
+        assert torch.equal(sample(model, levels), before[0])
+
+    return watch
+
+
+@pytest.fixture
+def around_network(part: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`around_network(f)`: from now on `f(call, network, x)` stands for the trained network; `call()` is the network.
+
+    `network` is the pack's `TrainingNetwork`, whose private modules may be given hooks.
+    """
+    cls = part("host.training").TrainingNetwork
+    original = cls.__call__
+
+    def install(function: Callable[..., Any]) -> None:
+        def replaced(self: Any, x: torch.Tensor, timestep: torch.Tensor, condition: Any) -> torch.Tensor:
+            return function(lambda: original(self, x, timestep, condition), self, x)
+
+        monkeypatch.setattr(cls, "__call__", replaced)
+
+    return install
+
+
+def same_lora(one: Any, other: Any) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+
+
+@pytest.fixture(scope="session")
+def same() -> Callable[[Any, Any], bool]:
+    """`same(lora, lora)`: bit for bit."""
+    return same_lora
