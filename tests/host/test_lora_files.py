@@ -267,6 +267,26 @@ def test_a_lora_of_the_stock_trainer_is_applied(host, build, load, one_step):
     assert apart(one_step(model), one_step(load(model, lora)[0])) > 100 * SAME
 
 
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {
+            "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.up.weight": (32, 2),
+            "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight": (2, 32),
+        },
+        {"lora_unet_conv_in.lora_up.weight": (32, 2, 1, 1), "lora_unet_conv_in.lora_down.weight": (2, 8, 3, 3)},
+    ],
+    ids=["diffusers", "widened"],
+)
+def test_other_layouts_of_the_host_are_applied(build, load, shapes, caplog):
+    """Old names of diffusers, and a first convolution for more channels than the model has."""
+    lora = {key: torch.randn(shape) for key, shape in shapes.items()}
+    if "lora_unet_conv_in.lora_up.weight" in lora:
+        lora["lora_unet_conv_in.reshape_weight"] = torch.tensor([32, 8, 3, 3])
+    loaded, _ = load(build("EPS"), lora)
+    assert len(loaded.patches) == 1 and not caplog.records
+
+
 def test_a_lora_for_another_model_is_refused(build, make_lora, load, caplog):
     model = build("EPS")
     _, lora = make_lora(model)
