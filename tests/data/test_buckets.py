@@ -60,7 +60,13 @@ def test_nearest_is_nearest_in_the_logarithm():
         assert abs(math.log(width / 500 * chosen.height / chosen.width)) == pytest.approx(min(distance), abs=1e-8)
 
 
+def test_of_two_alike_the_larger_is_taken():
+    buckets = [Bucket(64, 64), Bucket(128, 128), Bucket(96, 96)]
+    assert nearest_bucket(100, 100, buckets) == Bucket(128, 128)
+
+
 def test_place_covers_and_centres():
+    assert place(515, 512, Bucket(512, 512)) == Placement(515, 512, 2, 0)
     assert place(1000, 500, Bucket(512, 512)) == Placement(1024, 512, 256, 0)
     assert place(500, 1000, Bucket(512, 512)) == Placement(512, 1024, 0, 256)
     assert place(500, 1000, Bucket(512, 512), x=0, y=1) == Placement(512, 1024, 0, 512)
