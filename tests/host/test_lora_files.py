@@ -37,13 +37,18 @@ def model(build, request):
 def make_lora(host, files, lora_file):
     """`make_lora(model)` -> adapters with random weights, and the LORA_MODEL with them."""
 
-    def make(model, objective="diff2flow", targets="all", full_ends=True, **facts):
+    def make(model, objective="diff2flow", targets="all", full_ends=True, kind="lora", **facts):
         network = model.model.diffusion_model
         generator = torch.Generator().manual_seed(5)
-        adapters = make_adapters(network, AdapterSettings(targets, rank=3, alpha=1.5, full_ends=full_ends), generator)
+        adapters = make_adapters(
+            network,
+            AdapterSettings(targets, rank=3, alpha=1.5, full_ends=full_ends),
+            generator,
+            host.ADAPTER_KINDS[kind],
+        )
         for adapter in adapters.values():
             adapter.eval()
-            for parameter in adapter.parameters():
+            for parameter in (p for p in adapter.parameters() if p.requires_grad):
                 size = 0.5 / max(1, parameter[0].numel()) ** 0.5
                 parameter.data.normal_(0, size, generator=generator)
         alignment = host.read_alignment(model)
@@ -58,7 +63,7 @@ def make_lora(host, files, lora_file):
             "steps": 500,
             "rank": 3,
             "alpha": 1.5,
-            "kind": "lora",
+            "kind": kind,
             **facts,
         }
         tensors = lora_file.lora_tensors(adapters, files.lora_names(model))
@@ -96,12 +101,16 @@ def flow_levels(model, table_levels):
     return ve / (1 + ve)
 
 
-def test_the_stock_loader_gives_the_outputs_of_the_adapters(lora_file, model, make_lora, one_step, tmp_path, caplog):
+@pytest.mark.parametrize("kind", ["lora", "lokr", "loha"])
+def test_the_stock_loader_gives_the_outputs_of_the_adapters(
+    lora_file, model, make_lora, one_step, tmp_path, caplog, kind
+):
     import comfy.sd
     import comfy.utils
 
-    adapters, lora = make_lora(model)
+    adapters, lora = make_lora(model, kind=kind)
     lora_file.save_lora(tmp_path / "x.safetensors", lora, dtype="fp32")
+    assert lora_file.load_lora(tmp_path / "x.safetensors").facts.kind == kind
     loaded = comfy.utils.load_torch_file(str(tmp_path / "x.safetensors"), safe_load=True)
     with caplog.at_level(logging.WARNING):
         patched, _ = comfy.sd.load_lora_for_models(model, None, loaded, 1.0, 0)
