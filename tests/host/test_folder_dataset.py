@@ -541,3 +541,51 @@ def test_folder_is_read_inside_a_running_event_loop(run):
 
     with ThreadPoolExecutor(1) as pool, torch.inference_mode():
         assert len(pool.submit(lambda: asyncio.run(main())).result().positive) == 4
+
+
+def test_the_trainer_takes_what_comes_out(run, checkpoint, folder, pack):
+    from diff2flow_kit.nodes import host
+    from diff2flow_kit.nodes.training_data import LatentItems
+
+    mask = Image.new("L", (96, 96), 255)
+    mask.paste(0, (0, 0, 48, 96))
+    mask.save(folder / "sub" / "d-masklabel.png")
+    out = run()
+    with host.training(checkpoint[0]) as network:
+        items = LatentItems(network, out.latents, out.positive, [out.negative], "latents")
+        batch = items.batch([0, 1, 2], [False, True, False])
+        assert len(items) == 4 and [len(group) for group in items.groups] == [3, 1]
+        assert torch.equal(batch.x0.cpu(), out.latents[0]["samples"].clone()), "the demo model's latents have scale 1"
+        assert batch.mask is not None and batch.mask[0].min() == 1 and batch.mask[2].min() < 0.1
+
+
+def test_over_the_servers_api(server, folder):
+    """A folder of the input folder; run again, the host's own cache answers until the folder changes."""
+    import shutil
+
+    place = server.base / "input" / "training_set"
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(folder, place)
+
+    def report():
+        dataset = {**DEFAULTS, "folder": "training_set", "clip": ["1", 1], "vae": ["1", 2]}
+        prompt = {
+            "1": {"class_type": "D2FDemoCheckpoint", "inputs": {}},
+            "set": {"class_type": "D2FFolderDataset", "inputs": dataset},
+            "report": {"class_type": "PreviewAny", "inputs": {"source": ["set", 3]}},
+            "sheet": {"class_type": "SaveImage", "inputs": {"images": ["set", 4], "filename_prefix": "d2f_sheet"}},
+        }
+        result = server.run(prompt)
+        cached = {
+            name for event in result.messages if event["type"] == "execution_cached" for name in event["data"]["nodes"]
+        }
+        return result.outputs["report"]["text"][0], "set" in cached, result.images()
+
+    first, cached, images = report()
+    assert "4 images, 4 rows in 2 buckets" in first and not cached and len(images) == 1
+    assert report()[1], "nothing has changed, so the host does not run the node"
+    (place / "a.txt").write_text("a purple cylinder", encoding="utf-8")
+    second, cached, _ = report()
+    assert not cached and "latents: 4 from the cache, 0 encoded" in second
+    assert "captions: 4 from the cache, 1 encoded" in second
+    assert (server.base / "output" / "diff2flow" / "cache" / "latents").is_dir()
