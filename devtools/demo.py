@@ -20,6 +20,10 @@ from .workflow import to_prompt
 
 Branches = list[tuple[str, list[str]]]
 
+TRAINER = "D2FTrainLora"
+# Pictures of the README, and which of the demo's they are.
+DOCS = {"demo.png": "demo_text_to_image_sheet.png", "demo_training.png": "demo_train_lora_before_after.png"}
+
 
 def demo(pictures: bool = False, folder: Path = ROOT / "workflows", pattern: str = "demo_*.json") -> None:
     """Run every demo graph, in the order of their names; print a table of what was made and where.
@@ -49,7 +53,10 @@ def draw(python: Path, graphs: dict[str, Branches], output: Path, thumbnails: Pa
     command = [python, ROOT / "devtools" / "pictures.py", manifest, output, *([thumbnails] if thumbnails else [])]
     subprocess.run([str(part) for part in command], check=True)
     if thumbnails:
-        shutil.copy(output / "demo_text_to_image_sheet.png", ROOT / "docs" / "images" / "demo.png")
+        images = ROOT / "docs" / "images"
+        for name, made in DOCS.items():
+            shutil.copy(output / made, images / name)
+        shutil.copy(dict(graphs["demo_train_lora"])["Loss"][0], images / "demo_training_loss.png")
 
 
 def run_file(
@@ -73,7 +80,8 @@ def run_file(
         progress.close()
         raise DevError(f"{file.name}: {error}") from error
     progress.close(f"  {file.stem}: done in {result.seconds:.1f} s")
-    return row(file.stem, result, meter.evaluations), branches(result, titles, server.base / "output")
+    trainers = {node_id for node_id, node in prompt.items() if node["class_type"] == TRAINER}
+    return row(file.stem, result, meter.evaluations, trainers), branches(result, titles, server.base / "output")
 
 
 def branches(result: Result, titles: dict[str, str], output: Path) -> Branches:
@@ -117,14 +125,17 @@ class Meter:
             self.node = str(event["data"].get("node"))
 
 
-def row(name: str, result: Result, evaluations: dict[str, float]) -> dict[str, object]:
-    """NFE: what was counted, and for other nodes the length of the progress bar."""
+def row(name: str, result: Result, evaluations: dict[str, float], trainers: set[str]) -> dict[str, object]:
+    """NFE: what was counted, and for other nodes the length of the progress bar; trainers count their steps."""
     images = result.images()
     files = [str(Path(image["subfolder"]) / image["filename"]) for image in images]
+    counts = {**result.steps, **evaluations}
+    trained = sum(counts.pop(trainer, 0) for trainer in trainers)
     return {
         "workflow": name,
         "images": len(images),
-        "NFE": int(sum({**result.steps, **evaluations}.values())) or None,
+        "NFE": int(sum(counts.values())) or None,
+        "trained": int(trained) or None,
         "seconds": round(result.seconds, 1),
         "where": os.path.commonprefix(files) + "*" if files else None,  # noqa: RUF071
     }

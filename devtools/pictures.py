@@ -6,6 +6,7 @@ Run with the set-up environment's interpreter, which has Pillow:
 
 MANIFEST is JSON, {graph: [[label, [image file, ...]], ...]} with one entry a branch of the graph. Each graph gets
 OUTPUT/<graph>_sheet.png, a row a branch; with THUMBNAILS also THUMBNAILS/<graph>.jpg, the first image of four branches.
+A graph with branches "Before: <what>" and "After: <what>" gets OUTPUT/<graph>_before_after.png, a row a pair.
 """
 
 from __future__ import annotations
@@ -14,18 +15,22 @@ import json
 import sys
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 Branches = list[tuple[str, list[str]]]
 
 BACKGROUND, INK = (24, 24, 28), (235, 235, 235)
 CELL, LABEL_WIDTH, GAP = 144, 190, 6
 TILE, CAPTION = 248, 26
+HEADING, BETWEEN = 30, 24
 
 
 def main(manifest: str, output: str, thumbnails: str = "") -> None:
     for graph, branches in json.loads(Path(manifest).read_text(encoding="utf-8")).items():
         sheet(branches).save(Path(output) / f"{graph}_sheet.png", optimize=True)
+        pairs = before_and_after(branches)
+        if pairs:
+            comparison(pairs).save(Path(output) / f"{graph}_before_after.png", optimize=True)
         if thumbnails:
             thumbnail(branches).save(Path(thumbnails) / f"{graph}.jpg", quality=88, optimize=True)
 
@@ -44,6 +49,30 @@ def sheet(branches: Branches) -> Image.Image:
     return page
 
 
+def before_and_after(branches: Branches) -> dict[str, tuple[list[str], list[str]]]:
+    """{what: (files before, files after)} of the branches that come in such pairs."""
+    files = dict(branches)
+    before = {label.removeprefix("Before: "): one for label, one in files.items() if label.startswith("Before: ")}
+    return {what: (one, files[f"After: {what}"]) for what, one in before.items()}
+
+
+def comparison(pairs: dict[str, tuple[list[str], list[str]]]) -> Image.Image:
+    """A row a pair: its label, the images before, the images after."""
+    half = max(len(before) for before, _ in pairs.values()) * (CELL + GAP)
+    starts = (LABEL_WIDTH, LABEL_WIDTH + half + BETWEEN)
+    page = Image.new("RGB", (starts[1] + half, HEADING + len(pairs) * (CELL + GAP) + GAP), BACKGROUND)
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(15)
+    for start, heading in zip(starts, ("before training", "after training, same seeds")):
+        pen.text((start, HEADING // 2), heading, INK, font, anchor="lm")
+    for row, (what, sides) in enumerate(pairs.items()):
+        top = HEADING + GAP + row * (CELL + GAP)
+        pen.text((GAP * 2, top + CELL // 2), what, INK, font, anchor="lm")
+        for start, files in zip(starts, sides):
+            for column, file in enumerate(files):
+                page.paste(scaled(file, CELL), (start + column * (CELL + GAP), top))
+    return page
+
+
 def thumbnail(branches: Branches) -> Image.Image:
     """Two by two branches, each with its first image and its label."""
     page = Image.new("RGB", (2 * (TILE + GAP) + GAP,) * 2, BACKGROUND)
@@ -57,8 +86,9 @@ def thumbnail(branches: Branches) -> Image.Image:
 
 
 def scaled(file: str, size: int) -> Image.Image:
+    """An image in a square of `size` pixels."""
     with Image.open(file) as image:
-        return image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+        return ImageOps.pad(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC, BACKGROUND)
 
 
 def wrapped(label: str) -> str:

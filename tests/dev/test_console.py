@@ -66,9 +66,9 @@ def test_evaluations_are_what_samplers_log_or_else_the_progress_bars(tmp_path):
         note_steps(result.steps, {"type": "progress", "data": {"node": node, "value": 1, "max": steps}})
     assert meter.evaluations == {"3": 38}
     result.outputs = {"9": {"images": [{"filename": f"a_{i}.png", "subfolder": "", "type": "output"} for i in (1, 2)]}}
-    assert row("name", result, meter.evaluations) == {
-        "workflow": "name", "images": 2, "NFE": 42, "seconds": 1.0, "where": "a_*"
-    }  # fmt: skip
+    expected = {"workflow": "name", "images": 2, "NFE": 42, "trained": None, "seconds": 1.0, "where": "a_*"}
+    assert row("name", result, meter.evaluations, set()) == expected
+    assert row("name", result, meter.evaluations, {"4"}) == expected | {"NFE": 38, "trained": 4}
 
 
 def test_progress_is_told_with_the_title_of_the_node():
