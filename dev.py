@@ -1,7 +1,7 @@
 """The commands of this repository; they need nothing but Python 3.10 or newer.
 
     python dev.py demo              set everything up, make the demo's images on a real ComfyUI
-    python dev.py test              run every test (--core, --host, --browser: only those)
+    python dev.py test              run every test (--core, --data, --host, --browser: only those)
     python dev.py serve             leave ComfyUI running with the pack in it
     python dev.py python ...        run the set-up environment's interpreter
     python dev.py bench NAME ...    run a benchmark, write benchmarks/results/NAME.json
@@ -33,7 +33,7 @@ from devtools.host import find_host
 from devtools.server import choose_port, running
 from devtools.testing import test
 
-ROOMS = ("core", "host", "browser")
+ROOMS = ("core", "data", "host", "browser")
 
 
 def serve(port: int | None, arguments: list[str]) -> None:

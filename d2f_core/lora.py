@@ -87,20 +87,26 @@ def select_layers(network: nn.Module, settings: AdapterSettings) -> dict[str, La
     """Path -> layer, of the layers that the settings' targets name.
 
     Raises:
-        ValueError: a pattern that names no layer.
+        ValueError: a pattern of the user's, or a whole preset, that names no layer.
     """
     layers = adaptable_layers(network)
     chosen: set[str] = set()
     for pattern in settings.patterns():
         named = {path for path, layer in layers.items() if _matches(pattern, path, layer)}
-        if not named:
-            examples = ", ".join(list(layers)[:3])
-            raise ValueError(
-                f"the adapter target {pattern!r} names no layer; presets are {', '.join(map(repr, TARGETS))}, and "
-                f"patterns match module paths such as {examples}"
-            )
+        if not named and settings.targets not in TARGETS:
+            raise _names_nothing(pattern, layers)
         chosen |= named
+    if not chosen:
+        raise _names_nothing(settings.targets, layers)
     return {path: layer for path, layer in layers.items() if path in chosen}
+
+
+def _names_nothing(target: str, layers: Mapping[str, Layer]) -> ValueError:
+    examples = ", ".join(list(layers)[:3])
+    return ValueError(
+        f"the adapter target {target!r} names no layer; presets are {', '.join(map(repr, TARGETS))}, and patterns match "
+        f"module paths such as {examples}"
+    )
 
 
 def _matches(pattern: str, path: str, layer: Layer) -> bool:

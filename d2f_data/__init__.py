@@ -10,6 +10,16 @@ file                    what it does
 ``lora_file``           a LoRA in the layout of kohya's sd-scripts
 ``lora_metadata``       the facts of its training, and the other metadata of its file
 ``checkpoint``          the complete state of a training run, bit for bit
+``run_folder``          where a training run lives, and whether it goes on
+``pictures``            plot of the losses, pictures side by side
+``folder``              the images, captions and masks in a folder, and what is odd about them
+``images``              a picture as pixels, whatever its format
+``buckets``             sizes of about one area, and the one nearest to an image
+``augment``             flips, crops and colours, from seeds
+``samples``             what one item of a training set is made of
+``training_set``        all items, encoded in batches of one size
+``latent_cache``        what was encoded, under a hash
+``set_report``          the text and the contact sheet about a training set
 ======================  ===================================================================================
 
 Imports of large optional packages (kornia, Pillow) happen inside functions: the pack has to load fast.

@@ -27,6 +27,9 @@ TOOLS = [
     "playwright==1.65.2",
     "diffusers==0.42.1",
     "torchdiffeq==0.2.5",
+    "peft==0.21.2",
+    "prodigyopt==1.1.2",
+    "schedulefree==1.4.1",
     "matplotlib>=3.9,<4",
 ]
 CORE = [TORCH[0], "numpy", TOOLS[0]]

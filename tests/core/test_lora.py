@@ -157,3 +157,10 @@ def test_half_precision_layers_keep_their_dtype(network, generator, x):
 def test_bad_settings_are_named(network, generator, settings, words):
     with pytest.raises(ValueError, match=words):
         make_adapters(network, AdapterSettings(**settings), generator)
+
+
+def test_a_preset_takes_what_is_there():
+    linear = nn.Sequential(nn.Linear(3, 3))
+    assert list(select_layers(linear, AdapterSettings("all"))) == ["0"]
+    with pytest.raises(ValueError, match="'attention' names no layer"):
+        select_layers(linear, AdapterSettings("attention"))

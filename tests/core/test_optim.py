@@ -75,3 +75,17 @@ def test_all_names_are_known():
 
 def test_a_rate_that_never_changes_needs_no_schedule(parameters):
     assert make_schedule("constant", make_optimizer("adamw", parameters, 1.0), 0, 10) is None
+
+
+@pytest.mark.parametrize("name", ["prodigy", "schedule_free"])
+def test_the_authors_own_optimizers_learn(parameters, name):
+    pytest.importorskip({"prodigy": "prodigyopt", "schedule_free": "schedulefree"}[name])
+    optimizer = make_optimizer(name, parameters, 1.0 if name == "prodigy" else 0.05)
+    for _ in range(300):
+        if name == "schedule_free":
+            optimizer.train()
+        optimizer.zero_grad()
+        loss = parameters[0].square().sum()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 2.9

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from d2f_core import NonFiniteLossError, Trainer, TrainSettings
 from d2f_core.batches import Batch, batch_items, mix
 from d2f_core.lora import AdapterSettings, make_adapters
 from d2f_core.loss import Objective, TimeDensity
-from d2f_core import NonFiniteLossError, Trainer, TrainSettings
 
 
 class TinyNetwork(nn.Module):
