@@ -85,9 +85,9 @@ def _opened(path: Path) -> Iterator[Any]:
     """The image at ``path``; whatever goes wrong inside becomes an OddImageError."""
     from PIL import Image, UnidentifiedImageError
 
-    if path.stat().st_size == 0:
-        raise OddImageError("the file is empty")
     try:
+        if path.stat().st_size == 0:
+            raise OddImageError("the file is empty")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # our own limit is checked below
             with Image.open(path) as image:
@@ -97,6 +97,8 @@ def _opened(path: Path) -> Iterator[Any]:
         raise
     except UnidentifiedImageError:
         raise OddImageError("not an image, or of a format that cannot be read; save it as PNG or JPEG") from None
+    except (FileNotFoundError, PermissionError) as error:
+        raise OddImageError(f"cannot be opened ({error.strerror}); check the link or the rights of the file") from None
     except Image.DecompressionBombError:
         raise OddImageError(f"larger than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller") from None
     except (OSError, SyntaxError, ValueError, EOFError, OverflowError, KeyError, IndexError, TypeError) as error:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .augment import apply, apply_to_mask
 from .buckets import Bucket, Placement
-from .images import read_image, read_mask
+from .images import OddImageError, read_image, read_mask
 from .latent_cache import SPACE, Cache, key_of, pack_conditioning, unpack_conditioning
 from .samples import Sample
 
@@ -25,9 +25,12 @@ BATCH_PIXELS = 4 * 512 * 512
 
 
 def read_pixels(sample: Sample) -> Tensor:
-    """The image of a sample as it is encoded, (3, height, width) in [0, 1]."""
+    """The image of a sample as it is encoded, (3, height, width) in [0, 1]. Raises ValueError that names the file."""
     placement = sample.placement
-    image = read_image(sample.item.path)
+    try:
+        image = read_image(sample.item.path)
+    except OddImageError as error:
+        raise ValueError(f"{sample.item.name} was changed while it was used: {error}") from None
     return apply(_resized(image, placement, "LANCZOS"), sample.drawn, placement, sample.bucket)
 
 

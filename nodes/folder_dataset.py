@@ -83,6 +83,7 @@ class D2FFolderDataset(io.ComfyNode):
         bucket_step: int,
         folder_repeats: bool,
     ) -> io.NodeOutput:
+        encoding.check_models(clip, vae)
         place = _existing(folder)
         settings = SetSettings(
             resolution=resolution,

@@ -30,6 +30,16 @@ def cache_folder() -> Path:
     return Path(folder_paths.get_output_directory()) / "diff2flow" / "cache"
 
 
+def check_models(clip: Any, vae: Any) -> None:
+    """Refuse what a loader returns for a checkpoint without text encoder or VAE."""
+    for name, model in (("clip", clip), ("vae", vae)):
+        if model is None:
+            raise ValueError(
+                f"input '{name}' is empty: the checkpoint before it holds none; connect a loader for the "
+                f"{name.upper()} that belongs to the model"
+            )
+
+
 def latent_factor(vae: Any) -> int:
     """Pixels a latent, along a side."""
     return int(vae.spacial_compression_encode())

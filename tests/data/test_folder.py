@@ -176,6 +176,14 @@ def test_an_image_over_the_limit_that_pillow_only_warns_of(folder, monkeypatch):
         read_size(picture(folder / "a.png"))
 
 
+def test_links_that_lead_nowhere(folder):
+    (folder / "a.png").symlink_to(folder / "gone.png")
+    (folder / "a.txt").write_text("a")
+    assert set(found(folder)[0]) == {"a.png"}
+    with pytest.raises(OddImageError, match=r"cannot be opened.*check the link"):
+        read_size(folder / "a.png")
+
+
 def test_tiny_images(folder):
     with pytest.raises(OddImageError, match="4 x 24 is too small"):
         read_size(picture(folder / "a.png", (4, 24)))

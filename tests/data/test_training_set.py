@@ -187,6 +187,13 @@ def test_damaged_images_are_odd_before_anything_is_encoded(folder, cache):
     assert len(plan.samples) == 3
 
 
+def test_an_image_that_is_damaged_after_the_survey_is_named(folder, cache):
+    plan = plan_of(folder, cache)
+    (folder / "a.png").write_bytes(b"hello")
+    with pytest.raises(ValueError, match=r"a\.png was changed while it was used: not an image"):
+        list(encode(plan.missing, cache, Encoder()))
+
+
 def test_what_is_cached_is_not_decoded_again(folder, cache, monkeypatch):
     run(folder, cache)
     monkeypatch.setattr(samples_module, "read_image", lambda path: pytest.fail("decoded again"))

@@ -360,6 +360,12 @@ def test_sizes_must_suit_the_vae(run):
         run(resolution=100)
 
 
+@pytest.mark.parametrize("name", ["clip", "vae"])
+def test_a_checkpoint_without_clip_or_vae(run, name):
+    with pytest.raises(ValueError, match=f"input '{name}' is empty.*loader for the {name.upper()}"):
+        run(**{name: None})
+
+
 def test_a_vae_of_videos_is_refused(run, vae, monkeypatch):
     monkeypatch.setattr(vae, "encode", lambda pixels: torch.zeros(1, 16, len(pixels), 12, 12))
     with pytest.raises(ValueError, match="VAE of an image model"):
