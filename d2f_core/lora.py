@@ -104,7 +104,7 @@ def select_layers(network: nn.Module, settings: AdapterSettings) -> dict[str, La
 def _names_nothing(target: str, layers: Mapping[str, Layer]) -> ValueError:
     examples = ", ".join(list(layers)[:3])
     return ValueError(
-        f"the adapter target {target!r} names no layer; presets are {', '.join(map(repr, TARGETS))}, and patterns match "
+        f"the adapter target {target!r} names no layer; presets are {', '.join(map(repr, TARGETS))}; patterns match "
         f"module paths such as {examples}"
     )
 
