@@ -39,9 +39,9 @@ def definitions(server: Client) -> dict[str, Any]:
 
 def test_every_model_has_every_task():
     names = {path.stem for path in FILES}
-    assert names == {f"{model}_{task}" for model in ("demo", "sd15", "sd21_v", "sdxl") for task in TASKS} | {
-        "demo_solvers"
-    }
+    tasks = {f"{model}_{task}" for model in ("demo", "sd15", "sd21_v", "sdxl") for task in TASKS}
+    training = {"demo_train_lora", "sd15_train_lora_folder", "sdxl_train_lora_folder"}
+    assert names == {*tasks, "demo_solvers", *training}
 
 
 @every_workflow
@@ -189,7 +189,7 @@ def greatest_difference(a: Image.Image, b: Image.Image) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", DEMOS, ids=lambda path: path.stem)
 def test_a_demo_makes_its_images(path: Path, ran: Any):
-    images = ran(path)
+    images = {prefix: batch for prefix, batch in ran(path).items() if not prefix.endswith("_loss")}
     assert len(images) >= 4
     for batch in images.values():
         assert len(batch) == 4
@@ -222,6 +222,61 @@ def test_with_the_grid_of_a_stock_scheduler_the_one_node_agrees_too(server: Clie
     images = saved_images(server, prompt)
     pairs = zip(images["diff2flow/demo_img2img_1_stock"], images["diff2flow/demo_img2img_3_ksampler"])
     assert all(greatest_difference(stock, ours) <= 1 for stock, ours in pairs)
+
+
+# --- Training -------------------------------------------------------------------------------------
+
+
+def read_colours(images: list[Image.Image]) -> list[str]:
+    """The colours that the demo's reader sees."""
+    from diff2flow_kit.demo.reader import read_attributes
+
+    pixels = torch.stack([torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8) for image in images])
+    found = read_attributes(pixels.view(len(images), *images[0].size[::-1], 3).float() / 255)
+    return [words["color"] for words in found]
+
+
+@pytest.mark.slow
+def test_the_demo_learns_a_colour_and_forgets_none(server: Client, ran: Any):
+    images = ran(FOLDER / "demo_train_lora.json")
+    colours = {prefix.removeprefix("diff2flow/demo_train_"): read_colours(batch) for prefix, batch in images.items()}
+    before, after = (colours[f"1_sphere_{when}"] + colours[f"2_cube_{when}"] for when in ("1_before", "2_after"))
+    assert before.count("cyan") <= 1
+    assert after.count("cyan") >= 7
+    assert colours["3_known_1_before"].count("red") == colours["3_known_2_after"].count("red") == 4
+    (plot,) = images["diff2flow/demo_train_loss"]
+    assert plot.width > plot.height > 300
+    assert list((server.base / "output" / "loras" / "diff2flow").glob("demo_200_steps_*.safetensors"))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of six pictures in two sizes, with captions."""
+    for i in range(6):
+        Image.new("RGB", (96, 96) if i % 2 else (128, 96), (40 * i, 200, 90)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text("a green cube", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["sd15", "sdxl"])
+def test_a_folder_is_trained_on(model: str, server: Client, definitions: dict[str, Any], pictures: Path):
+    """The graph for a large checkpoint, run with the demo model in its place, for a few steps."""
+    prompt = to_prompt(read(FOLDER / f"{model}_train_lora_folder.json"), definitions)
+    small = {
+        "D2FFolderDataset": {"folder": str(pictures), "resolution": 96, "bucket_step": 32},
+        "D2FTrainLora": {"run_name": f"folder_{model}", "steps": 4, "warmup_steps": 0, "preview_every": 2},
+        "EmptyLatentImage": {"width": 96, "height": 96},
+        "KSampler": {"steps": 4},
+    }
+    for node in prompt.values():
+        node["inputs"].update(small.get(node["class_type"], {}))
+        if node["class_type"] == "CheckpointLoaderSimple":
+            node.update(class_type="D2FDemoCheckpoint", inputs={})
+    images = saved_images(server, prompt)
+    assert sorted(images) == [f"diff2flow/{model}_train_{name}" for name in ("1_before", "2_after", "loss")]
+    saved = (server.base / "output" / "loras" / "diff2flow").glob(f"folder_{model}_step*.safetensors")
+    assert [path.name for path in saved]
 
 
 # --- Identity (b) of the design, over the API -----------------------------------------------------
