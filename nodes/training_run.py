@@ -139,9 +139,9 @@ class TrainingRun:
         state = {"trainer": self.trainer.state_dict(), "losses": self.losses, "validation": self.checks}
         record = {"step": step, "loss": self.losses[-1] if self.losses else None, "time": time.time()}
         self.folder.save(state, record)
-        self.saved = step
         stem = f"diff2flow/{self.folder.name}_step{step:06}"
         save_lora(free_path(host.lora_folder(), stem, ".safetensors"), self.lora(), title=self.folder.name)
+        self.saved = step
 
     def _rescue(self) -> None:
         """Save what was learned since the last save; a second error must not hide the first."""
