@@ -37,6 +37,8 @@ class LatentItems:
         self, network: TrainingNetwork, latents: Sequence[Mapping[str, Any]], positive: Any, negative: Any, what: str
     ) -> None:
         self.network = network
+        if not latents:
+            raise ValueError(f"'{what}' is an empty list; give at least one latent")
         self.samples = [_checked(latent["samples"], network, what) for latent in latents]
         self.masks = [_mask(latent.get("noise_mask"), samples) for latent, samples in zip(latents, self.samples)]
         sizes = [len(samples) for samples in self.samples]
@@ -45,7 +47,7 @@ class LatentItems:
         self._place = [(group, row) for group, size in enumerate(sizes) for row in range(size)]
         self._encoded: dict[tuple[int, tuple[int, ...]], Condition] = {}
         self._entries = _entries_for(_entries(positive), sizes, what)
-        self._null = _entries(negative)[0] if negative else None
+        self._null = _null(_entries(negative)) if negative else None
 
     def __len__(self) -> int:
         return len(self._place)
@@ -122,12 +124,15 @@ def _checked(samples: Tensor, network: TrainingNetwork, what: str) -> Tensor:
 
 
 def _mask(mask: Tensor | None, samples: Tensor) -> Tensor | None:
-    """A LATENT's noise_mask, (B or 1, [1,] H, W) in pixels, as weights (B, 1, h, w) of the latent's places."""
+    """A LATENT's noise_mask, (any, [1,] H, W) in pixels, as weights (B, 1, h, w) of the latent's places.
+
+    Fewer masks than items are repeated, and more are cut off, as the host's samplers do.
+    """
     if mask is None:
         return None
     mask = for_autograd(mask).float().reshape(-1, 1, *mask.shape[-2:])
     small = torch.nn.functional.interpolate(mask, samples.shape[-2:], mode="area")
-    return small.expand(len(samples), -1, -1, -1) if len(small) == 1 else small
+    return small[torch.arange(len(samples)) % len(small)]
 
 
 def _entries(conditionings: Any) -> list[Entry]:
@@ -160,6 +165,12 @@ def _entries_for(entries: list[Entry], sizes: Sequence[int], what: str) -> list[
         f"'{what}' has {sum(sizes)} items in {len(sizes)} latents but {len(entries)} conditionings; give one for all, "
         "one an item or one a latent"
     )
+
+
+def _null(entries: list[Entry]) -> Entry:
+    if not entries:
+        raise ValueError("'negative' is an empty conditioning; connect the conditioning of an empty prompt, or nothing")
+    return entries[0]
 
 
 def _add(digest: Any, tensor: Tensor) -> None:
