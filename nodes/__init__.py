@@ -2,7 +2,7 @@
 
 Node files: ``convert``, ``sampler``, ``scheduler``, ``ksampler``, ``folder_dataset``, ``train_lora``, ``save_lora``,
 ``load_lora``, ``demo_checkpoint``, ``demo_scenes``. They do not import each other. What they share: ``inputs``
-(widgets), ``levels`` (SIGMAS), ``ode`` (the sampling loop), ``flow_sampling`` (the object behind a converted MODEL),
+and ``dataset_inputs`` (widgets), ``levels`` (SIGMAS), ``ode`` (the sampling loop), ``flow_sampling`` (the object behind a converted MODEL),
 ``training_inputs``, ``training_plan``, ``training_data``, ``training_preview`` and ``training_run`` (what is behind the
 trainer) and ``host``, the only room that touches ComfyUI's internals.
 """

@@ -19,7 +19,14 @@ NODE_FILES = [
     "demo_checkpoint",
     "demo_scenes",
 ]
-TRAINING_PARTS = {"training_inputs", "training_plan", "training_data", "training_preview", "training_run"}
+TRAINING_PARTS = {
+    "dataset_inputs",
+    "training_inputs",
+    "training_plan",
+    "training_data",
+    "training_preview",
+    "training_run",
+}
 MAY_TOUCH_THE_HOST = {path.relative_to(ROOT).as_posix() for path in (ROOT / "nodes" / "host").glob("*.py")} | {
     "demo/networks.py"
 }

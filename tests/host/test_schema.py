@@ -17,8 +17,6 @@ NODES = [
     "D2FDemoCheckpoint",
     "D2FDemoScenes",
 ]
-# Names that say what they are without the word flow.
-PLAIN_NAMES = {"Training Set from Folder"}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +50,7 @@ def test_the_nodes_are_there(classes):
 def test_ids_and_names(schema):
     assert schema.node_id.startswith("D2F")
     assert schema.display_name and schema.display_name != schema.node_id
-    assert "Flow" in schema.display_name or schema.display_name in PLAIN_NAMES
+    assert "Flow" in schema.display_name
     assert schema.category == "Diff2Flow"
     assert len(schema.description) > 40
     assert len(schema.search_aliases) >= 3
