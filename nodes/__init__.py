@@ -1,10 +1,10 @@
 """The pack's nodes for ComfyUI, one topic a file.
 
 Node files: ``convert``, ``sampler``, ``scheduler``, ``ksampler``, ``folder_dataset``, ``train_lora``, ``save_lora``,
-``load_lora``, ``demo_checkpoint``, ``demo_scenes``. They do not import each other. What they share: ``inputs``
-and ``dataset_inputs`` (widgets), ``levels`` (SIGMAS), ``ode`` (the sampling loop), ``flow_sampling`` (the object behind a converted MODEL),
-``training_inputs``, ``training_plan``, ``training_data``, ``training_preview`` and ``training_run`` (what is behind the
-trainer) and ``host``, the only room that touches ComfyUI's internals.
+``load_lora``, ``demo_checkpoint``, ``demo_scenes``. They do not import each other. What they share: ``inputs`` and
+``dataset_inputs`` (widgets), ``levels`` (SIGMAS), ``ode`` (the sampling loop), ``flow_sampling`` (the object behind a
+converted MODEL), ``training_inputs``, ``training_plan``, ``training_data``, ``training_preview`` and ``training_run``
+(what is behind the trainer) and ``host``, the only room that touches ComfyUI's internals.
 """
 
 from comfy_api.latest import ComfyExtension, io
