@@ -34,9 +34,9 @@ def output(comfy: ModuleType, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def saved(output: Path) -> Callable[[], list[Path]]:
-    """`saved()` -> the LoRA files written so far, by name."""
-    return lambda: sorted((output / "loras" / "diff2flow").glob("*.safetensors"))
+def saved(output: Path) -> Callable[..., list[Path]]:
+    """`saved()` -> the LoRA files written so far, by name; `saved("a*")` -> some of them."""
+    return lambda pattern="*": sorted((output / "loras" / "diff2flow").glob(f"{pattern}.safetensors"))
 
 
 @pytest.fixture(scope="session")
@@ -72,8 +72,9 @@ def train(node: Callable[..., Any], output: Path, latents: torch.Tensor, conditi
         """What the host hands to a node that takes lists: LATENTs of bare tensors, a CONDITIONING as a list of one."""
         if isinstance(value, torch.Tensor):
             return [{"samples": value}]
-        is_conditioning = isinstance(value, list) and value and isinstance(value[0][0], torch.Tensor)
-        return value if isinstance(value, list) and not is_conditioning else [value]
+        entry = value[0] if isinstance(value, list) and value else None
+        is_conditioning = isinstance(entry, list) and entry and isinstance(entry[0], torch.Tensor)
+        return [value] if is_conditioning or not isinstance(value, list) else value
 
     return run
 

@@ -1,0 +1,48 @@
+"""A small network of SDXL's kind: pooled text and sizes as its vector condition, and the original layer names."""
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def sdxl(comfy):
+    """A MODEL of the class SDXL with a small UNet."""
+    import comfy.model_base
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    config = comfy.supported_models.SDXL(
+        {
+            "image_size": 8, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
+            "channel_mult": [1, 2], "transformer_depth": [0, 1], "transformer_depth_middle": 1,
+            "transformer_depth_output": [0, 0, 1, 1], "context_dim": 16, "use_linear_in_transformer": True,
+            "num_heads": 2, "num_head_channels": -1, "adm_in_channels": 2816, "num_classes": "sequential",
+            "use_spatial_transformer": True, "legacy": False,
+        }
+    )  # fmt: skip
+    config.set_inference_dtype(torch.float32, None)
+    model = comfy.model_base.SDXL(config, model_type=comfy.model_base.ModelType.EPS)
+    generator = torch.Generator().manual_seed(2)
+    for parameter in model.diffusion_model.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+def caption(pooled, **sizes):
+    return [[torch.ones(1, 7, 16), {"pooled_output": torch.full((1, 1280), pooled), **sizes}]]
+
+
+def test_it_trains_and_the_vector_condition_counts(sdxl, train, fingerprint):
+    mark = fingerprint(sdxl)
+    captions = {"one": caption(0.5), "two": caption(1.5), "small": caption(0.5, width=512, height=256)}
+    results = {name: train(sdxl, positive=given, run_name=name) for name, given in captions.items()}
+    assert len({result[1]["loss"][0] for result in results.values()}) == 3
+    names = {key.split(".")[0] for key in results["one"][0]}
+    assert "lora_unet_middle_block_1_transformer_blocks_0_attn1_to_q" in names
+    assert results["one"][0].facts.base_model == "SDXL" and fingerprint(sdxl) == mark
+
+
+def test_previews_with_guidance_and_dropped_captions(sdxl, train, output):
+    train(sdxl, positive=caption(0.5), negative=caption(0.0), caption_dropout=0.5, preview_every=2, preview_cfg=2.0)
+    assert [path.name for path in output.rglob("*.jpg")] == ["preview_000002.jpg"]
