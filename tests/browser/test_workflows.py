@@ -29,6 +29,20 @@ RED_LINKS = """() => [...app.graph.links.values()].filter((link) => {
 PROMPT = "async () => JSON.stringify((await app.graphToPrompt()).output)"
 SAVED_IMAGES = """() => app.graph.nodes.filter((n) => n.type === 'SaveImage').map(
   (n) => (n.imgs ?? []).filter((image) => image.complete && image.naturalWidth > 0).length)"""
+TRAINER = "app.graph.nodes.find((n) => n.type === 'D2FTrainLora')"
+SET_WIDGETS = """([type, values]) => {
+  for (const node of app.graph.nodes.filter((n) => n.type === type)) {
+    for (const widget of node.widgets) widget.value = values[widget.name] ?? widget.value;
+  }
+}"""
+LOOK_AT_TRAINER = f"""() => {{
+  const node = {TRAINER}, view = app.canvas.ds;
+  view.scale = 0.6;
+  view.offset = [400 - node.pos[0], 100 - node.pos[1]];
+  app.canvas.setDirty(true, true);
+}}"""
+TRAINER_TEXT = f"() => {TRAINER}.widgets.find((w) => w.name === '$$node-text-preview')?.value ?? ''"
+TRAINER_PICTURES = f"() => ({TRAINER}.imgs ?? []).filter((image) => image.naturalWidth > 300).length"
 WIDGET_PLACE = """(name) => {
   const node = app.graph.nodes[0], widget = node.widgets.find((w) => w.name === name);
   const [x, y] = app.canvas.ds.convertOffsetToCanvas([node.pos[0] + node.size[0] / 2, node.pos[1] + widget.y + 10]);
@@ -148,6 +162,40 @@ def test_run_makes_the_images(page: Any, picture: Any):
     page.wait_for_function(f"() => ({SAVED_IMAGES})().every((count) => count === 4)", timeout=120_000)
     picture(page)
     assert page.evaluate(SAVED_IMAGES) == [4, 4, 4, 4]
+    assert page.errors == []
+
+
+@pytest.mark.slow
+def test_training_shows_how_it_goes_and_goes_on_after_a_cancel(page: Any, server: Client, picture: Any):
+    open_graph(page, FOLDER / "demo_train_lora.json")
+    few = {"run_name": "browser", "resume": "auto", "steps": 900, "batch_size": 1, "preview_every": 3}
+    page.evaluate(SET_WIDGETS, ["D2FTrainLora", few])
+    page.evaluate(SET_WIDGETS, ["KSampler", {"steps": 2}])
+    page.evaluate(LOOK_AT_TRAINER)
+    run_button = page.get_by_role("button", name="Run", exact=True).first
+    run_button.click()
+    page.wait_for_function(f"() => ({TRAINER_PICTURES})() === 1 && {TRAINER}.progress > 0", timeout=60_000)
+    before = page.evaluate(TRAINER_TEXT)
+    assert re.match(r"step \d+ of 900: loss .* steps/s, .* left", before)
+    page.wait_for_function(f"(text) => ({TRAINER_TEXT})() !== text", arg=before)
+    picture(page)
+
+    page.get_by_role("button", name="Cancel current run").click()
+    page.wait_for_function(f"() => !({TRAINER}.progress > 0)")
+    while server.get("/queue")["queue_running"]:
+        page.wait_for_timeout(100)
+    runs = server.base / "output" / "diff2flow" / "runs"
+    (state,) = (runs / "browser").rglob("*.safetensors")
+    (cancelled,) = (server.base / "output" / "loras" / "diff2flow").glob("browser_step*.safetensors")
+    done = int(re.findall(r"step0*(\d+)", cancelled.name)[0])
+    assert 3 <= done < 900 and state.stat().st_size > 0
+
+    page.evaluate(SET_WIDGETS, ["D2FTrainLora", {"steps": done + 2}])
+    run(page, "Comfy.Canvas.FitView")  # pictures are loaded where they are in view
+    run_button.click()
+    page.wait_for_function(f"() => ({SAVED_IMAGES})().every((count) => count > 0)", timeout=60_000)
+    assert page.evaluate(TRAINER_TEXT).startswith(f"step {done + 2} of {done + 2}")
+    assert [path.name for path in runs.glob("browser*")] == ["browser"]
     assert page.errors == []
 
 
