@@ -138,7 +138,9 @@ def _fetched(model: Any) -> dict[str, Tensor]:
     found = {}
     for path, weight in model.model.diffusion_model.named_parameters():
         key = f"diffusion_model.{path}"
-        there = weight.to(model.load_device, copy=True)
+        # Small layers are patched when any clone is loaded; what they were lies here.
+        plain = model.backup[key].weight if key in model.backup else weight
+        there = plain.to(model.load_device, copy=True)
         found[path] = comfy.lora.calculate_weight(model.patches[key], there, key) if key in model.patches else there
     return found
 
