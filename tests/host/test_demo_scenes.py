@@ -1,0 +1,61 @@
+"""Demo Scenes: what is in the pictures, and captions in their order."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def render(node):
+    def run(scenes, count=24, seed=0):
+        output = node("demo_scenes", "D2FDemoScenes").execute(scenes, count, seed)
+        images, captions = output.result
+        return images, captions
+
+    return run
+
+
+def read(images):
+    from diff2flow_kit.demo.reader import read_attributes
+
+    return read_attributes(images)
+
+
+@pytest.mark.parametrize(
+    ("scenes", "words"),
+    [
+        ("cyan", {"color": "cyan", "texture": "plain"}),
+        ("striped", {"texture": "striped"}),
+        ("cyan and striped", {"color": "cyan", "texture": "striped"}),
+    ],
+)
+def test_all_scenes_show_the_new_words_and_differ_in_the_rest(scenes, words, render):
+    images, captions = render(scenes)
+    found = read(images)
+    assert all(one[name] == word for one in found for name, word in words.items())
+    assert len({one["shape"] for one in found}) == 5
+    named = [name for name in words.values() if name != "plain"]
+    assert sum(all(word in caption for word in named) for caption in captions) > 0.8 * len(captions)
+
+
+def test_known_words_hold_nothing_new(render):
+    images, captions = render("known words")
+    assert not any("cyan" in caption or "striped" in caption for caption in captions)
+    assert len({one["color"] for one in read(images)}) > 3
+
+
+def test_images_and_captions_belong_together(render):
+    images, captions = render("known words", 48)
+    named = [(one["shape"], caption) for one, caption in zip(read(images), captions) if one["shape"] == "cone"]
+    assert named and sum("cone" in caption for _, caption in named) > 0.8 * len(named)
+
+
+def test_a_seed_fixes_the_scenes(render):
+    first, again, other = render("cyan", 4, 1), render("cyan", 4, 1), render("cyan", 4, 2)
+    assert first[0].shape == (4, 96, 96, 3) and first[0].min() >= 0 and first[0].max() <= 1
+    assert torch.equal(first[0], again[0]) and first[1] == again[1]
+    assert not torch.equal(first[0], other[0])
+
+
+def test_captions_are_a_list_for_the_encoder(node):
+    schema = node("demo_scenes", "D2FDemoScenes").define_schema()
+    assert [output.is_output_list for output in schema.outputs] == [False, True]
