@@ -1,0 +1,304 @@
+"""Which objective teaches a LoRA soonest: the demo model learns a colour that it has never seen.
+
+    diff2flow        Diff2Flow LoRA Trainer at its defaults; sampled as a flow matching model, Euler
+    diffusion        the same node with the network's own loss, timesteps uniform; sampled in the same way
+    diffusion_ddim   that LoRA on the diffusion model as it is, stock ddim sampler, ddim_uniform scheduler
+    naive_fm         the same node, the raw output taken for a velocity; Euler
+    stock            ComfyUI's own TrainLoraNode; sampled as diffusion_ddim
+    none             no LoRA; sampled as diff2flow
+
+All train on the same latents and captions, with the same seeds, rank, learning rate, items a step and steps; ours share
+start weights, order of data and noise, too. Budgets are steps of one run. A sample asks for every image with a prompt
+of its own at a guidance of 3; `accuracy`, `new`, `kept` and `frechet` are those of `demo/adaptation.py`. NFE counts
+calls of the network, one for a CFG pair. The last rows time a step of the objectives, which take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy_extras.nodes_train import TrainLoraNode
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from devtools.console import say
+from diff2flow_kit.demo import adaptation, evaluate, networks
+from diff2flow_kit.nodes import host
+from diff2flow_kit.nodes.levels import flow_levels
+from diff2flow_kit.nodes.load_lora import D2FLoadLora
+from diff2flow_kit.nodes.train_lora import D2FTrainLora
+
+RESULTS = Path(__file__).resolve().parent / "results"
+RUNS = ("none", "diff2flow", "diffusion", "naive_fm", "stock")
+OBJECTIVES = RUNS[1:4]
+METHODS = ("none", "diff2flow", "diffusion", "diffusion_ddim", "naive_fm", "stock")
+DENSITY = {"diffusion": "timestep"}
+"""Objective -> its density of flow times; the others have the node's default."""
+CFG = 3.0
+UNIFORM = {"grid": "uniform"}
+Rows = list[dict[str, Any]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="a few steps and images, to see that everything runs")
+    parser.add_argument("--task", choices=list(adaptation.TASKS), default="color")
+    parser.add_argument("--budgets", nargs="+", type=int, default=[25, 50, 100, 200])
+    parser.add_argument("--nfe", nargs="+", type=int, default=[4, 10, 25])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--scenes", type=int, default=96, help="in the training set, all with the new word")
+    parser.add_argument("--images", type=int, nargs=2, default=[72, 24], help="with the new word, without it")
+    parser.add_argument("--rounds", type=int, default=12, help="of timing")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; 1 measures steadily on a busy machine")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "d2f_bench_objectives",
+                        help="finished runs are kept here, and taken from here")  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> Rows:
+    if options.quick:
+        vars(options).update(budgets=[1, 2], nfe=[2], seeds=[0], scenes=8, images=[4, 2], rounds=1, batch=2)
+    torch.set_num_threads(options.threads)
+    comfy.utils.PROGRESS_BAR_ENABLED = False
+    with torch.inference_mode():
+        bench = Bench(options)
+        rows = [row for seed in options.seeds for name in options.runs for row in bench.kept_rows(name, seed)]
+        rows += bench.seconds_of_a_step()
+    if not options.quick:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "objectives.md").write_text(markdown(rows), encoding="utf-8")
+    return rows
+
+
+@dataclass(frozen=True)
+class View:
+    """A way to sample a LoRA: MODEL, the host's sampler, and levels for a number of steps."""
+
+    model: Any
+    sampler: str
+    levels: Any
+
+
+class Bench:
+    """Model, data and exam; runs methods and gives their rows."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.start = options, time.monotonic()
+        self.model, clip, self.vae = networks.load_demo_checkpoint()
+        self.data = adaptation.training_set(clip, self.vae, options.task, options.scenes)
+        new, known = options.images
+        self.exam = adaptation.Exam(options.task, new, known, references=32 if options.quick else 1024)
+        self.positive, self.negative = (evaluate.encode_prompts(clip, texts) for texts in (self.exam.prompts, [""]))
+
+    def kept_rows(self, name: str, seed: int) -> Rows:
+        """Rows of a run, of the work folder if it was finished before."""
+        wanted = {k: v for k, v in vars(self.options).items() if k not in ("seeds", "runs", "rounds", "work")}
+        digest = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]
+        file = self.options.work / f"{name}-{seed}-{digest}.json"
+        if not file.exists():
+            rows = list(self.rows(name, seed))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial_file = file.with_suffix(".partial")
+            partial_file.write_text(json.dumps(rows), encoding="utf-8")
+            partial_file.replace(file)
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        say(f"{time.monotonic() - self.start:6.0f} s  {name}, seed {seed}: {len(rows)} rows")
+        return rows
+
+    def rows(self, name: str, seed: int) -> Iterator[dict[str, Any]]:
+        """A row for each budget, way of sampling, and NFE."""
+        for budget, lora in self.train(name, seed):
+            for method, view in self.views(name, lora).items():
+                for nfe in self.options.nfe:
+                    grades = self.exam.grade(self.images(view, nfe, seed))
+                    yield {"method": method, "budget": budget, "nfe": nfe, "seed": seed, **rounded(grades)}
+            say(f"{time.monotonic() - self.start:6.0f} s  {name}, seed {seed}, {budget} steps")
+
+    def train(self, name: str, seed: int) -> Iterator[tuple[int, Any]]:
+        """(budget, LORA_MODEL) of a run, budgets ascending."""
+        if name == "none":
+            yield 0, None
+        elif name == "stock":
+            yield from self.train_stock(seed)
+        else:
+            for budget in sorted(self.options.budgets):  # each goes on where the one before stopped
+                yield budget, self.train_ours(name, seed, budget, run_name=f"bench_{name}_{seed}", resume="auto")
+
+    def train_ours(self, objective: str, seed: int, steps: int, **widgets: Any) -> Any:
+        """What Diff2Flow LoRA Trainer gives after ``steps``."""
+        density = {"density": DENSITY[objective]} if objective in DENSITY else {}
+        quiet = {"save_every": 0, "preview_every": 0}
+        return self.call(
+            D2FTrainLora, objective=objective, seed=seed, steps=steps, batch_size=self.options.batch,
+            **density, **quiet, **widgets,
+        )  # fmt: skip
+
+    def train_stock(self, seed: int) -> Iterator[tuple[int, Any]]:
+        """Snapshots of one run of TrainLoraNode: float32, no checkpointing, one item a forward pass.
+
+        With more it gives every item of the batch each caption of the batch and takes the mean of the answers.
+        """
+        taken: list[list[Tensor]] = []
+
+        def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+            taken.append([p.detach().clone() for p in optimizer.param_groups[0]["params"]])
+
+        budgets = sorted(self.options.budgets)
+        with Steps(budgets, look):
+            lora = self.call(
+                TrainLoraNode, seed=seed, steps=budgets[-1], batch_size=1, training_dtype="fp32", lora_dtype="fp32",
+                grad_accumulation_steps=self.options.batch, gradient_checkpointing=False,
+            )  # fmt: skip
+        for budget, tensors in zip(budgets, taken, strict=True):
+            yield budget, dict(zip(lora, tensors, strict=True))
+
+    def call(self, node: Any, **inputs: Any) -> Any:
+        """First output of a trainer node, called as the host calls it: inputs as lists, the rest at their defaults."""
+        given = {each.id: [each.default] for each in node.define_schema().inputs if hasattr(each, "default")}
+        inputs |= {"model": self.model, "learning_rate": self.options.rate}
+        unknown = inputs.keys() - given.keys() - {"model"}
+        if unknown:
+            raise ValueError(f"{node.__name__} has no input {', '.join(sorted(unknown))}")
+        given |= {name: [value] for name, value in inputs.items()}
+        given["latents"] = [{"samples": self.data.latents}]
+        given["positive"] = [[[row[None], {}]] for row in self.data.context]
+        return node.PREPARE_CLASS_CLONE(None).execute(**given).args[0]
+
+    def views(self, name: str, lora: Any) -> dict[str, View]:
+        """Method -> how it samples; the loader converts as the LoRA was trained."""
+        model = self.model if lora is None else D2FLoadLora.execute(self.model, "none", 1.0, lora).args[0]
+        plain = View(model, "ddim", partial(host.stock_levels, model, "ddim_uniform"))
+        if name == "stock":
+            return {name: plain}
+        flow = model if host.is_flow(model) else host.convert(model)
+        views = {name: View(flow, "euler", partial(flow_levels, flow, UNIFORM))}
+        return {**views, "diffusion_ddim": plain} if name == "diffusion" else views
+
+    def images(self, view: View, nfe: int, seed: int) -> Tensor:
+        """One image a prompt, (B, 96, 96, 3); the same noise for every method."""
+        levels = view.levels(nfe)
+        if len(levels) != nfe + 1:
+            raise ValueError(f"{view.sampler} makes {len(levels) - 1} steps where {nfe} were asked for")
+        side = networks.IMAGE_SIZE // 8
+        noise = torch.randn(len(self.exam.prompts), 4, side, side, generator=torch.Generator().manual_seed(seed))
+        latents = comfy.sample.sample_custom(
+            view.model, noise, CFG, comfy.samplers.sampler_object(view.sampler), levels, self.positive, self.negative,
+            torch.zeros_like(noise), disable_pbar=True, seed=seed,
+        )  # fmt: skip
+        return self.vae.decode(latents)
+
+    def seconds_of_a_step(self) -> Rows:
+        """A row an objective: medians over rounds in which they take turns; the ratio is of processor time."""
+        times: dict[str, list[list[float]]] = {name: [] for name in OBJECTIVES}
+        for i in range(self.options.rounds):
+            for name in OBJECTIVES[i % 3 :] + OBJECTIVES[: i % 3]:
+                marks: list[tuple[float, float]] = []
+                with Steps(range(1, 8), lambda *_, here=marks: here.append((time.perf_counter(), time.process_time()))):
+                    self.train_ours(name, seed=0, steps=7, run_name="bench_time", resume="new")
+                times[name].append([median(b - a for a, b in zip(column, column[1:])) for column in zip(*marks)])
+        return [step_row(name, times[name], times["diffusion"]) for name in OBJECTIVES]
+
+
+class Steps:
+    """`with Steps(counts, look):` calls `look(optimizer, ...)` after those steps of the optimizer, counted from 1."""
+
+    def __init__(self, counts: Sequence[int], look: Any) -> None:
+        self.counts, self.look, self.step = counts, look, 0
+
+    def __enter__(self) -> None:
+        self.hook = register_optimizer_step_post_hook(self.after)
+
+    def __exit__(self, *error: object) -> None:
+        self.hook.remove()
+
+    def after(self, *arguments: Any) -> None:
+        self.step += 1
+        if self.step in self.counts:
+            self.look(*arguments)
+
+
+def step_row(name: str, mine: list[list[float]], diffusion: list[list[float]]) -> dict[str, Any]:
+    """Seconds a step by the clock and of the processor, and the processor's relative to diffusion."""
+    wall, cpu = (round(median(column), 4) for column in zip(*mine))
+    ratio = round(median(a[1] / b[1] for a, b in zip(mine, diffusion)), 3)
+    return {"method": name, "seconds_a_step": wall, "cpu_seconds_a_step": cpu, "vs_diffusion": ratio}
+
+
+def rounded(grades: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 1 if name == "frechet" else 3) for name, value in grades.items()}
+
+
+def graded(rows: Rows, method: str, name: str, **where: int) -> list[float]:
+    """Grades of a method in the rows that fit, one a seed."""
+    return [r[name] for r in rows if r["method"] == method and name in r and where.items() <= r.items()]
+
+
+def budgets_and_nfe(rows: Rows) -> tuple[list[int], list[int]]:
+    return tuple(sorted({row[key] for row in rows if row.get("budget")}) for key in ("budget", "nfe"))
+
+
+def markdown(rows: Rows) -> str:
+    """Tables of accuracy and Frechet distance, a row a method and NFE, a column a budget: mean (least to most)."""
+    budgets, nfes = budgets_and_nfe(rows)
+    lines = []
+    for name, form in (("accuracy", "{:.2f} ({:.2f} to {:.2f})"), ("frechet", "{:.0f} ({:.0f} to {:.0f})")):
+        lines.append(f"| {name} | NFE | {' | '.join(f'{b} steps' for b in budgets)} |")
+        lines.append("| --- " * (len(budgets) + 2) + "|")
+        for method in METHODS:
+            for nfe in nfes:
+                cells = [graded(rows, method, name, nfe=nfe, budget=0 if method == "none" else b) for b in budgets]
+                texts = [form.format(mean(cell), min(cell), max(cell)) if cell else "-" for cell in cells]
+                lines.append(f"| {method} | {nfe} | {' | '.join(texts)} |")
+        lines.append("")
+    for row in rows:
+        if "vs_diffusion" in row:
+            lines.append(f"A step of {row['method']}: {row['cpu_seconds_a_step']:.4f} s of the processor, "
+                         f"{row['vs_diffusion']:.3f} times that of diffusion.")  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: Rows, axes: Any) -> None:
+    """Accuracy and Frechet distance over steps, a panel an NFE; lines are means, bars go from least to most."""
+    figure = axes.figure
+    axes.remove()
+    figure.set_size_inches(10, 6)
+    budgets, nfes = budgets_and_nfe(rows)
+    panels = figure.subplots(2, len(nfes), sharex=True, sharey="row", squeeze=False)
+    for line, name in zip(panels, ("accuracy", "frechet")):
+        for panel, nfe in zip(line, nfes):
+            draw_panel(panel, rows, name, nfe, budgets)
+        line[0].set_ylabel(name)
+    for panel, nfe in zip(panels[0], nfes):
+        panel.set_title(f"{nfe} NFE")
+    for panel in panels[1]:
+        panel.set_xlabel("training steps")
+    panels[0][0].legend(fontsize=8)
+
+
+def draw_panel(panel: Any, rows: Rows, name: str, nfe: int, budgets: list[int]) -> None:
+    for method in METHODS[1:]:
+        found = [(b, cell) for b in budgets if (cell := graded(rows, method, name, nfe=nfe, budget=b))]
+        if found:
+            places, cells = zip(*found)
+            centre = [mean(cell) for cell in cells]
+            spread = [[m - min(c) for m, c in zip(centre, cells)], [max(c) - m for m, c in zip(centre, cells)]]
+            panel.errorbar(places, centre, spread, marker="o", markersize=3, capsize=2, label=method)
+    for value in graded(rows, "none", name, nfe=nfe)[:1]:
+        panel.axhline(value, color="gray", linewidth=0.8, linestyle=":", label="none")
+    panel.set_xscale("log", base=2)
+    panel.set_xticks(budgets, [str(budget) for budget in budgets])
