@@ -115,6 +115,23 @@ def test_progress_text_and_previews(build, train, shown, latents, output):
         assert opened.size == shown.bars[4][2][1].size
 
 
+def test_a_cancel_between_two_steps_is_noticed(build, train, part, saved, monkeypatch, unharmed):
+    import comfy.model_management
+
+    model, line = build(), part("training_run").Clock.line
+
+    def cancel(self, record, *args):
+        if record.step == 2:
+            comfy.model_management.interrupt_current_processing(True)
+        return line(self, record, *args)
+
+    with unharmed(model):
+        monkeypatch.setattr(part("training_run").Clock, "line", cancel)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            train(model, steps=2)
+    assert [path.stem for path in saved()] == ["my_lora_step000002_00001"]
+
+
 def test_a_resume_says_so(build, train, shown):
     train(build(), steps=2)
     shown.texts.clear()
