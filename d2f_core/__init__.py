@@ -31,6 +31,7 @@ from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Objective, Pair, TimeDensity
 from .naive import NaiveAlignment
 from .optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 from .prediction import PREDICTIONS
+from .reflow import FlowPath, curvature, few_step_errors, follow, straightness
 from .schedule import NoiseSchedule
 from .solve import (
     ADAPTIVE_METHODS,
@@ -64,6 +65,7 @@ __all__ = [
     "CountedVelocity",
     "EvaluationLimitError",
     "FlowAlignment",
+    "FlowPath",
     "FullAdapter",
     "LowRankAdapter",
     "NaiveAlignment",
@@ -79,7 +81,10 @@ __all__ = [
     "Trainer",
     "TrainingData",
     "attached",
+    "curvature",
+    "few_step_errors",
     "flow_grid",
+    "follow",
     "for_autograd",
     "make_adapters",
     "make_optimizer",
@@ -87,4 +92,5 @@ __all__ = [
     "private_view",
     "shift_levels",
     "solve",
+    "straightness",
 ]
