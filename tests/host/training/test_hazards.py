@@ -135,8 +135,10 @@ def test_in_training_is_set_while_it_trains(build, train, around_network, comfy)
     assert seen == [True, True] and comfy.model_management.in_training is False
 
 
-def test_weights_are_shared_and_the_view_is_frozen(build, host):
-    model = build()
+@pytest.mark.parametrize("inside", [True, False])
+def test_weights_are_shared_and_the_view_is_frozen(build, host, inside):
+    with torch.inference_mode(inside):
+        model = build()
     theirs = dict(model.model.diffusion_model.named_parameters())
     with host.training(model) as network:
         for name, weight in network.module.named_parameters():
