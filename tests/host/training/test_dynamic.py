@@ -36,3 +36,13 @@ def test_a_lora_before_the_node_is_kept_on_the_model(build, train, with_lora, sa
     train(model)
     assert {key: len(value) for key, value in model.patches.items()} == patches
     assert torch.equal(sample(model, levels), before)
+
+
+def test_the_view_holds_its_weights_and_fetches_none(dynamic, host):
+    model = dynamic()
+    layer = model.model.diffusion_model.input_blocks[0][0]
+    layer._v, layer.weight_lowvram_function = object(), object()
+    with host.training(model) as network:
+        assert not {"_v", "weight_lowvram_function"} & vars(network.module.input_blocks[0][0]).keys()
+    assert {"_v", "weight_lowvram_function"} <= vars(layer).keys()
+    del layer._v, layer.weight_lowvram_function

@@ -63,13 +63,17 @@ def test_more_steps_are_the_longer_run(build, train, same, saved):
     assert [path.stem for path in saved("my_lora*")] == [f"my_lora_step00000{steps}_00001" for steps in (2, 3, 5)]
 
 
-def test_fp16_goes_on_bit_for_bit(build, train, same):
-    """The scaler of the gradients is part of the state."""
+def test_fp16_goes_on_bit_for_bit(build, train, same, output):
+    """The scaler of the gradients is part of the state, and counts the steps without an overflow."""
+    from diff2flow_kit.d2f_data.checkpoint import load_state
+
     whole, _, part = (
         train(build(), steps=steps, precision="fp16", run_name=name)[0]
         for name, steps in (("a", 4), ("b", 2), ("b", 4))
     )
     assert same(whole, part)
+    state = load_state(output / "diff2flow" / "runs" / "b" / "state.safetensors")[0]
+    assert state["trainer"]["scaler"]["_growth_tracker"] == 4
 
 
 def test_a_finished_run_is_not_trained_again(build, train, same, saved, around_network):
