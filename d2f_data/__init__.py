@@ -20,6 +20,11 @@ file                    what it does
 ``training_set``        all items, encoded in batches of one size
 ``latent_cache``        what was encoded, under a hash
 ``set_report``          the text and the contact sheet about a training set
+``pairs``               a finished set of reflow pairs, checked and read row by row
+``pairs_writer``        writes one in shards, and goes on where a writer before it stopped
+``pairs_plan``          what a set of pairs is to be; pair i comes from (seed, i)
+``pairs_manifest``      what it consists of, and whether its files are what they were
+``pairs_lock``          one writer at a time
 ======================  ===================================================================================
 
 Imports of large optional packages (kornia, Pillow) happen inside functions: the pack has to load fast.

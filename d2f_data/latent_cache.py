@@ -13,10 +13,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from .store import load_tensors, save_tensors
+from .store import content_digest, load_tensors, save_tensors
 
 LOGGER = logging.getLogger("diff2flow")
 FORMAT = "diff2flow-cache-1"
@@ -60,13 +59,13 @@ class Cache:
     def load_with_facts(self, key: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The tensors of a key and the file's metadata. Raises as ``load``."""
         tensors, facts = load_tensors(self.path(key))
-        if (facts.get("key"), facts.get("sha256")) != (key, _digest(tensors)):
+        if (facts.get("key"), facts.get("sha256")) != (key, content_digest(tensors)):
             raise ValueError(f"the cache file {self.path(key)} is damaged (its content does not match its hash)")
         return tensors, facts
 
     def save(self, key: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
         """Store tensors under a key, whole or not at all. Raises OSError that names what cannot be written."""
-        metadata = {**facts, "format": FORMAT, "key": key, "sha256": _digest(tensors)}
+        metadata = {**facts, "format": FORMAT, "key": key, "sha256": content_digest(tensors)}
         save_tensors(self.path(key), tensors, metadata)
 
 
@@ -102,12 +101,3 @@ def unpack_conditioning(tensors: Mapping[str, Tensor], facts: Mapping[str, str])
         else:
             entries[int(number)][1][name] = tensor
     return entries
-
-
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """Hash of names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -4,6 +4,7 @@ A file is written into a hidden folder beside its place, synced to the disk and 
 a full disk or a cancelled run leaves the old file as it was. Only safetensors are read: a pickle can run code.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -145,6 +146,15 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(
             f"{path} cannot be read: it is damaged, cut off, or no safetensors file ({error}); copy or make it again"
         ) from error
+
+
+def content_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names, types, shapes and bytes of tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def free_path(folder: Path, stem: str, suffix: str) -> Path:

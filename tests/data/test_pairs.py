@@ -1,0 +1,204 @@
+"""Sets of reflow pairs: what is written is read, whatever stops the writer."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from diff2flow_kit.d2f_data.pairs import PairSet
+from diff2flow_kit.d2f_data.pairs_plan import PairPlan
+from diff2flow_kit.d2f_data.pairs_writer import PairWriter
+
+SHAPE = (4, 3, 5)
+TEACHER = {"solver": "euler", "steps": 25, "cfg": 3.0}
+PROMPTS = ["a red cube", "a cone", "nothing"]
+
+
+def plan(count=10, **changes):
+    return PairPlan(SHAPE, count, **{"seed": 7, "teacher": TEACHER, "shard_size": 4, **changes})
+
+
+def told():
+    return [{"c_crossattn": torch.full((1, 2, 6), float(i)), "y": torch.tensor([[float(i)]])} for i in range(3)]
+
+
+def teacher(eps):
+    """Something that depends on the noise alone."""
+    return 2 * eps + 1
+
+
+def write(folder, wanted, batch=3, stop=None, conditions=None):
+    """Run a writer; ``stop`` raises after that many pairs. Returns the indices that were made."""
+    made = []
+    with PairWriter(folder, wanted, PROMPTS, conditions or told()) as writer:
+        for items in writer.missing(batch):
+            eps = wanted.noise(items)
+            writer.add(items, eps, teacher(eps))
+            made += items
+            if stop is not None and len(made) >= stop:
+                raise KeyboardInterrupt
+    return made
+
+
+def cancelled(folder, wanted, stop, batch=3):
+    with pytest.raises(KeyboardInterrupt):
+        write(folder, wanted, batch, stop)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def shards(folder):
+    return lambda: sorted(path.name for path in folder.glob("shard-*"))
+
+
+@pytest.mark.parametrize("storage", ["fp16", "fp32"])
+def test_pairs_come_back_in_any_order(folder, storage):
+    wanted = plan(storage=storage)
+    assert write(folder, wanted) == list(range(10))
+    pairs = PairSet(folder)
+    items = [9, 0, 4, 3, 4]
+    read = pairs.read(items)
+    exact = wanted.noise(items)
+    assert len(pairs) == 10 and pairs.shape == SHAPE and pairs.groups == [range(10)]
+    tolerance = 0 if storage == "fp32" else 2e-3
+    assert torch.allclose(read.eps, exact, atol=tolerance) and torch.allclose(
+        read.x0, teacher(exact), atol=3 * tolerance
+    )
+    assert read.eps.dtype == torch.float32 and not read.eps.is_inference()
+    assert read.prompts == [0, 0, 1, 0, 1]
+    assert repr(pairs) == "<10 reflow pairs of 4x3x5 under 3 prompts: set>"
+
+
+def test_conditions_are_kept_once_a_prompt(folder):
+    write(folder, plan())
+    pairs = PairSet(folder)
+    one, other, again = pairs.conditions([2, 0, 2])
+    assert torch.equal(one["c_crossattn"], torch.full((1, 2, 6), 2.0)) and torch.equal(other["y"], torch.zeros(1, 1))
+    assert one is again
+    assert pairs.prompts == tuple(PROMPTS)
+
+
+def test_few_conditions_stay_in_memory(folder, monkeypatch):
+    write(folder, plan())
+    monkeypatch.setattr("diff2flow_kit.d2f_data.pairs.HELD_PROMPTS", 2)
+    pairs = PairSet(folder)
+    for prompt in (0, 1, 2, 0):
+        assert float(pairs.conditions([prompt])[0]["y"]) == prompt
+        assert len(pairs._held) <= 2
+
+
+def test_the_index_is_the_pair(folder):
+    """Whatever the batches: pair i starts from the noise of (seed, i)."""
+    assert torch.equal(plan().noise([3, 8])[1], plan(count=100).noise([8])[0])
+    assert not torch.equal(plan().noise([3]), plan(seed=8).noise([3]))
+    noise = plan().noise(range(200))
+    assert abs(float(noise.mean())) < 0.03 and abs(float(noise.std()) - 1) < 0.03
+
+
+def test_the_manifest_says_what_is_in_it(folder, shards):
+    write(folder, plan())
+    assert shards() == ["shard-00000.safetensors", "shard-00001.safetensors", "shard-00002.safetensors"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert [shard[3] for shard in manifest["shards"]] == [4, 4, 2]
+    assert manifest["settings"]["cfg"] == 3.0 and manifest["prompts"] == PROMPTS
+    assert not (folder / "progress.json").exists()
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 6, 9])
+def test_a_cancel_neither_repeats_a_pair_nor_loses_one(folder, stop):
+    wanted = plan()
+    cancelled(folder, wanted, stop, batch=1)
+    with pytest.raises(ValueError, match=rf"unfinished, {stop} of 10 are there; run Generate Reflow Pairs again"):
+        PairSet(folder)
+    assert write(folder, wanted) == list(range(stop, 10))
+    assert torch.equal(PairSet(folder).read(range(10)).eps, wanted.noise(range(10)))
+
+
+def test_a_finished_set_is_left_as_it_is(folder):
+    write(folder, plan())
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*")}
+    assert write(folder, plan()) == []
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*")} == before
+
+
+def test_a_set_grows_and_shrinks(folder):
+    write(folder, plan(6))
+    assert write(folder, plan(11)) == [6, 7, 8, 9, 10]
+    assert len(PairSet(folder)) == 11
+    assert write(folder, plan(3)) == [] and len(PairSet(folder)) == 3
+    assert write(folder, plan(11)) == []
+    assert torch.equal(PairSet(folder).read(range(11)).eps, plan().noise(range(11)))
+
+
+def test_batches_may_be_larger_than_shards(folder):
+    assert write(folder, plan(11), batch=9) == list(range(11))
+    assert torch.equal(PairSet(folder).read(range(11)).eps, plan().noise(range(11)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"seed": 8}, "seed: 7 in the file, 8 wanted"), ({"teacher": {**TEACHER, "cfg": 1.0}}, "cfg: 3.0 in the file")],
+)
+def test_other_settings_are_refused_with_what_differs(folder, changes, words):
+    write(folder, plan())
+    with pytest.raises(ValueError, match=words) as error:
+        write(folder, plan(**changes))
+    assert "choose another name" in str(error.value) and str(folder) in str(error.value)
+    assert len(PairSet(folder)) == 10
+
+
+def test_other_conditions_are_other_settings(folder):
+    cancelled(folder, plan(), 5)
+    with pytest.raises(ValueError, match="conditions:"):
+        write(folder, plan(), conditions=[{"c_crossattn": torch.zeros(1, 2, 6)}] * 3)
+
+
+def test_latents_that_are_not_finite_stop_the_writer(folder):
+    with pytest.raises(ValueError, match="pairs 2 to 3 are NaN or infinite in fp16"):  # noqa: SIM117
+        with PairWriter(folder, plan(storage="fp16"), PROMPTS, told()) as writer:
+            writer.add([0, 1], torch.zeros(2, *SHAPE), torch.zeros(2, *SHAPE))
+            writer.add([2, 3], torch.zeros(2, *SHAPE), torch.full((2, *SHAPE), 1e6))
+    assert write(folder, plan(storage="fp16")) == list(range(2, 10))
+
+
+@pytest.mark.parametrize(("name", "value"), [("count", 0), ("shard_size", 0), ("storage", "fp8")])
+def test_plans_that_make_no_sense(name, value):
+    with pytest.raises(ValueError, match=name):
+        plan(**{name: value})
+
+
+def peak_mib(folder: Path, count: int) -> float:
+    """Peak memory of a process that writes pairs and reads them all in random batches."""
+    code = f"""
+import importlib.util, resource, sys, types, torch
+root = {str(Path(__file__).resolve().parents[2])!r}
+kit = types.ModuleType("kit"); kit.__path__ = [root]; sys.modules["kit"] = kit
+from kit.d2f_data.pairs import PairSet
+from kit.d2f_data.pairs_plan import PairPlan
+from kit.d2f_data.pairs_writer import PairWriter
+torch.set_num_threads(1)
+plan = PairPlan((4, 16, 16), {count}, 0, {{}}, shard_size=128)
+with PairWriter({str(folder)!r}, plan, ["x"], [{{"c": torch.zeros(1, 2, 6)}}]) as writer:
+    for items in writer.missing(50):
+        eps = plan.noise(items)
+        writer.add(items, eps, eps)
+pairs = PairSet({str(folder)!r})
+for items in torch.randperm({count})[:1000].split(50):
+    pairs.read(items.tolist())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def test_memory_does_not_grow_with_the_number_of_pairs(tmp_path):
+    """10,000 pairs of 8 KiB are 80 MiB."""
+    few, many = peak_mib(tmp_path / "few", 1_000), peak_mib(tmp_path / "many", 10_000)
+    assert many - few < 15, (few, many)
