@@ -24,7 +24,7 @@ The v of v-prediction is ``alpha * eps - sigma * x0``; it is never called veloci
 """
 
 from .adapter import Adapter, FullAdapter, LowRankAdapter, attached
-from .batches import Batch, TrainingData
+from .batches import Batch, TrainingData, mix
 from .grid import FLOW_GRIDS, flow_grid, shift_levels
 from .lora import TARGETS, AdapterSettings, make_adapters
 from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Objective, Pair, TimeDensity
@@ -89,6 +89,7 @@ __all__ = [
     "make_adapters",
     "make_optimizer",
     "make_schedule",
+    "mix",
     "private_view",
     "shift_levels",
     "solve",
