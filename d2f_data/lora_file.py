@@ -29,6 +29,7 @@ __all__ = [
     "lora_tensors",
     "save_lora",
     "schedule_fingerprint",
+    "smallest_dtype",
 ]
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -124,6 +125,12 @@ def save_lora(path: Path, lora: Mapping[str, Tensor], title: str = "", dtype: st
     original_names = any(part in key for key in tensors for part in ("input_blocks", "middle_block", "output_blocks"))
     metadata = {**kohya(facts, title, digest), **modelspec(facts, title, digest, original_names)}
     save_tensors(path, tensors, {**metadata, **(write_facts(facts) if facts else {})})
+
+
+def smallest_dtype(lora: Mapping[str, Tensor]) -> str:
+    """The name of the dtype for a file: "fp16", which all programs read, or "bf16" for weights beyond its range."""
+    largest = max((float(tensor.abs().max()) for tensor in lora.values() if tensor.numel()), default=0.0)
+    return "fp16" if largest < torch.finfo(torch.float16).max else "bf16"
 
 
 def _cast(key: str, tensor: Tensor, dtype: str) -> Tensor:

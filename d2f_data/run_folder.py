@@ -33,19 +33,21 @@ class RunFolder:
         resume: one of ``RESUME``.
 
     Raises:
-        ValueError: a bad name, or "continue" under other settings; lists the differences.
+        ValueError: a bad name, "continue" without a run, or under other settings; lists the differences.
     """
 
     def __init__(self, root: Path, name: str, config: Config, resume: str = "auto") -> None:
         if resume not in RESUME:
             raise ValueError(f"unknown choice {resume!r} for resume; allowed are {', '.join(map(repr, RESUME))}")
         self.config = dict(config)
-        runs = _runs(Path(root) / check_name(name, "the name of the training run"))
+        base = Path(root) / check_name(name, "the name of the training run")
+        runs = _runs(base)
         last = runs[-1] if runs else None
-        if last is not None and resume == "continue":
+        if resume == "continue":
+            last = _existing(base, runs)
             check_resumable(last / "settings.json", _settings(last), self.config)
         goes_on = last is not None and (resume == "continue" or (resume == "auto" and _settings(last) == self.config))
-        self.path = last if last is not None and goes_on else _next(Path(root) / name, runs)
+        self.path = last if last is not None and goes_on else _next(base, runs)
         if not goes_on:
             text = json.dumps(self.config, indent=2, sort_keys=True)
             atomic_write(self.path / "settings.json", lambda file: _write(file, text))
@@ -69,6 +71,12 @@ class RunFolder:
         with (self.path / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(dict(record)) + "\n")
 
+    def discard_if_empty(self) -> None:
+        """Remove the folder of a run that ended before anything was saved or drawn."""
+        if [file.name for file in self.path.iterdir()] == ["settings.json"]:
+            (self.path / "settings.json").unlink()
+            self.path.rmdir()
+
     def save_picture(self, picture: Any, step: int) -> Path:
         """Keep a PIL picture of a step."""
         path = self.path / f"preview_{step:06}.jpg"
@@ -88,6 +96,18 @@ def _runs(base: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def _existing(base: Path, runs: list[Path]) -> Path:
+    """The last run of a name. Raises ValueError that names the runs there are."""
+    if runs:
+        return runs[-1]
+    others = sorted(file.parent.name for file in base.parent.glob("*/settings.json"))
+    there = f"there are {', '.join(others[:10])}" if others else "there is none yet"
+    raise ValueError(
+        f"resume is 'continue', but there is no run {base.name!r} in {base.parent} ({there}): correct run_name or set "
+        "resume to 'auto'"
+    )
+
+
 def _next(base: Path, runs: list[Path]) -> Path:
     if not runs:
         return base
@@ -96,7 +116,7 @@ def _next(base: Path, runs: list[Path]) -> Path:
 
 
 def _settings(run: Path) -> dict[str, Any]:
-    """The configuration of a run; empty if it was killed before it was written."""
+    """The configuration of a run; empty if the folder has none."""
     path = run / "settings.json"
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -93,6 +93,22 @@ def test_bad_names_are_refused(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+def test_continue_without_a_run_names_those_there_are(tmp_path):
+    with pytest.raises(ValueError, match=r"no run 'portait' in .*none yet.*'auto'"):
+        RunFolder(tmp_path / "new", "portait", CONFIG, "continue")
+    RunFolder(tmp_path, "portrait", CONFIG)
+    with pytest.raises(ValueError, match=r"no run 'portait' in .*there are portrait.*run_name"):
+        RunFolder(tmp_path, "portait", CONFIG, "continue")
+
+
+def test_a_run_that_kept_nothing_leaves_nothing(tmp_path):
+    empty, saved = RunFolder(tmp_path, "a", CONFIG), RunFolder(tmp_path, "b", CONFIG)
+    saved.save(state(1), {"step": 1})
+    for folder in (empty, saved):
+        folder.discard_if_empty()
+    assert not empty.path.exists() and saved.load()["step"] == 1
+
+
 def test_an_unknown_choice_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"unknown choice 'maybe' for resume; allowed are 'auto', 'continue', 'new'"):
         RunFolder(tmp_path, "a", CONFIG, "maybe")
