@@ -81,6 +81,11 @@ class PairSet:
         return self._manifest.prompts
 
     @property
+    def bytes(self) -> int:
+        """On the disk."""
+        return sum(stored.bytes for stored in (self._manifest.conditions, *self._manifest.shards))
+
+    @property
     def groups(self) -> list[range]:
         """Indices of the pairs of one shape."""
         return [range(len(self))]
@@ -106,7 +111,11 @@ class PairSet:
                         at = item % self._shard_size
                         eps[row] = file.get_slice("eps")[at : at + 1][0]
                         x0[row] = file.get_slice("x0")[at : at + 1][0]
-        return Pairs(eps, x0, [item % self._manifest.conditions.items for item in items])
+        return Pairs(eps, x0, [self.prompt_of(item) for item in items])
+
+    def prompt_of(self, item: int) -> int:
+        """Number of the prompt of a pair."""
+        return item % self._manifest.conditions.items
 
     def conditions(self, prompts: Sequence[int]) -> list[dict[str, Tensor]]:
         """What the network was told for each of some prompts, tensors (1, ...).

@@ -32,8 +32,7 @@ def plot_losses(losses: Sequence[float], validation: Sequence[tuple[int, float]]
     for x, y in points:
         draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=_RED)
     _draw_legend(draw, bool(points))
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return pixels.view(1, SIZE[1], SIZE[0], 3).float() / 255
+    return as_image(image)
 
 
 def running_mean(losses: Sequence[float]) -> list[float]:
@@ -69,7 +68,8 @@ class _Axes:
         return [10**mark if self.log else mark for mark in marks]
 
 
-def _font(size: int) -> Any:
+def label_font(size: int) -> Any:
+    """Pillow's own font."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
@@ -79,13 +79,13 @@ def _draw_axes(draw: Any, axes: _Axes, title: str) -> None:
     for loss in axes.ticks():
         y = axes.place(1, loss)[1]
         draw.line([(_LEFT, y), (_RIGHT, y)], fill=_GREY)
-        draw.text((_LEFT - 8, y), f"{loss:.3g}", fill=_TEXT, font=_font(13), anchor="rm")
+        draw.text((_LEFT - 8, y), f"{loss:.3g}", fill=_TEXT, font=label_font(13), anchor="rm")
     for i in range(5):
         step = 1 + (axes.steps - 1) * i / 4
-        draw.text((axes.place(step, 1)[0], _BOTTOM + 8), f"{step:.0f}", fill=_TEXT, font=_font(13), anchor="ma")
+        draw.text((axes.place(step, 1)[0], _BOTTOM + 8), f"{step:.0f}", fill=_TEXT, font=label_font(13), anchor="ma")
     draw.line([(_LEFT, _TOP), (_LEFT, _BOTTOM), (_RIGHT, _BOTTOM)], fill=_TEXT, width=2)
-    draw.text(((_LEFT + _RIGHT) / 2, _BOTTOM + 26), "step", fill=_TEXT, font=_font(14), anchor="ma")
-    draw.text((_LEFT, 14), title or "loss", fill=_TEXT, font=_font(16), anchor="lm")
+    draw.text(((_LEFT + _RIGHT) / 2, _BOTTOM + 26), "step", fill=_TEXT, font=label_font(14), anchor="ma")
+    draw.text((_LEFT, 14), title or "loss", fill=_TEXT, font=label_font(16), anchor="lm")
 
 
 def _draw_line(draw: Any, points: Sequence[tuple[float, float]], colour: str, width: int) -> None:
@@ -98,7 +98,7 @@ def _draw_legend(draw: Any, validated: bool) -> None:
     for i, (name, colour) in enumerate(rows):
         x = _RIGHT - 130 * (len(rows) - i)
         draw.line([(x, 14), (x + 22, 14)], fill=colour, width=3)
-        draw.text((x + 28, 14), name, fill=_TEXT, font=_font(13), anchor="lm")
+        draw.text((x + 28, 14), name, fill=_TEXT, font=label_font(13), anchor="lm")
 
 
 def as_pictures(images: Tensor) -> list[Any]:
@@ -107,6 +107,12 @@ def as_pictures(images: Tensor) -> list[Any]:
 
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
     return [Image.fromarray(image.numpy()) for image in pixels]
+
+
+def as_image(picture: Any) -> Tensor:
+    """An IMAGE (1, H, W, 3) in [0, 1] of a PIL picture."""
+    pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+    return pixels.view(1, picture.height, picture.width, 3).float() / 255
 
 
 def side_by_side(pictures: Sequence[Any], height: int = 256) -> Any:

@@ -1,4 +1,4 @@
-"""Diff2Flow LoRA Trainer: MODEL, LATENTs and CONDITIONINGs -> LORA_MODEL."""
+"""Diff2Flow LoRA Trainer: MODEL, and LATENTs with CONDITIONINGs or D2F_PAIRS -> LORA_MODEL."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..d2f_data.pictures import plot_losses
 from . import host
 from .inputs import CATEGORY
+from .pair_items import training_items
 from .training_data import LatentItems
 from .training_inputs import training_widgets
 from .training_plan import TrainingPlan, plottable
@@ -34,11 +35,14 @@ class D2FTrainLora(io.ComfyNode):
                 ),
                 io.Latent.Input(
                     "latents",
+                    optional=True,
                     tooltip="What to learn: latents of one or several images, or a list of them (one a size). A noise "
                     "mask weighs the places of the loss: white is learned.",
                 ),
                 io.Conditioning.Input(
-                    "positive", tooltip="Captions: one conditioning for all, one an item, or one a latent of the list."
+                    "positive",
+                    optional=True,
+                    tooltip="Captions: one conditioning for all, one an item, or one a latent of the list.",
                 ),
                 *training_widgets(),
                 io.Conditioning.Input(
@@ -56,6 +60,12 @@ class D2FTrainLora(io.ComfyNode):
                 ),
                 io.Vae.Input(
                     "vae", optional=True, tooltip="For true preview pictures; rough ones are drawn without it."
+                ),
+                io.Custom("D2F_PAIRS").Input(
+                    "pairs",
+                    optional=True,
+                    tooltip="Reflow pairs instead of latents and positive: the model learns to take straight paths, "
+                    "for sampling in few steps, and the guidance of the pairs' teacher with them.",
                 ),
             ],
             outputs=[
@@ -79,21 +89,24 @@ class D2FTrainLora(io.ComfyNode):
     def execute(
         cls,
         model: list[Any],
-        latents: list[dict[str, Any]],
-        positive: list[Any],
+        latents: list[dict[str, Any]] | None = None,
+        positive: list[Any] | None = None,
         negative: list[Any] | None = None,
         validation_latents: list[dict[str, Any]] | None = None,
         validation_positive: list[Any] | None = None,
         vae: list[Any] | None = None,
+        pairs: list[Any] | None = None,
         **widgets: list[Any],
     ) -> io.NodeOutput:
         plan = TrainingPlan(**{name: values[0] for name, values in widgets.items()})
         plan.check(has_negative=bool(negative))
         with host.training(model[0], plan.precision, plan.checkpointing) as network:
-            items = LatentItems(network, latents, positive, negative, "latents")
+            items = training_items(network, model[0], latents, positive, negative, pairs[0] if pairs else None)
             validation = None
             if validation_latents:
                 captions = validation_positive or positive
+                if not captions:
+                    raise ValueError("'validation_latents' have no captions; connect 'validation_positive'")
                 validation = LatentItems(network, validation_latents, captions, None, "validation_latents")
             run = TrainingRun(model[0], network, items, validation, plan, vae and vae[0], cls.hidden.unique_id)
             learned = run.run()

@@ -40,14 +40,14 @@ class LatentItems:
         if not latents:
             raise ValueError(f"'{what}' is an empty list; give at least one latent")
         self.samples = [_checked(latent["samples"], network, what) for latent in latents]
-        self.masks = [_mask(latent.get("noise_mask"), samples) for latent, samples in zip(latents, self.samples)]
+        self.masks = [_mask(latent.get("noise_mask"), samples, what) for latent, samples in zip(latents, self.samples)]
         sizes = [len(samples) for samples in self.samples]
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
         self.groups = [range(start, start + size) for start, size in zip(starts, sizes)]
         self._place = [(group, row) for group, size in enumerate(sizes) for row in range(size)]
         self._encoded: dict[tuple[int, tuple[int, ...]], Condition] = {}
-        self._entries = _entries_for(_entries(positive), sizes, what)
-        self._null = _null(_entries(negative)) if negative else None
+        self._entries = _entries_for(entries_of(positive), sizes, what)
+        self._null = _null(entries_of(negative)) if negative else None
 
     def __len__(self) -> int:
         return len(self._place)
@@ -56,6 +56,16 @@ class LatentItems:
     def has_null(self) -> bool:
         """Whether captions can be dropped."""
         return self._null is not None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the latents of the first group, (C, h, w)."""
+        return tuple(self.samples[0].shape[1:])
+
+    @property
+    def facts(self) -> dict[str, str | int | float | bool]:
+        """What a LoRA's file says about the items, beside their number."""
+        return {}
 
     def __repr__(self) -> str:
         return f"<{len(self)} training items in {len(self.groups)} shapes>"
@@ -123,7 +133,7 @@ def _checked(samples: Tensor, network: TrainingNetwork, what: str) -> Tensor:
     return samples
 
 
-def _mask(mask: Tensor | None, samples: Tensor) -> Tensor | None:
+def _mask(mask: Tensor | None, samples: Tensor, what: str) -> Tensor | None:
     """A LATENT's noise_mask, (any, [1,] H, W) in pixels, as weights (B, 1, h, w) of the latent's places.
 
     Fewer masks than items are repeated, and more are cut off, as the host's samplers do.
@@ -131,11 +141,13 @@ def _mask(mask: Tensor | None, samples: Tensor) -> Tensor | None:
     if mask is None:
         return None
     mask = for_autograd(mask).float().reshape(-1, 1, *mask.shape[-2:])
+    if not bool(mask.any()):
+        raise ValueError(f"the noise mask of '{what}' is black all over, so nothing would be learned; white is learned")
     small = torch.nn.functional.interpolate(mask, samples.shape[-2:], mode="area")
     return small[torch.arange(len(samples)) % len(small)]
 
 
-def _entries(conditionings: Any) -> list[Entry]:
+def entries_of(conditionings: Any) -> list[Entry]:
     """The entries of CONDITIONINGs, a batch of texts in one entry taken apart."""
     found: list[Entry] = []
     for conditioning in conditionings:

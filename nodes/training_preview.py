@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..d2f_core import Adapter, Objective, attached, flow_grid, solve
 from ..d2f_data.pictures import as_pictures, side_by_side
 from . import host
-from .training_data import LatentItems, join
+from .guided import GuidedVelocity
+from .pair_items import TrainingItems
+from .training_data import join
 
 STEPS = 10
 PICTURES = 4
@@ -33,39 +34,26 @@ class Preview:
         model: Any,
         network: host.TrainingNetwork,
         objective: Objective,
-        items: LatentItems,
+        items: TrainingItems,
         vae: Any,
         cfg: float,
         seed: int,
     ) -> None:
-        self.model, self.network, self.coordinates, self.vae = model, network, objective.coordinates, vae
+        self.model, self.network, self.vae = model, network, vae
         group = items.groups[0]
         chosen = [group[i * len(group) // PICTURES] for i in range(PICTURES)] if len(group) > PICTURES else list(group)
-        self.condition = join([items.condition(item) for item in chosen])
-        self.null = join([items.condition(item, drop=True) for item in chosen]) if items.has_null else None
-        self.cfg = cfg if self.null is not None else 1.0
-        shape = (len(chosen), *items.samples[0].shape[1:])
+        condition = join([items.condition(item) for item in chosen])
+        null = items.condition(chosen[0], drop=True) if items.has_null else None
+        self.velocity = GuidedVelocity(network, objective.coordinates, condition, null, cfg)
+        shape = (len(chosen), *items.shape)
         self.noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(network.device)
 
     @torch.no_grad()
     def draw(self, adapters: Mapping[str, Adapter]) -> Any:
         """A PIL picture of the items side by side; None if there is no way to make one."""
         with attached(self.network.module, adapters):
-            latents = solve(self._velocity, self.noise, flow_grid("uniform", STEPS), "euler")
+            latents = solve(self.velocity, self.noise, flow_grid("uniform", STEPS), "euler")
         if self.vae is not None:
             return side_by_side(as_pictures(host.decode(self.vae, self.network.samples(latents))))
         pictures = [host.quick_picture(self.model, latent[None]) for latent in latents]
         return None if pictures[0] is None else side_by_side(pictures)
-
-    def _velocity(self, t: Tensor, x: Tensor) -> Tensor:
-        host.throw_if_interrupted()
-        velocity = self._velocity_of(t, x, self.condition)
-        if self.null is None or self.cfg == 1:
-            return velocity
-        null = self._velocity_of(t, x, self.null)
-        return null + self.cfg * (velocity - null)
-
-    def _velocity_of(self, t: Tensor, x: Tensor, condition: host.Condition) -> Tensor:
-        timestep = self.coordinates.timestep(t).expand(len(x))
-        output = self.network(self.coordinates.to_diffusion(x, t), timestep.to(x.device), condition)
-        return self.coordinates.velocity(output, x, t)

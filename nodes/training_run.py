@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from ..d2f_core import StepRecord, Trainer, make_adapters, make_optimizer, make_schedule
-from ..d2f_data.lora_file import LoraFacts, LoraModel, lora_tensors, save_lora, schedule_fingerprint
+from ..d2f_data.lora_file import LoraFacts, LoraModel, lora_tensors, save_lora, schedule_fingerprint, smallest_dtype
 from ..d2f_data.run_folder import RunFolder
 from ..d2f_data.store import free_path
 from . import host
-from .training_data import LatentItems
+from .pair_items import TrainingItems
 from .training_plan import TrainingPlan
 from .training_preview import Preview
 
@@ -45,8 +45,8 @@ class TrainingRun:
         self,
         model: Any,
         network: host.TrainingNetwork,
-        items: LatentItems,
-        validation: LatentItems | None,
+        items: TrainingItems,
+        validation: TrainingItems | None,
         plan: TrainingPlan,
         vae: Any = None,
         node_id: str | None = None,
@@ -77,6 +77,7 @@ class TrainingRun:
                 self._after(record, clock)
         except BaseException:
             self._rescue()
+            self.folder.discard_if_empty()
             raise
         if self.saved < self.trainer.step:
             self._save()
@@ -140,7 +141,9 @@ class TrainingRun:
         record = {"step": step, "loss": self.losses[-1] if self.losses else None, "time": time.time()}
         self.folder.save(state, record)
         stem = f"diff2flow/{self.folder.name}_step{step:06}"
-        save_lora(free_path(host.lora_folder(), stem, ".safetensors"), self.lora(), title=self.folder.name)
+        lora = self.lora()
+        path = free_path(host.lora_folder(), stem, ".safetensors")
+        save_lora(path, lora, title=self.folder.name, dtype=smallest_dtype(lora))
         self.saved = step
 
     def _rescue(self) -> None:
@@ -156,12 +159,14 @@ class TrainingRun:
     def _facts(self) -> LoraFacts:
         plan, alignment = self.plan, self.network.alignment
         start, shift = host.flow_settings(self.model) or ("t_min", 1.0)
-        settings: Mapping[str, Any] = {**plan.config(), "run_name": self.folder.name, "items": len(self.items)}
+        facts = self.items.facts
+        own = {"run_name": self.folder.name, "items": len(self.items)}
+        settings: Mapping[str, Any] = {**plan.config(), **own, **facts}
         return LoraFacts(
             objective=plan.objective,
             prediction=alignment.prediction,
             schedule=schedule_fingerprint(alignment.schedule),
-            start=start,
+            start="noise" if "pairs" in facts else start,  # where the paths of pairs begin
             shift=shift,
             base=self.base,
             base_model=host.model_name(self.model),

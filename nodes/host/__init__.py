@@ -2,13 +2,15 @@
 
 Rooms: ``model`` (what a MODEL is), ``conversion``, ``guard`` (around every sampling of a converted model),
 ``sampling`` (levels, samplers, a whole run), ``training`` (a MODEL's network to train), ``progress`` (bar, text,
-previews), ``files`` (LoRA files), ``encoding`` (images and captions). Nothing here changes what the host shares.
+previews), ``files`` (LoRA files), ``encoding`` (images and captions), ``latents`` (their shape and scale). Nothing here
+changes what the host shares.
 """
 
 from .adapters import ADAPTER_KINDS
 from .conversion import convert
-from .files import apply_lora, lora_files, lora_folder, lora_names, lora_path, training_folder
+from .files import apply_lora, lora_files, lora_folder, lora_names, lora_path, pair_sets, pairs_folder, training_folder
 from .guard import LOGGER
+from .latents import latent_shape, latent_space
 from .model import NODE_NAME, is_converted, is_flow, read_alignment, sampling_of
 from .progress import NodeProgress, decode, quick_picture
 from .sampling import (
@@ -37,12 +39,16 @@ __all__ = [
     "flow_settings",
     "is_converted",
     "is_flow",
+    "latent_shape",
+    "latent_space",
     "lora_files",
     "lora_folder",
     "lora_names",
     "lora_path",
     "make_sampler",
     "model_name",
+    "pair_sets",
+    "pairs_folder",
     "quick_picture",
     "read_alignment",
     "sample",

@@ -15,6 +15,7 @@ import comfy.utils
 import folder_paths
 from torch import Tensor
 
+from ...d2f_data.pairs_manifest import MANIFEST
 from .guard import LOGGER
 
 LORA_SUFFIXES = (".safetensors", ".sft")
@@ -45,6 +46,17 @@ def lora_folder() -> Path:
 def training_folder() -> Path:
     """Where the folders of training runs are."""
     return Path(folder_paths.get_output_directory()) / "diff2flow"
+
+
+def pairs_folder() -> Path:
+    """Where the sets of reflow pairs are."""
+    return training_folder() / "pairs"
+
+
+def pair_sets() -> list[str]:
+    """Names of the finished sets of reflow pairs."""
+    root = pairs_folder()
+    return sorted(path.parent.relative_to(root).as_posix() for path in root.glob(f"**/{MANIFEST}"))
 
 
 def lora_files() -> list[str]:

@@ -18,6 +18,8 @@ NODE_FILES = [
     "load_lora",
     "demo_checkpoint",
     "demo_scenes",
+    "reflow_pairs",
+    "load_pairs",
 ]
 TRAINING_PARTS = {
     "dataset_inputs",
@@ -27,6 +29,7 @@ TRAINING_PARTS = {
     "training_preview",
     "training_run",
 }
+REFLOW_PARTS = {"guided", "pair_prompts", "pair_making", "pair_items"}
 MAY_TOUCH_THE_HOST = {path.relative_to(ROOT).as_posix() for path in (ROOT / "nodes" / "host").glob("*.py")} | {
     "demo/networks.py"
 }
@@ -86,7 +89,7 @@ def test_node_files_do_not_import_each_other(name):
 
 
 def test_every_node_file_is_known():
-    shared = {"__init__", "flow_sampling", "ode", "levels", "inputs"} | TRAINING_PARTS
+    shared = {"__init__", "flow_sampling", "ode", "levels", "inputs"} | TRAINING_PARTS | REFLOW_PARTS
     assert {path.stem for path in (ROOT / "nodes").glob("*.py")} == shared | set(NODE_FILES)
 
 

@@ -16,6 +16,8 @@ NODES = [
     "D2FLoadLora",
     "D2FDemoCheckpoint",
     "D2FDemoScenes",
+    "D2FReflowPairs",
+    "D2FLoadPairs",
 ]
 
 

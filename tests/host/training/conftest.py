@@ -59,7 +59,7 @@ def train(node: Callable[..., Any], output: Path, latents: torch.Tensor, conditi
     """
     trainer = node("train_lora", "D2FTrainLora")
     widgets = {widget.id: widget.default for widget in node("training_inputs", "training_widgets")()}
-    inputs = ("negative", "validation_latents", "validation_positive", "vae")
+    inputs = ("negative", "validation_latents", "validation_positive", "vae", "pairs")
 
     def run(model: Any, latents: Any = latents, positive: Any = conditioning[0], **given: Any) -> Any:
         values = {**widgets, **QUICK, **{name: value for name, value in given.items() if name not in inputs}}
@@ -68,8 +68,10 @@ def train(node: Callable[..., Any], output: Path, latents: torch.Tensor, conditi
         wrapped = {name: [value] for name, value in values.items()}
         return trainer.execute([model], listed(latents), listed(positive), **linked, **wrapped).result
 
-    def listed(value: Any) -> list[Any]:
+    def listed(value: Any) -> list[Any] | None:
         """What the host hands to a node that takes lists: LATENTs of bare tensors, a CONDITIONING as a list of one."""
+        if value is None:
+            return None
         if isinstance(value, torch.Tensor):
             return [{"samples": value}]
         entry = value[0] if isinstance(value, list) and value else None
