@@ -1,12 +1,12 @@
 """The pack's nodes for ComfyUI, one topic a file.
 
 Node files: ``convert``, ``sampler``, ``scheduler``, ``ksampler``, ``folder_dataset``, ``train_lora``, ``save_lora``,
-``load_lora``, ``reflow_pairs``, ``load_pairs``, ``demo_checkpoint``, ``demo_scenes``. They do not import each other.
-What they share: ``inputs`` and ``dataset_inputs`` (widgets), ``levels`` (SIGMAS), ``ode`` (the sampling loop),
-``flow_sampling`` (the object behind a converted MODEL), ``training_inputs``, ``training_plan``, ``training_data``,
-``training_preview`` and ``training_run`` (what is behind the trainer), ``guided`` (a network's velocity with guidance),
-``pair_prompts``, ``pair_making`` and ``pair_items`` (reflow pairs) and ``host``, the only room that touches ComfyUI's
-internals.
+``load_lora``, ``reflow_pairs``, ``load_pairs``, ``trajectory``, ``demo_checkpoint``, ``demo_scenes``. They do not
+import each other. What they share: ``inputs`` and ``dataset_inputs`` (widgets), ``levels`` (SIGMAS), ``ode`` (the
+sampling loop), ``flow_sampling`` (the object behind a converted MODEL), ``training_inputs``, ``training_plan``,
+``training_data``, ``training_preview`` and ``training_run`` (what is behind the trainer), ``guided`` (a network's
+velocity with guidance), ``pair_prompts``, ``pair_making`` and ``pair_items`` (reflow pairs), ``path_measures``
+(straightness) and ``host``, the only room that touches ComfyUI's internals.
 """
 
 from comfy_api.latest import ComfyExtension, io
@@ -23,6 +23,7 @@ from .sampler import D2FSampler
 from .save_lora import D2FSaveLora
 from .scheduler import D2FScheduler
 from .train_lora import D2FTrainLora
+from .trajectory import D2FTrajectory
 
 
 class Diff2FlowExtension(ComfyExtension):
@@ -42,4 +43,5 @@ class Diff2FlowExtension(ComfyExtension):
             D2FDemoScenes,
             D2FReflowPairs,
             D2FLoadPairs,
+            D2FTrajectory,
         ]

@@ -20,6 +20,7 @@ NODE_FILES = [
     "demo_scenes",
     "reflow_pairs",
     "load_pairs",
+    "trajectory",
 ]
 TRAINING_PARTS = {
     "dataset_inputs",
@@ -29,7 +30,7 @@ TRAINING_PARTS = {
     "training_preview",
     "training_run",
 }
-REFLOW_PARTS = {"guided", "pair_prompts", "pair_making", "pair_items"}
+REFLOW_PARTS = {"guided", "pair_prompts", "pair_making", "pair_items", "path_measures"}
 MAY_TOUCH_THE_HOST = {path.relative_to(ROOT).as_posix() for path in (ROOT / "nodes" / "host").glob("*.py")} | {
     "demo/networks.py"
 }

@@ -18,6 +18,7 @@ NODES = [
     "D2FDemoScenes",
     "D2FReflowPairs",
     "D2FLoadPairs",
+    "D2FTrajectory",
 ]
 
 
