@@ -147,7 +147,8 @@ def _fetched(model: Any) -> dict[str, Tensor]:
 
 def _transformer_options(model: Any) -> dict[str, Any]:
     options = dict(model.model_options.get("transformer_options", {}))
-    if attention.optimized_attention.__name__ in _FORWARD_ONLY:
+    # An attention that a node has put in may have no backward pass, either.
+    if "optimized_attention_override" in options or attention.optimized_attention.__name__ in _FORWARD_ONLY:
         options["optimized_attention_override"] = lambda chosen, *args, **kwargs: attention.attention_pytorch(
             *args, **kwargs
         )

@@ -20,6 +20,7 @@ from diff2flow_kit.d2f_data.lora_file import (
     lora_tensors,
     save_lora,
     schedule_fingerprint,
+    smallest_dtype,
 )
 from diff2flow_kit.d2f_data.store import load_tensors, save_tensors
 
@@ -293,3 +294,10 @@ def test_schedule_fingerprint():
         schedule_fingerprint(NoiseSchedule(torch.tensor([0.0, 1.25], dtype=torch.float64)))
         == hashlib.sha256((0).to_bytes(8, "little") + (1250000).to_bytes(8, "little")).hexdigest()
     )
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(1.0, "fp16"), (65503.0, "fp16"), (7e4, "bf16")])
+def test_the_smallest_dtype_that_holds_the_weights(tmp_path, largest, dtype):
+    lora = {"lora_unet_a.lora_down.weight": torch.tensor([[0.5, -largest]])}
+    assert smallest_dtype(lora) == dtype
+    save_lora(tmp_path / "a.safetensors", lora, dtype=smallest_dtype(lora))

@@ -77,3 +77,18 @@ def test_an_attention_without_backward_is_replaced(build, train, unharmed, same,
         lora = train(model, run_name="other")[0]
         assert not calls
     assert same(plain, lora) and calls  # of the sampling afterwards
+
+
+def test_an_attention_that_a_node_has_put_in_is_replaced(build, train, same, monkeypatch):
+    from comfy.ldm.modules import attention
+
+    monkeypatch.setattr(attention, "optimized_attention", attention.attention_pytorch)
+    model, patched = build(), build()
+
+    def forward_only(func, *args, **kwargs):
+        return func(*args, **kwargs).detach()
+
+    patched.model_options["transformer_options"] = {"optimized_attention_override": forward_only}
+    plain, lora = train(model)[0], train(patched, run_name="other")[0]
+    assert same(plain, lora)
+    assert patched.model_options["transformer_options"] == {"optimized_attention_override": forward_only}

@@ -210,3 +210,22 @@ def test_a_full_disk_stops_the_run_and_keeps_the_older_save(build, go, whole, pa
             go(model, save_every=1)
     assert {path: path.read_bytes() for path in output.rglob("*.safetensors")} == before
     assert same(go(model), whole)
+
+
+def test_a_mask_that_is_black_all_over_is_named(build, train, latents):
+    masked = {"samples": latents, "noise_mask": torch.zeros(1, 1, 64, 64)}
+    with pytest.raises(ValueError, match=r"noise mask of 'latents' is black.*white is learned"):
+        train(build(), [masked])
+
+
+def test_continue_without_a_run_and_a_first_step_that_fails_leave_no_folder(build, train, output, around_network):
+    with pytest.raises(ValueError, match=r"no run 'typo'.*run_name"):
+        train(build(), run_name="typo", resume="continue")
+
+    def broken(call, network, x):
+        raise RuntimeError("at once")
+
+    around_network(broken)
+    with pytest.raises(RuntimeError, match="at once"):
+        train(build(), run_name="broken")
+    assert not list((output / "diff2flow").rglob("settings.json"))
