@@ -1,0 +1,405 @@
+"""Reflow of the demo model: how good one to four calls of the network are, after training on the model's own samples.
+
+    teacher           the converted model, Euler, guidance 3: what the pairs were made with
+    ddim              the model as it is: stock ddim sampler, simple scheduler
+    converted         the converted model without reflow, Euler
+    reflow            with a LoRA that was trained on the pairs; pairs, trainer and loader are our nodes
+    reflow_diffusion  the same pairs and settings, but the network's own loss and the timesteps of diffusion training
+    renders           no model: fresh renders, graded as the samples are; no sampler can be expected to do better
+    pairs             rate of making pairs, and that relative to sampling the same batches with the host
+
+NFE counts calls of the network, two a step with guidance. All share the pairs, the prompts and, for a seed, the noise;
+seeds differ in noise and training. `accuracy` is the share of attributes, of those that a prompt names, that are read
+right. `frechet` is the distance to fresh renders on the reader's features, `frechet_teacher` that to samples of the
+teacher under prompts and noise that nothing was trained on. `straightness` is the mean squared difference between the
+velocity and its chord, 0 for a straight path; paths begin at t = 0. `cpu_seconds` is what the training took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import mean, median
+from typing import Any, NamedTuple
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import folder_paths
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from devtools.console import say
+from diff2flow_kit.d2f_core import flow_grid, follow, straightness
+from diff2flow_kit.demo import evaluate, networks, reader, render, scenes
+from diff2flow_kit.nodes import host
+from diff2flow_kit.nodes.guided import GuidedVelocity
+from diff2flow_kit.nodes.levels import flow_levels
+from diff2flow_kit.nodes.load_lora import D2FLoadLora
+from diff2flow_kit.nodes.ode import OdeSampler
+from diff2flow_kit.nodes.pair_making import PairMaker, PairSettings
+from diff2flow_kit.nodes.pair_prompts import gather_prompts
+from diff2flow_kit.nodes.reflow_pairs import D2FReflowPairs
+from diff2flow_kit.nodes.train_lora import D2FTrainLora
+from diff2flow_kit.nodes.training_data import join
+
+RESULTS = Path(__file__).resolve().parent / "results"
+MODELS = ("teacher", "ddim", "converted", "reflow", "reflow_diffusion")
+CFG, SIDE, BATCH, SHOWN = 3.0, networks.IMAGE_SIZE, 32, 8
+UNIFORM = {"grid": "uniform"}
+FEW = [(1, 1.0), (2, 1.0), (4, 1.0)]
+ASKED = {"ddim": [*FEW, (4, CFG), (8, CFG), (50, CFG)], "converted": [*FEW, (4, CFG), (8, CFG)],
+         "reflow": FEW, "reflow_diffusion": FEW}  # fmt: skip
+"""Model -> (NFE, guidance) that it is sampled with; those of the teacher follow from `--teacher-steps`."""
+RECIPE = {
+    "targets": "all", "full_ends": True, "rank": 64, "learning_rate": 2e-3, "lr_schedule": "cosine",
+    "ema": 0.99, "precision": "bf16", "save_every": 0, "preview_every": 0, "resume": "new",
+}  # fmt: skip
+OBJECTIVES = {"reflow": {"objective": "diff2flow", "density": "u_shaped"},
+              "reflow_diffusion": {"objective": "diffusion", "density": "timestep"}}  # fmt: skip
+# Streams of random numbers: scenes of the pairs, of the exam, to compare with, and of the floor.
+_PAIRS, _ASK, _COMPARE, _FLOOR = 1, 2, 3, 4
+Rows = list[dict[str, Any]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="a few steps and images, to see that everything runs; "
+                        "table and grid are left alone, but dev.py writes the rows and the plot")  # fmt: skip
+    parser.add_argument("--pairs", type=int, default=2048)
+    parser.add_argument("--teacher-pairs", type=int, default=512, help="samples of the teacher to compare with")
+    parser.add_argument("--teacher-steps", type=int, default=25, help="of Euler's method, two calls each")
+    parser.add_argument("--steps", type=int, default=800, help="of training")
+    parser.add_argument("--warmup", type=int, default=10, help="steps over which the learning rate rises")
+    parser.add_argument("--batch", type=int, default=32, help="of training")
+    parser.add_argument("--images", type=int, default=256, help="that a model is graded on")
+    parser.add_argument("--paths", type=int, default=64, help="that straightness is measured on")
+    parser.add_argument("--references", type=int, default=1024, help="renders to compare with")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--rounds", type=int, default=5, help="of timing")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; 1 measures steadily on a busy machine")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "d2f_bench_reflow",
+                        help="pairs and finished runs are kept here, and taken from here")  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> Rows:
+    if options.quick:
+        vars(options).update(pairs=8, teacher_pairs=8, teacher_steps=4, steps=2, batch=2, warmup=1, images=8)
+        vars(options).update(paths=2, references=32, seeds=[0], rounds=1)
+    torch.set_num_threads(options.threads)
+    comfy.utils.PROGRESS_BAR_ENABLED = False
+    with torch.inference_mode(), output_in(options.work / "output"):
+        bench = Bench(options)
+        graded = [bench.kept(name, seed) for seed in options.seeds for name in ("base", *OBJECTIVES)]
+        rows = [row for part in graded for row in part["rows"]] + bench.kept("pairs", 0)["rows"]
+    if not options.quick:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "reflow.md").write_text(markdown(rows), encoding="utf-8")
+        shown = {name: images for part in graded[:3] for name, images in part["shown"].items()}
+        grid(shown).save(RESULTS / "reflow_grid.png")
+    return rows
+
+
+@contextmanager
+def output_in(folder: Path) -> Iterator[None]:
+    """The host's output folder is another one; pairs, runs and LoRA files go there."""
+    before = folder_paths.get_output_directory()
+    folder_paths.set_output_directory(str(folder))
+    try:
+        yield
+    finally:
+        folder_paths.set_output_directory(before)
+
+
+class View(NamedTuple):
+    """A way to sample: MODEL, the host's sampler, and whether the levels are those of a flow."""
+
+    model: Any
+    sampler: str = "euler"
+    is_flow: bool = True
+
+    def levels(self, steps: int) -> Tensor:
+        model = self.model
+        found = flow_levels(model, UNIFORM, steps) if self.is_flow else host.stock_levels(model, "simple", steps)
+        if len(found) != steps + 1:
+            raise ValueError(f"{self.sampler} makes {len(found) - 1} steps where {steps} were asked for")
+        return found
+
+
+class Bench:
+    """Model, pairs and exam; makes parts of the result: rows, and images to show."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.start = options, time.monotonic()
+        self.model, self.clip, self.vae = networks.load_demo_checkpoint()
+        self.flow = host.convert(self.model, "noise")
+        self.prompts, self.wanted = evaluate.prompts_for(some_scenes(_ASK, options.images))
+        self.positive, self.negative = (evaluate.encode_prompts(self.clip, texts) for texts in (self.prompts, [""]))
+        self.renders = reader.features(render.render_batch(some_scenes(_COMPARE, options.references))[0])
+        self.pairs = self.make_pairs(options.pairs, seed=0)
+        others = self.make_pairs(options.teacher_pairs, seed=1).read(range(options.teacher_pairs)).x0
+        self.samples = reader.features(self.decode(self.model.model.process_latent_out(others)))
+        self.say(f"{self.pairs!r} and {options.teacher_pairs} to compare with")
+
+    def kept(self, name: str, seed: int) -> dict[str, Any]:
+        """Part of the result, from the work folder if it was finished before."""
+        wanted = {k: v for k, v in vars(self.options).items() if k not in ("seeds", "work", "quick")}
+        digest = hashlib.sha256(json.dumps([wanted, RECIPE, OBJECTIVES, ASKED]).encode()).hexdigest()[:12]
+        file = self.options.work / f"{name}-{seed}-{digest}.pt"
+        if not file.exists():
+            made = {"base": self.base, "pairs": self.rate}.get(name, self.student)(name, seed)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial_file = file.with_suffix(".partial")
+            torch.save(made, partial_file)
+            partial_file.replace(file)
+        self.say(f"{name}, seed {seed}")
+        return torch.load(file, weights_only=True)
+
+    def base(self, _: str, seed: int) -> dict[str, Any]:
+        """What no training is needed for."""
+        flow, plain = View(self.flow), View(self.model, "ddim", is_flow=False)
+        parts = [self.graded(name, view, seed) for name, view in
+                 (("teacher", flow), ("ddim", plain), ("converted", flow))]  # fmt: skip
+        renders = render.render_batch(some_scenes(_FLOOR, self.options.images, seed))[0]
+        floor = {"model": "renders", "seed": seed, **self.distances(renders)}
+        return {"rows": [row for part in parts for row in part["rows"]] + [floor],
+                "shown": {name: images for part in parts for name, images in part["shown"].items()}}  # fmt: skip
+
+    def student(self, name: str, seed: int) -> dict[str, Any]:
+        """A trained LoRA, graded; its rows also hold how long the training took."""
+        start = time.process_time()
+        lora = call(
+            D2FTrainLora, model=self.model, pairs=self.pairs, run_name=f"bench_{name}_{seed}", seed=seed,
+            steps=self.options.steps, batch_size=self.options.batch, warmup_steps=self.options.warmup,
+            **RECIPE, **OBJECTIVES[name],
+        )  # fmt: skip
+        seconds = round(time.process_time() - start, 1)
+        self.say(f"{name}, seed {seed}: trained in {seconds} s of the processor")
+        model = D2FLoadLora.execute(self.model, "none", 1.0, lora).args[0]
+        part = self.graded(name, View(model if host.is_flow(model) else host.convert(model, "noise")), seed)
+        return {**part, "rows": [{**row, "cpu_seconds": seconds} for row in part["rows"]]}
+
+    def make_pairs(self, count: int, seed: int) -> Any:
+        """D2F_PAIRS of the generator node, under prompts of their own."""
+        prompts = evaluate.prompts_for(some_scenes(_PAIRS, count, seed))[0]
+        return call(
+            D2FReflowPairs, model=self.model, clip=self.clip, negative=self.negative, prompts="\n".join(prompts),
+            name=f"bench_{count}_{self.options.teacher_steps}_{seed}", count=count, width=SIDE, height=SIDE,
+            steps=self.options.teacher_steps, cfg=CFG, batch_size=BATCH, seed=seed, storage="fp32",
+        )  # fmt: skip
+
+    def graded(self, name: str, view: View, seed: int) -> dict[str, Any]:
+        """A row for each number of calls and guidance, and the first images of each."""
+        asked = ASKED.get(name, [(2 * self.options.teacher_steps, CFG)])
+        straight = {cfg: self.straightness(view, cfg, seed) for cfg in {cfg for _, cfg in asked} if view.is_flow}
+        rows, shown = [], {}
+        for nfe, cfg in asked:
+            images = self.images(view, nfe, cfg, seed)
+            where = {"model": name, "nfe": nfe, "cfg": cfg, "seed": seed}
+            rows.append({**where, "accuracy": self.accuracy(images), **self.distances(images),
+                         "straightness": straight.get(cfg)})  # fmt: skip
+            shown[f"{name}, {nfe} NFE" + (", CFG" if cfg != 1 else "")] = images[:SHOWN].clone()
+        return {"rows": rows, "shown": shown}
+
+    def images(self, view: View, nfe: int, cfg: float, seed: int) -> Tensor:
+        """One image a prompt, (B, 96, 96, 3); the same noise for every model."""
+        levels = view.levels(nfe if cfg == 1 else nfe // 2)
+        noise = torch.randn(len(self.prompts), 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(seed))
+        latents = []
+        for first in range(0, len(noise), BATCH):
+            part = noise[first : first + BATCH]
+            told = [[value[first : first + BATCH], {"pooled_output": extra["pooled_output"][first : first + BATCH]}]
+                    for value, extra in self.positive]  # fmt: skip
+            latents.append(comfy.sample.sample_custom(
+                view.model, part, cfg, comfy.samplers.sampler_object(view.sampler), levels, told, self.negative,
+                torch.zeros_like(part), disable_pbar=True, seed=seed,
+            ))  # fmt: skip
+        return self.decode(torch.cat(latents))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images of latents, (B, 96, 96, 3)."""
+        return torch.cat([self.vae.decode(part).float().cpu() for part in latents.split(BATCH)])
+
+    def accuracy(self, images: Tensor) -> float:
+        """Share of the named attributes that are read right."""
+        read = reader.read_attributes(images)
+        right = [got[name] == word for got, words in zip(read, self.wanted) for name, word in words.items()]
+        return round(sum(right) / len(right), 4)
+
+    def distances(self, images: Tensor) -> dict[str, float]:
+        """Frechet distances to renders and to samples of the teacher."""
+        found = reader.features(images)
+        references = {"frechet": self.renders, "frechet_teacher": self.samples}
+        return {name: round(evaluate.frechet_distance(found, other), 2) for name, other in references.items()}
+
+    def straightness(self, view: View, cfg: float, seed: int) -> float:
+        """Mean over paths of the first prompts, followed by Heun's method."""
+        count = self.options.paths
+        entries = gather_prompts(["\n".join(self.prompts[:count])], "", self.clip, None).entries
+        eps = torch.randn(count, 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(seed))
+        found = []
+        with host.training(view.model) as network:
+            told = [network.condition([entry], tuple(eps.shape[1:])) for entry in entries]
+            null = None if cfg == 1 else network.condition(self.negative, tuple(eps.shape[1:]))
+            for first in range(0, count, BATCH):
+                part = eps[first : first + BATCH].to(network.device)
+                velocity = GuidedVelocity(network, network.alignment, join(told[first : first + BATCH]), null, cfg)
+                found.append(straightness(follow(velocity, part, flow_grid("uniform", self.options.teacher_steps))))
+        return round(float(torch.cat(found).mean()), 5)
+
+    def rate(self, name: str, seed: int) -> dict[str, Any]:
+        """Pairs a second, writing included, and relative to the host's sampling; both take turns, processor time."""
+        calls = {"count": 4, "size": 2, "steps": 2} if self.options.quick else {"count": 64, "size": 16, "steps": 10}
+        self.plain_sampling(**calls), self.pair_making(**calls)
+        times = [(self.plain_sampling(**calls), self.pair_making(**calls)) for _ in range(self.options.rounds)]
+        row = {"model": name, "seed": seed, "pairs_a_second": round(calls["count"] / median(b for _, b in times), 3),
+               "vs_sampling": round(median(a / b for a, b in times), 3), "steps": calls["steps"]}  # fmt: skip
+        return {"rows": [row], "shown": {}}
+
+    def plain_sampling(self, count: int, size: int, steps: int) -> float:
+        """Processor seconds for samples in batches of `size`."""
+        levels = flow_levels(self.flow, UNIFORM, steps)
+        sampler = host.make_sampler(OdeSampler("euler"))
+        batch = {"samples": torch.zeros(size, 4, SIDE // 8, SIDE // 8)}
+        told = gather_prompts(self.prompts[:1], "", self.clip, None).entries
+        start = time.process_time()
+        for _ in range(count // size):
+            host.sample(self.flow, batch, told, self.negative, CFG, sampler, levels, 0)
+        return time.process_time() - start
+
+    def pair_making(self, count: int, size: int, steps: int) -> float:
+        """Processor seconds for as many pairs."""
+        settings = PairSettings("bench_rate", count, steps, CFG, "euler", SIDE, SIDE, size, 0, "auto", "fp16", 32)
+        told = gather_prompts(["\n".join(self.prompts[:2])], "", self.clip, None)
+        shutil.rmtree(settings.folder, ignore_errors=True)
+        start = time.process_time()
+        with host.training(self.model) as network:
+            PairMaker(self.model, network, settings, told, self.negative).run()
+        return time.process_time() - start
+
+    def say(self, text: str) -> None:
+        say(f"{time.monotonic() - self.start:6.0f} s  {text}")
+
+
+def call(node: Any, **inputs: Any) -> Any:
+    """First output of a node that takes lists, as the host calls it: what is not given is at its default."""
+    schema = node.define_schema().inputs
+    unknown = inputs.keys() - {each.id for each in schema}
+    if unknown:
+        raise ValueError(f"{node.__name__} has no input {', '.join(sorted(unknown))}")
+    given = {each.id: each.default for each in schema if getattr(each, "default", None) is not None} | inputs
+    return node.PREPARE_CLASS_CLONE(None).execute(**{name: [value] for name, value in given.items()}).args[0]
+
+
+def some_scenes(stream: int, count: int, seed: int = 0) -> list[Any]:
+    """Scenes of a stream of random numbers; streams share none but by chance."""
+    rng = np.random.default_rng((seed, stream))
+    return [scenes.sample_scene(rng) for _ in range(count)]
+
+
+def grid(shown: dict[str, Tensor]) -> Image.Image:
+    """A row of images for each way of sampling, with its name before it."""
+    margin, columns = 160, len(next(iter(shown.values())))
+    picture = Image.new("RGB", (margin + SIDE * columns, SIDE * len(shown)), "white")
+    for line, (name, images) in enumerate(shown.items()):
+        ImageDraw.Draw(picture).text((6, SIDE * line + SIDE // 2 - 6), name, fill="black")
+        for column, image in enumerate((images.clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()):
+            picture.paste(Image.fromarray(image), (margin + SIDE * column, SIDE * line))
+    return picture
+
+
+def graded(rows: Rows, column: str, **where: Any) -> list[float]:
+    """Grades in the rows that fit, one a seed."""
+    return [row[column] for row in rows if where.items() <= row.items() and row.get(column) is not None]
+
+
+def ways(rows: Rows, name: str) -> list[tuple[int, float]]:
+    """(NFE, guidance) of a model's rows, each once."""
+    return list(dict.fromkeys((row["nfe"], row["cfg"]) for row in rows if row["model"] == name))
+
+
+def spread(values: list[float], form: str) -> str:
+    """Mean (least to most)."""
+    return f"{mean(values):{form}} ({min(values):{form}} to {max(values):{form}})" if values else "-"
+
+
+def markdown(rows: Rows) -> str:
+    """A table with a row for each model, NFE and guidance, and below it the figures that reflow is judged by."""
+    forms = {"accuracy": ".3f", "frechet": ".1f", "frechet_teacher": ".1f", "straightness": ".4f"}
+    lines = [f"| model | NFE | CFG | {' | '.join(forms)} |", "| --- " * (len(forms) + 3) + "|"]
+    for name in MODELS:
+        for nfe, cfg in ways(rows, name):
+            cells = [spread(graded(rows, column, model=name, nfe=nfe, cfg=cfg), form) for column, form in forms.items()]
+            lines.append(f"| {name} | {nfe} | {cfg:g} | {' | '.join(cells)} |")
+    floor = [spread(graded(rows, column, model="renders"), form) for column, form in forms.items()]
+    lines += [f"| renders |  |  | {' | '.join(floor)} |", "", *verdict(rows), ""]
+    return "\n".join(lines)
+
+
+def verdict(rows: Rows) -> list[str]:
+    """Ratios of reflow to what it is compared with, over the seeds, and the costs."""
+    two, four = {"nfe": 2, "cfg": 1.0}, {"nfe": 4, "cfg": 1.0}
+    lines = []
+    for name in OBJECTIVES:
+        ratios = {
+            "accuracy at 2 NFE by the teacher's": ratio(rows, "accuracy", {"model": name, **two}, {"model": "teacher"}),
+            "straightness of the converted model by its own":
+                ratio(rows, "straightness", {"model": "converted", **four}, {"model": name, **two}),
+            "straightness of the guided teacher by its own":
+                ratio(rows, "straightness", {"model": "teacher"}, {"model": name, **two}),
+        }  # fmt: skip
+        for column, what in (("frechet", "renders"), ("frechet_teacher", "the teacher's samples")):
+            ratios[f"Frechet distance to {what} at 2 NFE by the converted model's at 4"] = ratio(
+                rows, column, {"model": name, **two}, {"model": "converted", **four})  # fmt: skip
+        lines += [f"- {name}: {text}: {spread(values, '.3f')}" for text, values in ratios.items()]
+        lines.append(f"- {name}: training took {spread(graded(rows, 'cpu_seconds', model=name, **two), '.0f')} s "
+                     "of the processor")  # fmt: skip
+    for row in rows:
+        if row["model"] == "pairs":
+            lines.append(f"- pairs: {row['pairs_a_second']:g} a second at {row['steps']} steps, "
+                         f"{row['vs_sampling']:g} times the rate of plain sampling")  # fmt: skip
+    return lines
+
+
+def ratio(rows: Rows, column: str, above: dict[str, Any], below: dict[str, Any]) -> list[float]:
+    """Quotients of two models' grades, one a seed."""
+    return [a / b for a, b in zip(graded(rows, column, **above), graded(rows, column, **below), strict=True)]
+
+
+def plot(rows: Rows, axes: Any) -> None:
+    """Accuracy and both Frechet distances over NFE; lines are means, bars go from least to most."""
+    figure = axes.figure
+    axes.remove()
+    figure.set_size_inches(12, 4.2)
+    panels = figure.subplots(1, 3)
+    for panel, column in zip(panels, ("accuracy", "frechet", "frechet_teacher")):
+        for name in MODELS:
+            for cfg in dict.fromkeys(cfg for _, cfg in ways(rows, name)):
+                draw_line(panel, rows, column, name, cfg)
+        for value in graded(rows, column, model="renders")[:1]:
+            panel.axhline(value, color="gray", linewidth=0.8, linestyle=":", label="renders")
+        panel.set_xscale("log", base=2)
+        calls = sorted({nfe for name in MODELS for nfe, _ in ways(rows, name)})
+        panel.set_xticks(calls, [str(nfe) for nfe in calls])
+        panel.set_xlabel("NFE")
+        panel.set_title(column)
+    panels[1].legend(fontsize=7)
+
+
+def draw_line(panel: Any, rows: Rows, column: str, name: str, cfg: float) -> None:
+    places = sorted(nfe for nfe, guidance in ways(rows, name) if guidance == cfg)
+    cells = [graded(rows, column, model=name, nfe=nfe, cfg=cfg) for nfe in places]
+    centre = [mean(cell) for cell in cells]
+    bars = [[m - min(c) for m, c in zip(centre, cells)], [max(c) - m for m, c in zip(centre, cells)]]
+    label = name if cfg == 1 else f"{name}, CFG {cfg:g}"
+    color = f"C{MODELS.index(name)}"
+    style = "-" if cfg == 1 else "--"
+    panel.errorbar(places, centre, bars, color=color, linestyle=style, marker="o", markersize=3, capsize=2, label=label)

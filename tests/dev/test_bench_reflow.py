@@ -1,0 +1,94 @@
+"""A quick run of `bench reflow`: every model gives the rows that the table, the plot and the grid are made of."""
+
+import argparse
+import importlib.util
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+COLUMNS = {"model", "nfe", "cfg", "seed", "accuracy", "frechet", "frechet_teacher", "straightness"}
+
+pytestmark = [pytest.mark.host, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def benchmark(pack, root):
+    spec = importlib.util.spec_from_file_location("benchmark_reflow", root / "benchmarks" / "reflow.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def options(benchmark, tmp_path_factory):
+    parser = argparse.ArgumentParser()
+    benchmark.add_arguments(parser)
+    return parser.parse_args(["--quick", "--work", str(tmp_path_factory.mktemp("work"))])
+
+
+@pytest.fixture(scope="module")
+def rows(benchmark, options):
+    import folder_paths
+
+    threads, output = torch.get_num_threads(), folder_paths.get_output_directory()
+    yield benchmark.run(options)
+    assert folder_paths.get_output_directory() == output
+    torch.set_num_threads(threads)
+
+
+def test_there_is_a_row_for_each_model_nfe_and_guidance(benchmark, rows):
+    graded = [row for row in rows if row["model"] in benchmark.MODELS]
+    asked = {**benchmark.ASKED, "teacher": [(8, 3.0)]}  # 4 steps in a quick run
+    for name in benchmark.MODELS:
+        assert [(row["nfe"], row["cfg"]) for row in graded if row["model"] == name] == asked[name]
+    for row in graded:
+        assert row.keys() - {"cpu_seconds"} == COLUMNS and row["seed"] == 0
+        assert 0 <= row["accuracy"] <= 1 and row["frechet"] > 0 and row["frechet_teacher"] > 0
+        assert (row["straightness"] is None) == (row["model"] == "ddim")
+
+
+def test_guidance_bends_the_paths_and_students_differ_from_the_model(benchmark, rows):
+    def straight(name, cfg):
+        return benchmark.graded(rows, "straightness", model=name, cfg=cfg)[0]
+
+    assert straight("teacher", 3.0) == straight("converted", 3.0) > straight("converted", 1.0) > 0
+    assert len({straight(name, 1.0) for name in ("converted", "reflow", "reflow_diffusion")}) == 3
+
+
+def test_training_and_pairs_are_timed_and_renders_are_graded(rows):
+    assert all(row["cpu_seconds"] > 0 for row in rows if row["model"].startswith("reflow"))
+    (pairs,) = (row for row in rows if row["model"] == "pairs")
+    assert pairs["pairs_a_second"] > 0 and pairs["vs_sampling"] > 0
+    (renders,) = (row for row in rows if row["model"] == "renders")
+    assert renders["frechet"] > 0
+
+
+def test_finished_parts_are_taken_from_the_work_folder(benchmark, options, rows):
+    def refuse(*_):
+        raise AssertionError("made again")
+
+    bench = SimpleNamespace(options=options, base=refuse, rate=refuse, student=refuse, say=lambda text: None)
+    again = benchmark.Bench.kept(bench, "reflow", 0)
+    assert again["rows"] == [row for row in rows if row["model"] == "reflow"]
+    options_of_others = argparse.Namespace(**{**vars(options), "steps": options.steps + 1})
+    bench.options = options_of_others
+    with pytest.raises(AssertionError, match="made again"):
+        benchmark.Bench.kept(bench, "reflow", 0)
+
+
+def test_table_plot_and_grid_are_drawn(benchmark, options, rows):
+    text = benchmark.markdown(rows)
+    assert "| teacher | 8 | 3 |" in text
+    assert all(f"| {name} | {nfe} | {cfg:g} |" in text for name, asked in benchmark.ASKED.items() for nfe, cfg in asked)
+    assert "nan" not in text and "by the teacher's: " in text and "times the rate of plain sampling" in text
+    assert json.dumps(rows)
+    bench = SimpleNamespace(options=options, base=None, rate=None, student=None, say=lambda text: None)
+    shown = benchmark.Bench.kept(bench, "reflow", 0)["shown"]
+    assert benchmark.grid(shown).size == (160 + 8 * 96, 3 * 96)
+    figures = pytest.importorskip("matplotlib.figure")
+    figure = figures.Figure()
+    benchmark.plot(rows, figure.subplots())
+    assert len(figure.axes) == 3
