@@ -1,4 +1,4 @@
-"""Widgets that several nodes share: solver, grid of noise levels, steps, denoise."""
+"""Widgets that several nodes share: seed, solver, grid of noise levels, steps, denoise."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +11,18 @@ from . import host
 CATEGORY = "Diff2Flow"
 
 STOCK_GRID = "stock scheduler"
+
+
+def seed_input(tooltip: str) -> io.Int.Input:
+    """A seed that stays as it is from run to run."""
+    return io.Int.Input(
+        "seed",
+        default=0,
+        min=0,
+        max=0xFFFFFFFFFFFFFFFF,
+        control_after_generate=io.ControlAfterGenerate.fixed,
+        tooltip=tooltip,
+    )
 
 
 def solver_input() -> io.DynamicCombo.Input:

@@ -11,7 +11,7 @@ from ..d2f_core import FIXED_METHODS
 from ..d2f_data.pairs_plan import STORAGE
 from ..d2f_data.pictures import as_image, side_by_side
 from . import host
-from .inputs import CATEGORY
+from .inputs import CATEGORY, seed_input
 from .pair_making import PairMaker, PairSettings, describe
 from .pair_prompts import gather_prompts
 
@@ -166,14 +166,7 @@ def _teacher() -> list[io.Input]:
         io.Int.Input(
             "batch_size", default=8, min=1, max=1024, tooltip="Pairs that are sampled at once; it changes speed only."
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=io.ControlAfterGenerate.fixed,
-            tooltip="Of the noise. Pair i comes from seed and i alone.",
-        ),
+        seed_input("Of the noise. Pair i comes from seed and i alone."),
     ]
 
 

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..d2f_core import DENSITIES, OBJECTIVES, OPTIMIZERS, SCHEDULES, TARGETS, WEIGHTS
 from ..d2f_data.run_folder import RESUME
 from . import host
+from .inputs import seed_input
 
 LOSSES = ("mse", "huber")
 
@@ -100,14 +101,7 @@ def _keeping() -> list[io.Input]:
             tooltip="auto: goes on with the last run of this name if data, model and settings are the same, else "
             "starts a numbered new one. continue: goes on, or says what differs. new: starts a new one.",
         ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=io.ControlAfterGenerate.fixed,
-            tooltip="Of everything random. The same seed gives the same LoRA, on the CPU bit for bit.",
-        ),
+        seed_input("Of everything random. The same seed gives the same LoRA, on the CPU bit for bit."),
     ]
 
 

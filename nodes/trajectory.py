@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..d2f_data.path_plot import PathCurves, plot_paths
 from . import host
-from .inputs import CATEGORY
+from .inputs import CATEGORY, seed_input
 from .path_measures import COUNTS, PathMeasures, Question, measure
 
 
@@ -99,14 +99,7 @@ def _widgets() -> list[io.Input]:
         _int("width", 512, 16, 8192, "In pixels: 512 for SD1.5, 1024 for SDXL, 96 for the demo model.", 8),
         _int("height", 512, 16, 8192, "In pixels, as width.", 8),
         _int("count", 4, 1, 64, "Paths that are followed at once; the numbers are their means."),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=io.ControlAfterGenerate.fixed,
-            tooltip="Of the noise that the paths begin at.",
-        ),
+        seed_input("Of the noise that the paths begin at."),
         _float("cfg", "Guidance of the first model; 1 is none."),
         _float("cfg_2", "Guidance of the second model; 1 is none, as for a reflow LoRA."),
         _int("reference_steps", 50, 2, 1000, f"Steps of the fine path, 2 model calls each. Above {max(COUNTS)}."),
