@@ -1,5 +1,6 @@
 """What a running node shows: bar, text and preview pictures."""
 
+import sys
 import time
 from typing import Any
 
@@ -35,9 +36,8 @@ class NodeProgress:
 
     def _say(self, text: str) -> None:
         self._said = time.monotonic()
-        from server import PromptServer
-
-        server = getattr(PromptServer, "instance", None)
+        # Not imported: without a running server there is nobody to tell.
+        server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
         if self.node_id is not None and server is not None and hasattr(server, "send_progress_text"):
             server.send_progress_text(text, self.node_id)
 
