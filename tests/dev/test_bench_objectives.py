@@ -1,33 +1,16 @@
 """A quick run of `bench objectives`: every method gives the rows that the tables and the plot are made of."""
 
-import argparse
-import importlib.util
 import json
-import sys
 import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+BENCHMARK = "objectives"
 GRADES = {"accuracy", "new", "kept", "frechet"}
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def benchmark(pack, root):
-    spec = importlib.util.spec_from_file_location("benchmark_objectives", root / "benchmarks" / "objectives.py")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def options(benchmark, tmp_path_factory):
-    parser = argparse.ArgumentParser()
-    benchmark.add_arguments(parser)
-    return parser.parse_args(["--quick", "--work", str(tmp_path_factory.mktemp("work"))])
 
 
 @pytest.fixture(scope="module")

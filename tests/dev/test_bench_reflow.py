@@ -1,32 +1,16 @@
 """A quick run of `bench reflow`: every model gives the rows that the table, the plot and the grid are made of."""
 
 import argparse
-import importlib.util
 import json
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+BENCHMARK = "reflow"
 COLUMNS = {"model", "nfe", "cfg", "seed", "accuracy", "frechet", "frechet_teacher", "straightness"}
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def benchmark(pack, root):
-    spec = importlib.util.spec_from_file_location("benchmark_reflow", root / "benchmarks" / "reflow.py")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def options(benchmark, tmp_path_factory):
-    parser = argparse.ArgumentParser()
-    benchmark.add_arguments(parser)
-    return parser.parse_args(["--quick", "--work", str(tmp_path_factory.mktemp("work"))])
 
 
 @pytest.fixture(scope="module")
