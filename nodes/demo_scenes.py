@@ -1,4 +1,4 @@
-"""Demo Scenes: pictures and captions to train the demo model on."""
+"""Demo Scenes: pictures, captions and depths to train the demo model on."""
 
 from collections.abc import Mapping
 
@@ -25,8 +25,9 @@ class D2FDemoScenes(io.ComfyNode):
             display_name="Demo Scenes (Diff2Flow)",
             category=CATEGORY,
             description="A small training set for the demo model, rendered on the spot: scenes of one object with "
-            "captions. The demo model has never seen cyan or stripes, so that a LoRA has something to teach it.",
-            search_aliases=["diff2flow demo", "demo dataset", "demo images", "test training set", "synthetic dataset"],
+            "captions, and their exact depth. The demo model has never seen cyan or stripes, so that a LoRA has something "
+            "to teach it.",
+            search_aliases=["diff2flow demo", "demo dataset", "demo images", "synthetic dataset", "demo depth"],
             inputs=[
                 io.Combo.Input(
                     "scenes",
@@ -52,6 +53,10 @@ class D2FDemoScenes(io.ComfyNode):
                     tooltip="A caption an image, as a list: CLIP Text Encode makes a conditioning of each.",
                     is_output_list=True,
                 ),
+                io.Mask.Output(
+                    display_name="depth",
+                    tooltip="Depth of every pixel in metres along the optical axis, not scaled: for Depth Target.",
+                ),
             ],
         )
 
@@ -60,8 +65,11 @@ class D2FDemoScenes(io.ComfyNode):
         return io.NodeOutput(*_render(SCENES[scenes], count, seed))
 
 
-def _render(words: Mapping[str, str], count: int, seed: int) -> tuple[Tensor, list[str]]:
-    """Images (count, 96, 96, 3) in [0, 1] and captions of scenes with some words given, all else drawn at random."""
+def _render(words: Mapping[str, str], count: int, seed: int) -> tuple[Tensor, list[str], Tensor]:
+    """Images (count, 96, 96, 3) in [0, 1], captions and depths (count, 96, 96) in metres of scenes with some words given.
+
+    All else is drawn at random.
+    """
     import numpy
 
     from ..demo.captions import caption
@@ -73,4 +81,5 @@ def _render(words: Mapping[str, str], count: int, seed: int) -> tuple[Tensor, li
     if words:
         drawn = [{name: getattr(scene, name) for name in ATTRIBUTES} for scene in scenes]
         scenes = [make_scene(rng, **{**one, **words}) for one in drawn]
-    return render_batch(scenes)[0], [caption(scene, rng) for scene in scenes]
+    images, depths = render_batch(scenes)
+    return images, [caption(scene, rng) for scene in scenes], depths

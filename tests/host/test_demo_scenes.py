@@ -1,4 +1,4 @@
-"""Demo Scenes: what is in the pictures, and captions in their order."""
+"""Demo Scenes: what is in the pictures, captions in their order, and depths."""
 
 import pytest
 import torch
@@ -8,8 +8,7 @@ import torch
 def render(node):
     def run(scenes, count=24, seed=0):
         output = node("demo_scenes", "D2FDemoScenes").execute(scenes, count, seed)
-        images, captions = output.result
-        return images, captions
+        return output.result
 
     return run
 
@@ -29,7 +28,7 @@ def read(images):
     ],
 )
 def test_all_scenes_show_the_new_words_and_differ_in_the_rest(scenes, words, render):
-    images, captions = render(scenes)
+    images, captions, _ = render(scenes)
     found = read(images)
     assert all(one[name] == word for one in found for name, word in words.items())
     assert len({one["shape"] for one in found}) == 5
@@ -38,13 +37,13 @@ def test_all_scenes_show_the_new_words_and_differ_in_the_rest(scenes, words, ren
 
 
 def test_known_words_hold_nothing_new(render):
-    images, captions = render("known words")
+    images, captions, _ = render("known words")
     assert not any("cyan" in caption or "striped" in caption for caption in captions)
     assert len({one["color"] for one in read(images)}) > 3
 
 
 def test_images_and_captions_belong_together(render):
-    images, captions = render("known words", 48)
+    images, captions, _ = render("known words", 48)
     named = [(one["shape"], caption) for one, caption in zip(read(images), captions) if one["shape"] == "cone"]
     assert named and sum("cone" in caption for _, caption in named) > 0.8 * len(named)
 
@@ -52,10 +51,21 @@ def test_images_and_captions_belong_together(render):
 def test_a_seed_fixes_the_scenes(render):
     first, again, other = render("cyan", 4, 1), render("cyan", 4, 1), render("cyan", 4, 2)
     assert first[0].shape == (4, 96, 96, 3) and first[0].min() >= 0 and first[0].max() <= 1
-    assert torch.equal(first[0], again[0]) and first[1] == again[1]
+    assert torch.equal(first[0], again[0]) and first[1] == again[1] and torch.equal(first[2], again[2])
     assert not torch.equal(first[0], other[0])
 
 
 def test_captions_are_a_list_for_the_encoder(node):
     schema = node("demo_scenes", "D2FDemoScenes").define_schema()
-    assert [output.is_output_list for output in schema.outputs] == [False, True]
+    assert [output.is_output_list for output in schema.outputs] == [False, True, False]
+
+
+def test_depths_are_metres_of_the_same_scenes(render):
+    """The floor comes nearer downwards; the object, whose colour the picture shows, stands before the wall."""
+    images, _, depths = render("cyan", 32)
+    assert depths.shape == (32, 96, 96) and depths.dtype == torch.float32
+    assert 1.5 < float(depths.min()) and float(depths.max()) < 8
+    assert bool((depths[:, -1] < depths[:, 0]).all())
+    cyan = (images[..., 1] > images[..., 0] + 0.3) & (images[..., 2] > images[..., 0] + 0.3)
+    for depth, seen in zip(depths, cyan):
+        assert 3 < float(depth[seen].median()) < 5 and float(depth[seen].median()) < float(depth[0].median()) - 1
