@@ -25,9 +25,19 @@ The v of v-prediction is ``alpha * eps - sigma * x0``; it is never called veloci
 
 from .adapter import Adapter, FullAdapter, LowRankAdapter, attached
 from .batches import Batch, TrainingData, mix
+from .depth import (
+    DepthRange,
+    align_to,
+    depth_from_target,
+    depth_range,
+    depth_target,
+    ensemble,
+    valid_pixels,
+)
 from .grid import FLOW_GRIDS, flow_grid, shift_levels
 from .lora import TARGETS, AdapterSettings, make_adapters
 from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Objective, Pair, TimeDensity
+from .metrics import SPACES, DepthScores, depth_scores
 from .naive import NaiveAlignment
 from .optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 from .prediction import PREDICTIONS
@@ -57,12 +67,15 @@ __all__ = [
     "OPTIMIZERS",
     "PREDICTIONS",
     "SCHEDULES",
+    "SPACES",
     "TARGETS",
     "WEIGHTS",
     "Adapter",
     "AdapterSettings",
     "Batch",
     "CountedVelocity",
+    "DepthRange",
+    "DepthScores",
     "EvaluationLimitError",
     "FlowAlignment",
     "FlowPath",
@@ -80,8 +93,14 @@ __all__ = [
     "TrainSettings",
     "Trainer",
     "TrainingData",
+    "align_to",
     "attached",
     "curvature",
+    "depth_from_target",
+    "depth_range",
+    "depth_scores",
+    "depth_target",
+    "ensemble",
     "few_step_errors",
     "flow_grid",
     "follow",
@@ -94,4 +113,5 @@ __all__ = [
     "shift_levels",
     "solve",
     "straightness",
+    "valid_pixels",
 ]
