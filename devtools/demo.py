@@ -22,7 +22,16 @@ Branches = list[tuple[str, list[str]]]
 
 TRAINER = "D2FTrainLora"
 # Pictures of the README, and which of the demo's they are.
-DOCS = {"demo.png": "demo_text_to_image_sheet.png", "demo_training.png": "demo_train_lora_before_after.png"}
+DOCS = {
+    "demo.png": "demo_text_to_image_sheet.png",
+    "demo_training.png": "demo_train_lora_before_after.png",
+    "demo_reflow.png": "demo_reflow_before_after.png",
+}
+# Plots among them: the graph, and the title of the node that saved it.
+PLOTS = {
+    "demo_training_loss.png": ("demo_train_lora", "Loss"),
+    "demo_reflow_paths.png": ("demo_reflow", "Paths before and after"),
+}
 
 
 def demo(pictures: bool = False, folder: Path = ROOT / "workflows", pattern: str = "demo_*.json") -> None:
@@ -56,7 +65,8 @@ def draw(python: Path, graphs: dict[str, Branches], output: Path, thumbnails: Pa
         images = ROOT / "docs" / "images"
         for name, made in DOCS.items():
             shutil.copy(output / made, images / name)
-        shutil.copy(dict(graphs["demo_train_lora"])["Loss"][0], images / "demo_training_loss.png")
+        for name, (graph, title) in PLOTS.items():
+            shutil.copy(dict(graphs[graph])[title][0], images / name)
 
 
 def run_file(

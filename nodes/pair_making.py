@@ -144,7 +144,8 @@ class PairMaker:
 def describe(pairs: PairSet, made: int, seconds: float) -> str:
     """The set in a few lines."""
     told = pairs.settings
-    calls = told["steps"] * len(FIXED_METHODS[told["solver"]].c)
+    guided = 1 if told["cfg"] == 1 else 2
+    calls = told["steps"] * len(FIXED_METHODS[told["solver"]].c) * guided
     lines = [
         repr(pairs).strip("<>"),
         f"teacher: {told['base_model']} {told['base']}, {told['solver']} {told['steps']} steps ({calls} model calls), "

@@ -199,6 +199,35 @@ def test_training_shows_how_it_goes_and_goes_on_after_a_cancel(page: Any, server
     assert page.errors == []
 
 
+@pytest.mark.slow
+def test_pairs_go_on_after_a_cancel(page: Any, server: Client, picture: Any):
+    open_graph(page, FOLDER / "demo_reflow.json")
+    few = {"name": "browser", "count": 512, "batch_size": 4, "shard_size": 8}
+    page.evaluate(SET_WIDGETS, ["D2FReflowPairs", few])
+    page.evaluate(SET_WIDGETS, ["D2FTrainLora", {"steps": 2, "warmup_steps": 0, "batch_size": 2}])
+    generator = "app.graph.nodes.find((n) => n.type === 'D2FReflowPairs')"
+    run_button = page.get_by_role("button", name="Run", exact=True).first
+    run_button.click()
+    page.wait_for_function(f"() => {generator}.progress > 0.05", timeout=60_000)
+    picture(page)
+    page.get_by_role("button", name="Cancel current run").click()
+    while server.get("/queue")["queue_running"]:
+        page.wait_for_timeout(100)
+    pairs = server.base / "output" / "diff2flow" / "pairs" / "browser"
+    made = {path: path.stat().st_mtime_ns for path in pairs.glob("shard-*.safetensors")}
+    assert made and not (pairs / "manifest.json").exists()
+
+    page.evaluate(SET_WIDGETS, ["D2FReflowPairs", {"count": 4 * len(made) + 48}])
+    run(page, "Comfy.Canvas.FitView")
+    run_button.click()
+    page.wait_for_function(f"() => ({SAVED_IMAGES})().every((count) => count > 0)", timeout=120_000)
+    picture(page)
+    assert (pairs / "manifest.json").is_file()
+    full = [path for path in sorted(made)[:-1] if path.exists()]
+    assert full and all(path.stat().st_mtime_ns == made[path] for path in full)
+    assert page.errors == []
+
+
 @pytest.mark.parametrize("alias", ["flow matching", "rectified flow"])
 def test_a_node_is_found_by_what_people_call_it(alias: str, page: Any, picture: Any):
     page.evaluate("() => app.graph.clear()")

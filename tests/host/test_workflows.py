@@ -40,7 +40,7 @@ def definitions(server: Client) -> dict[str, Any]:
 def test_every_model_has_every_task():
     names = {path.stem for path in FILES}
     tasks = {f"{model}_{task}" for model in ("demo", "sd15", "sd21_v", "sdxl") for task in TASKS}
-    training = {"demo_train_lora", "sd15_train_lora_folder", "sdxl_train_lora_folder"}
+    training = {"demo_train_lora", "sd15_train_lora_folder", "sdxl_train_lora_folder", "demo_reflow", "sd15_reflow"}
     assert names == {*tasks, "demo_solvers", *training}
 
 
@@ -189,10 +189,10 @@ def greatest_difference(a: Image.Image, b: Image.Image) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", DEMOS, ids=lambda path: path.stem)
 def test_a_demo_makes_its_images(path: Path, ran: Any):
-    images = {prefix: batch for prefix, batch in ran(path).items() if not prefix.endswith("_loss")}
+    images = {prefix: batch for prefix, batch in ran(path).items() if not prefix.endswith(("_loss", "_paths"))}
     assert len(images) >= 4
     for batch in images.values():
-        assert len(batch) == 4
+        assert len(batch) == (6 if path.stem == "demo_reflow" else 4)
         for image in batch:
             assert image.size == (96, 96)
             assert max(high - low for low, high in image.getextrema()) > 30
@@ -277,6 +277,53 @@ def test_a_folder_is_trained_on(model: str, server: Client, definitions: dict[st
     assert sorted(images) == [f"diff2flow/{model}_train_{name}" for name in ("1_before", "2_after", "loss")]
     saved = (server.base / "output" / "loras" / "diff2flow").glob(f"folder_{model}_step*.safetensors")
     assert [path.name for path in saved]
+
+
+# --- Reflow ---------------------------------------------------------------------------------------
+
+
+def distance(images: list[Image.Image], others: list[Image.Image]) -> float:
+    """Root mean square difference of pixels in [0, 255]; the median, as a short training misses a prompt now and then."""
+    a, b = (torch.stack([torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8) for i in each]).double()
+            for each in (images, others))  # fmt: skip
+    return float((a - b).square().mean(1).sqrt().median())
+
+
+@pytest.mark.slow
+def test_reflow_brings_few_steps_to_where_the_teacher_ends(server: Client, ran: Any):
+    images = {prefix.removeprefix("diff2flow/demo_reflow_"): batch
+              for prefix, batch in ran(FOLDER / "demo_reflow.json").items()}  # fmt: skip
+    teacher = images["4_teacher"]
+    assert len(teacher) == 6
+    for row, steps in enumerate((1, 2, 4), start=1):
+        before, after = (images[f"{row}_{steps}step_{when}"] for when in ("1_before", "2_after"))
+        assert len(before) == len(after) == 6
+        assert distance(after, teacher) < distance(before, teacher) * (1 if steps == 1 else 0.8)
+    for plot in ("loss", "paths"):
+        (picture,) = images[plot]
+        assert picture.width > picture.height > 300
+    assert (server.base / "output" / "diff2flow" / "pairs" / "demo" / "manifest.json").is_file()
+    assert list((server.base / "output" / "loras" / "diff2flow").glob("demo_reflow_250_steps_*.safetensors"))
+
+
+@pytest.mark.slow
+def test_the_reflow_graph_for_a_large_checkpoint_runs(server: Client, definitions: dict[str, Any]):
+    """With the demo model in the checkpoint's place, for a few pairs and steps."""
+    prompt = to_prompt(read(FOLDER / "sd15_reflow.json"), definitions)
+    small = {
+        "D2FReflowPairs": {"count": 8, "width": 96, "height": 96, "steps": 3},
+        "D2FTrainLora": {"steps": 4, "warmup_steps": 0, "preview_every": 2, "batch_size": 2, "accumulation": 2},
+        "D2FTrajectory": {"width": 96, "height": 96, "reference_steps": 9},
+        "EmptyLatentImage": {"width": 96, "height": 96},
+    }
+    for node in prompt.values():
+        node["inputs"].update(small.get(node["class_type"], {}))
+        if node["class_type"] == "CheckpointLoaderSimple":
+            node.update(class_type="D2FDemoCheckpoint", inputs={})
+    images = saved_images(server, prompt)
+    rows = [f"{row}_{steps}step_{when}" for row, steps in ((1, 1), (2, 2), (3, 4)) for when in ("1_before", "2_after")]
+    names = sorted([*rows, "4_teacher", "loss", "paths"])
+    assert sorted(images) == [f"diff2flow/sd15_reflow_{name}" for name in names]
 
 
 # --- Identity (b) of the design, over the API -----------------------------------------------------

@@ -84,7 +84,8 @@ def test_pairs_are_what_the_sampler_makes_of_their_noise(
     sampled = host.sample(converted, empty, positive, negative, cfg, sampler, levels, 0)["samples"]
     torch.testing.assert_close(model.model.process_latent_out(read.x0), sampled, rtol=1e-3, atol=1e-3)
     assert pairs.shape == (4, 6, 8) and float(read.x0.std()) > 0.1
-    assert f"{solver} 3 steps ({3 if solver == 'euler' else 6} model calls), cfg {cfg:g}" in report
+    calls = 3 * (1 if solver == "euler" else 2) * (1 if cfg == 1 else 2)
+    assert f"{solver} 3 steps ({calls} model calls), cfg {cfg:g}" in report
     assert "model space of SD15 (scale factor 0.18215)" in report
 
 
