@@ -283,7 +283,7 @@ def test_a_folder_is_trained_on(model: str, server: Client, definitions: dict[st
 
 
 def distance(images: list[Image.Image], others: list[Image.Image]) -> float:
-    """Root mean square difference of pixels in [0, 255]; the median, as a short training misses a prompt now and then."""
+    """Root mean square difference of pixels, the median over the images: a short training misses a prompt at times."""
     a, b = (torch.stack([torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8) for i in each]).double()
             for each in (images, others))  # fmt: skip
     return float((a - b).square().mean(1).sqrt().median())
