@@ -21,6 +21,9 @@ file                    what it does
 ``training_set``        all items, encoded in batches of one size
 ``latent_cache``        what was encoded, under a hash
 ``set_report``          the text and the contact sheet about a training set
+``raw_values``          measured values as a file stores them, one a pixel
+``paired``              images and their targets in two folders, and how they are brought to one size
+``paired_tensors``      reads them
 ``pairs``               a finished set of reflow pairs, checked and read row by row
 ``pairs_writer``        writes one in shards, and goes on where a writer before it stopped
 ``pairs_plan``          what a set of pairs is to be; pair i comes from (seed, i)

@@ -36,9 +36,9 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         OddImageError: it is no image, empty, huge, tiny, animated.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         if image.format == "TIFF":  # versions of Pillow differ in whether its size is upright before it is decoded
-            return _upright(image).size
+            return upright(image).size
         width, height = image.size
         turned = not _hides_exif(image) and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
         return (height, width) if turned else (width, height)
@@ -50,8 +50,8 @@ def read_image(path: Path) -> Any:
     Raises:
         OddImageError: as ``read_size``, and when the file is cut off or damaged.
     """
-    with _opened(path) as image:
-        return _to_rgb(_upright(image))
+    with opened(path) as image:
+        return _to_rgb(upright(image))
 
 
 def read_mask(path: Path) -> Any:
@@ -66,7 +66,7 @@ def read_mask(path: Path) -> Any:
     return mask
 
 
-def _upright(image: Any) -> Any:
+def upright(image: Any) -> Any:
     """The decoded image, turned as its EXIF says."""
     from PIL import ImageOps
 
@@ -81,7 +81,7 @@ def _hides_exif(image: Any) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
     """The image at ``path``; whatever goes wrong inside becomes an OddImageError."""
     from PIL import Image, UnidentifiedImageError
 

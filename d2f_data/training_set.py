@@ -31,18 +31,18 @@ def read_pixels(sample: Sample) -> Tensor:
         image = read_image(sample.item.path)
     except OddImageError as error:
         raise ValueError(f"{sample.item.name} was changed while it was used: {error}") from None
-    return apply(_resized(image, placement, "LANCZOS"), sample.drawn, placement, sample.bucket)
+    return apply(resized(image, placement, "LANCZOS"), sample.drawn, placement, sample.bucket)
 
 
 def read_mask_pixels(sample: Sample) -> Tensor:
     """The mask of a sample in its bucket, (1, height, width) uint8; of a sample without a mask, all white."""
     if sample.item.mask is None:
         return torch.full((1, sample.bucket.height, sample.bucket.width), 255, dtype=torch.uint8)
-    mask = _resized(read_mask(sample.item.mask), sample.placement, "BILINEAR")
+    mask = resized(read_mask(sample.item.mask), sample.placement, "BILINEAR")
     return (apply_to_mask(mask, sample.drawn, sample.placement, sample.bucket) * 255).round().to(torch.uint8)
 
 
-def _resized(image: Any, placement: Placement, how: str) -> Tensor:
+def resized(image: Any, placement: Placement, how: str) -> Tensor:
     """A Pillow image in the size of its placement, (C, H, W) in [0, 1]."""
     import numpy as np
     from PIL import Image

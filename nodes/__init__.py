@@ -1,9 +1,9 @@
 """The pack's nodes for ComfyUI, one topic a file.
 
 Node files: ``convert``, ``sampler``, ``scheduler``, ``ksampler``, ``folder_dataset``, ``train_lora``, ``save_lora``,
-``load_lora``, ``reflow_pairs``, ``load_pairs``, ``trajectory``, ``demo_checkpoint``, ``demo_scenes``. They do not
-import each other. What they share: ``inputs`` and ``dataset_inputs`` (widgets), ``levels`` (SIGMAS), ``ode`` (the
-sampling loop), ``flow_sampling`` (the object behind a converted MODEL), ``training_inputs``, ``training_plan``,
+``load_lora``, ``reflow_pairs``, ``load_pairs``, ``trajectory``, ``demo_checkpoint``, ``demo_scenes``,
+``paired_folder``. They do not import each other. What they share: ``inputs`` and ``dataset_inputs`` (widgets),
+``folders`` (those that users name), ``levels`` (SIGMAS), ``ode`` (the sampling loop), ``flow_sampling`` (the object behind a converted MODEL), ``training_inputs``, ``training_plan``,
 ``training_data``, ``training_preview`` and ``training_run`` (what is behind the trainer), ``guided`` (a network's
 velocity with guidance), ``pair_prompts``, ``pair_making`` and ``pair_items`` (reflow pairs), ``path_measures``
 (straightness) and ``host``, the only room that touches ComfyUI's internals.
@@ -18,6 +18,7 @@ from .folder_dataset import D2FFolderDataset
 from .ksampler import D2FKSampler
 from .load_lora import D2FLoadLora
 from .load_pairs import D2FLoadPairs
+from .paired_folder import D2FPairedFolder
 from .reflow_pairs import D2FReflowPairs
 from .sampler import D2FSampler
 from .save_lora import D2FSaveLora
@@ -44,4 +45,5 @@ class Diff2FlowExtension(ComfyExtension):
             D2FReflowPairs,
             D2FLoadPairs,
             D2FTrajectory,
+            D2FPairedFolder,
         ]

@@ -25,8 +25,8 @@ class D2FDemoScenes(io.ComfyNode):
             display_name="Demo Scenes (Diff2Flow)",
             category=CATEGORY,
             description="A small training set for the demo model, rendered on the spot: scenes of one object with "
-            "captions, and their exact depth. The demo model has never seen cyan or stripes, so that a LoRA has something "
-            "to teach it.",
+            "captions, and their exact depth. The demo model has never seen cyan or stripes, so that a LoRA has "
+            "something to teach it.",
             search_aliases=["diff2flow demo", "demo dataset", "demo images", "synthetic dataset", "demo depth"],
             inputs=[
                 io.Combo.Input(
@@ -66,9 +66,9 @@ class D2FDemoScenes(io.ComfyNode):
 
 
 def _render(words: Mapping[str, str], count: int, seed: int) -> tuple[Tensor, list[str], Tensor]:
-    """Images (count, 96, 96, 3) in [0, 1], captions and depths (count, 96, 96) in metres of scenes with some words given.
+    """Images (count, 96, 96, 3) in [0, 1], captions, and depths (count, 96, 96) in metres, of random scenes.
 
-    All else is drawn at random.
+    ``words`` are what they have in common.
     """
     import numpy
 

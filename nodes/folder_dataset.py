@@ -1,19 +1,18 @@
 """Training Set from Folder: images and captions -> latents and conditioning, cached on disk."""
 
-import difflib
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..d2f_data.augment import Augmentation
-from ..d2f_data.folder import Captions, find_items, walk
+from ..d2f_data.folder import Captions, find_items
 from ..d2f_data.latent_cache import Cache, folder_size
 from ..d2f_data.samples import SetPlan, SetSettings, survey
 from ..d2f_data.set_report import OddFilesError, Work, contact_sheet, describe, list_files
 from ..d2f_data.training_set import batches, encode, encode_captions, gather, with_sizes
 from .dataset_inputs import dataset_inputs
+from .folders import existing_folder, folder_state
 from .host import encoding
 from .inputs import CATEGORY
 
@@ -57,11 +56,7 @@ class D2FFolderDataset(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder: str | None = None, **inputs: Any) -> str:
         """Names, sizes and times of all files; the host compares the other inputs itself."""
-        if not folder or not (place := _locate(folder)).is_dir():
-            return ""
-        files = [(name, path.stat()) for name, path in walk(place) if path.is_file()]
-        facts = [(name, status.st_size, status.st_mtime_ns) for name, status in files]
-        return hashlib.sha256(repr(facts).encode()).hexdigest()
+        return folder_state(folder)
 
     @classmethod
     def execute(
@@ -85,7 +80,7 @@ class D2FFolderDataset(io.ComfyNode):
         folder_repeats: bool,
     ) -> io.NodeOutput:
         encoding.check_models(clip, vae)
-        place = _existing(folder)
+        place = existing_folder(folder)
         settings = SetSettings(
             resolution=resolution,
             step=bucket_step,
@@ -159,23 +154,3 @@ def _encode_missing(vae: Any, plan: SetPlan) -> None:
 
 def _cache(room: str) -> Cache:
     return Cache(encoding.cache_folder() / room)
-
-
-def _locate(folder: str) -> Path:
-    """The folder that a user named: absolute, or inside ComfyUI's input folder."""
-    return encoding.input_folder() / Path(folder.strip().strip("\"'")).expanduser()
-
-
-def _existing(folder: str) -> Path:
-    """The folder that a user named. Raises ValueError that names what exists nearby."""
-    place = _locate(folder)
-    if folder.strip().strip("\"'") and place.is_dir():
-        return place
-    around = next(parent for parent in (place, *place.parents) if parent.is_dir())
-    names = sorted(path.name for path in around.iterdir() if path.is_dir() and not path.name.startswith("."))
-    names = difflib.get_close_matches(place.name, names, 5, 0.4) or names[:10]
-    nearby = f"{around} has the folders {', '.join(map(repr, names))}" if names else f"{around} has no folders"
-    raise ValueError(
-        f"folder {folder!r} is not a folder ({place}); give an absolute path, or one inside ComfyUI's input folder "
-        f"({encoding.input_folder()}). {nearby}"
-    )

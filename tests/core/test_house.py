@@ -21,6 +21,7 @@ NODE_FILES = [
     "reflow_pairs",
     "load_pairs",
     "trajectory",
+    "paired_folder",
 ]
 TRAINING_PARTS = {
     "dataset_inputs",
@@ -90,7 +91,7 @@ def test_node_files_do_not_import_each_other(name):
 
 
 def test_every_node_file_is_known():
-    shared = {"__init__", "flow_sampling", "ode", "levels", "inputs"} | TRAINING_PARTS | REFLOW_PARTS
+    shared = {"__init__", "flow_sampling", "ode", "levels", "inputs", "folders"} | TRAINING_PARTS | REFLOW_PARTS
     assert {path.stem for path in (ROOT / "nodes").glob("*.py")} == shared | set(NODE_FILES)
 
 

@@ -64,7 +64,7 @@ def test_depths_are_metres_of_the_same_scenes(render):
     """The floor comes nearer downwards; the object, whose colour the picture shows, stands before the wall."""
     images, _, depths = render("cyan", 32)
     assert depths.shape == (32, 96, 96) and depths.dtype == torch.float32
-    assert 1.5 < float(depths.min()) and float(depths.max()) < 8
+    assert float(depths.min()) > 1.5 and float(depths.max()) < 8
     assert bool((depths[:, -1] < depths[:, 0]).all())
     cyan = (images[..., 1] > images[..., 0] + 0.3) & (images[..., 2] > images[..., 0] + 0.3)
     for depth, seen in zip(depths, cyan):

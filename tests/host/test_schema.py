@@ -19,6 +19,7 @@ NODES = [
     "D2FReflowPairs",
     "D2FLoadPairs",
     "D2FTrajectory",
+    "D2FPairedFolder",
 ]
 
 
