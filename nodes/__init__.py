@@ -3,10 +3,11 @@
 Node files: ``convert``, ``sampler``, ``scheduler``, ``ksampler``, ``folder_dataset``, ``train_lora``, ``save_lora``,
 ``load_lora``, ``reflow_pairs``, ``load_pairs``, ``trajectory``, ``demo_checkpoint``, ``demo_scenes``,
 ``paired_folder``. They do not import each other. What they share: ``inputs`` and ``dataset_inputs`` (widgets),
-``folders`` (those that users name), ``levels`` (SIGMAS), ``ode`` (the sampling loop), ``flow_sampling`` (the object behind a converted MODEL), ``training_inputs``, ``training_plan``,
-``training_data``, ``training_preview`` and ``training_run`` (what is behind the trainer), ``guided`` (a network's
-velocity with guidance), ``pair_prompts``, ``pair_making`` and ``pair_items`` (reflow pairs), ``path_measures``
-(straightness) and ``host``, the only room that touches ComfyUI's internals.
+``folders`` (those that users name), ``levels`` (SIGMAS), ``ode`` (the sampling loop), ``flow_sampling`` (the object
+behind a converted MODEL), ``training_inputs``, ``training_plan``, ``training_data``, ``training_preview`` and
+``training_run`` (what is behind the trainer), ``guided`` (a network's velocity with guidance), ``pair_prompts``,
+``pair_making`` and ``pair_items`` (reflow pairs), ``path_measures`` (straightness), ``image_conditions`` and ``depth_inputs`` (image to depth) and ``host``, the only room that
+touches ComfyUI's internals.
 """
 
 from comfy_api.latest import ComfyExtension, io
@@ -14,6 +15,9 @@ from comfy_api.latest import ComfyExtension, io
 from .convert import D2FConvert
 from .demo_checkpoint import D2FDemoCheckpoint
 from .demo_scenes import D2FDemoScenes
+from .depth_from_image import D2FDepthFromImage
+from .depth_metrics import D2FDepthMetrics
+from .depth_target import D2FDepthTarget
 from .folder_dataset import D2FFolderDataset
 from .ksampler import D2FKSampler
 from .load_lora import D2FLoadLora
@@ -45,5 +49,8 @@ class Diff2FlowExtension(ComfyExtension):
             D2FReflowPairs,
             D2FLoadPairs,
             D2FTrajectory,
+            D2FDepthTarget,
+            D2FDepthFromImage,
+            D2FDepthMetrics,
             D2FPairedFolder,
         ]

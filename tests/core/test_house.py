@@ -32,6 +32,7 @@ TRAINING_PARTS = {
     "training_run",
 }
 REFLOW_PARTS = {"guided", "pair_prompts", "pair_making", "pair_items", "path_measures"}
+DEPTH_PARTS = {"image_conditions", "depth_inputs"}
 MAY_TOUCH_THE_HOST = {path.relative_to(ROOT).as_posix() for path in (ROOT / "nodes" / "host").glob("*.py")} | {
     "demo/networks.py"
 }
@@ -91,7 +92,7 @@ def test_node_files_do_not_import_each_other(name):
 
 
 def test_every_node_file_is_known():
-    shared = {"__init__", "flow_sampling", "ode", "levels", "inputs", "folders"} | TRAINING_PARTS | REFLOW_PARTS
+    shared = {"__init__", "flow_sampling", "ode", "levels", "inputs", "folders"} | TRAINING_PARTS | REFLOW_PARTS | DEPTH_PARTS
     assert {path.stem for path in (ROOT / "nodes").glob("*.py")} == shared | set(NODE_FILES)
 
 
