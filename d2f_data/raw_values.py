@@ -55,7 +55,7 @@ def _plane(path: Path) -> Any:
     import numpy as np
 
     try:
-        values = np.lib.format.open_memmap(path, mode="r")
+        values: Any = np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise OddImageError(f"damaged, cut off or no array of numbers ({error}); save it with numpy.save") from None
     shape = values.shape

@@ -20,7 +20,7 @@ class GuidedVelocity:
         network: a network in training.
         coordinates: in which it is used.
         condition: what it is told, tensors (B, ...).
-        null: what it is told instead of a caption, tensors (1, ...); None for no guidance.
+        null: what it is told instead of a caption, tensors (1, ...) for all or (B, ...); None for no guidance.
         cfg: scale of the guidance; 1 for none.
     """
 
@@ -34,8 +34,9 @@ class GuidedVelocity:
     ) -> None:
         self.network, self.coordinates, self.cfg = network, coordinates, cfg
         self.guided = null is not None and cfg != 1
-        count = max(len(value) for value in condition.values())
-        told = join([condition, *[null] * count]) if null is not None and self.guided else condition
+        told = condition
+        if null is not None and self.guided:
+            told = join([condition, *[null] * (_count(condition) // _count(null))])
         self.told = {name: value.to(network.device) for name, value in told.items()}
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
@@ -48,3 +49,8 @@ class GuidedVelocity:
             positive, negative = output.chunk(2)
             output = negative + self.cfg * (positive - negative)
         return self.coordinates.velocity(output, x, t)
+
+
+def _count(condition: host.Condition) -> int:
+    """Of the items that a condition is for."""
+    return max(len(value) for value in condition.values())

@@ -25,7 +25,7 @@ class TrainingItems(TrainingData, Protocol):
 
     @property
     def facts(self) -> dict[str, str | int | float | bool]:
-        """What a LoRA's file says about the items, beside their number."""
+        """What a LoRA's file says about the items, beside their number: "start" and "condition" of its facts, more."""
 
     def __len__(self) -> int: ...
 
@@ -80,7 +80,8 @@ class PairItems:
     def facts(self) -> dict[str, str | int | float | bool]:
         """The pairs, and the teacher that made them."""
         told = {f"teacher_{name}": self.pairs.settings[name] for name in _TOLD}
-        return {"pairs": self.pairs.fingerprint, **{name: value for name, value in told.items() if value is not None}}
+        known = {name: value for name, value in told.items() if value is not None}
+        return {"start": "noise", "pairs": self.pairs.fingerprint, **known}  # where the paths of pairs begin
 
     def batch(self, items: Sequence[int], drop: Sequence[bool]) -> Batch:
         """Some pairs, those with ``drop`` under the null condition."""
@@ -100,18 +101,29 @@ class PairItems:
 
 
 def training_items(
-    network: host.TrainingNetwork, model: Any, latents: Any, positive: Any, negative: Any, pairs: PairSet | None
+    network: host.TrainingNetwork,
+    model: Any,
+    latents: Any,
+    positive: Any,
+    negative: Any,
+    pairs: PairSet | None,
+    condition: Any = None,
 ) -> TrainingItems:
     """What the trainer's inputs ask for.
 
     Raises:
-        ValueError: neither latents with captions nor pairs are given, or both.
+        ValueError: neither latents with captions nor pairs are given, or both; an image condition where there is none.
     """
     if pairs is not None:
-        if latents or positive:
+        if latents or positive or condition:
             raise ValueError(
-                "both 'pairs' and 'latents' or 'positive' are connected; disconnect 'pairs' to train on latents with "
-                "captions, or the others to reflow"
+                "both 'pairs' and 'latents', 'positive' or 'condition' are connected; disconnect 'pairs' to train on "
+                "latents with captions, or the others to reflow"
+            )
+        if network.widened:
+            raise ValueError(
+                "this model takes an image condition, but 'pairs' holds none; reflow a model without "
+                f"'{host.CONDITION_NODE}', or connect 'latents', 'positive' and 'condition'"
             )
         return PairItems(network, model, pairs, negative)
     for name, given in (("latents", latents), ("positive", positive)):
@@ -119,4 +131,23 @@ def training_items(
             raise ValueError(
                 f"'{name}' is not connected; connect 'latents' and 'positive' to train on images, or 'pairs' to reflow"
             )
-    return LatentItems(network, latents, positive, negative, "latents")
+    return LatentItems(network, latents, positive, negative, "latents", condition)
+
+
+def validation_items(
+    network: host.TrainingNetwork, latents: Any, positive: Any, condition: Any
+) -> TrainingItems | None:
+    """What is only measured; None without it.
+
+    Raises:
+        ValueError: captions or latents are missing.
+    """
+    if not latents:
+        if condition:
+            raise ValueError(
+                "'validation_condition' is connected, but 'validation_latents' is not; connect both or neither"
+            )
+        return None
+    if not positive:
+        raise ValueError("'validation_latents' have no captions; connect 'validation_positive'")
+    return LatentItems(network, latents, positive, None, "validation_latents", condition)

@@ -1,4 +1,4 @@
-"""Diff2Flow LoRA Trainer: MODEL, and LATENTs with CONDITIONINGs or D2F_PAIRS -> LORA_MODEL."""
+"""Diff2Flow LoRA Trainer: MODEL, and LATENTs with CONDITIONINGs (and image conditions) or D2F_PAIRS -> LORA_MODEL."""
 
 from typing import Any
 
@@ -7,8 +7,7 @@ from comfy_api.latest import io
 from ..d2f_data.pictures import plot_losses
 from . import host
 from .inputs import CATEGORY
-from .pair_items import training_items
-from .training_data import LatentItems
+from .pair_items import training_items, validation_items
 from .training_inputs import training_widgets
 from .training_plan import TrainingPlan, plottable
 from .training_run import Learned, TrainingRun
@@ -67,6 +66,16 @@ class D2FTrainLora(io.ComfyNode):
                     tooltip="Reflow pairs instead of latents and positive: the model learns to take straight paths, "
                     "for sampling in few steps, and the guidance of the pairs' teacher with them.",
                 ),
+                io.Latent.Input(
+                    "condition",
+                    optional=True,
+                    tooltip="Image conditions: what the model is shown beside the noise, such as the photo of a depth "
+                    "map. As many items and of the same size as the latents, in their order. Needs a model with Add "
+                    "Image Condition.",
+                ),
+                io.Latent.Input(
+                    "validation_condition", optional=True, tooltip="Image conditions of the validation latents."
+                ),
             ],
             outputs=[
                 io.Custom("LORA_MODEL").Output(
@@ -96,18 +105,17 @@ class D2FTrainLora(io.ComfyNode):
         validation_positive: list[Any] | None = None,
         vae: list[Any] | None = None,
         pairs: list[Any] | None = None,
+        condition: list[dict[str, Any]] | None = None,
+        validation_condition: list[dict[str, Any]] | None = None,
         **widgets: list[Any],
     ) -> io.NodeOutput:
         plan = TrainingPlan(**{name: values[0] for name, values in widgets.items()})
         plan.check(has_negative=bool(negative))
         with host.training(model[0], plan.precision, plan.checkpointing) as network:
-            items = training_items(network, model[0], latents, positive, negative, pairs[0] if pairs else None)
-            validation = None
-            if validation_latents:
-                captions = validation_positive or positive
-                if not captions:
-                    raise ValueError("'validation_latents' have no captions; connect 'validation_positive'")
-                validation = LatentItems(network, validation_latents, captions, None, "validation_latents")
+            reflow = pairs[0] if pairs else None
+            items = training_items(network, model[0], latents, positive, negative, reflow, condition)
+            captions = validation_positive or positive
+            validation = validation_items(network, validation_latents, captions, validation_condition)
             run = TrainingRun(model[0], network, items, validation, plan, vae and vae[0], cls.hidden.unique_id)
             learned = run.run()
         return cls.outputs(learned, f"{run.folder.name}: {plan.objective} loss")

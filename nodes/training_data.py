@@ -2,7 +2,7 @@
 
 Items are numbered through all latents in their order, one group a LATENT, since a batch has one shape. Conditionings
 fit them in one of these ways: one for all, one an item (as a list, or as the batch of one conditioning), or one a
-LATENT.
+LATENT. Image conditions are LATENTs of their own, each item's at the item's place.
 """
 
 import hashlib
@@ -14,9 +14,12 @@ import torch
 from torch import Tensor
 
 from ..d2f_core import Batch, for_autograd
-from .host import Condition, TrainingNetwork
+from .host import CONDITION_NODE, Condition, TrainingNetwork
 
 Entry = list[Any]  # [cross attention (1, L, D), options]
+
+# Input of latents -> input of their image conditions.
+CONDITION_INPUTS = {"latents": "condition", "validation_latents": "validation_condition"}
 
 
 class LatentItems:
@@ -28,19 +31,27 @@ class LatentItems:
         positive: CONDITIONINGs; see the module's head.
         negative: CONDITIONING for dropped captions; None forbids dropping.
         what: name of the input, for errors.
+        seen: LATENTs that the network sees beside its own input (image condition), an item each item, of its size.
 
     Raises:
         ValueError: names the input at fault and the remedy.
     """
 
     def __init__(
-        self, network: TrainingNetwork, latents: Sequence[Mapping[str, Any]], positive: Any, negative: Any, what: str
+        self,
+        network: TrainingNetwork,
+        latents: Sequence[Mapping[str, Any]],
+        positive: Any,
+        negative: Any,
+        what: str,
+        seen: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         self.network = network
         if not latents:
             raise ValueError(f"'{what}' is an empty list; give at least one latent")
         self.samples = [_checked(latent["samples"], network, what) for latent in latents]
         self.masks = [_mask(latent.get("noise_mask"), samples, what) for latent, samples in zip(latents, self.samples)]
+        self.seen = _seen(seen, self.samples, network, what)
         sizes = [len(samples) for samples in self.samples]
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
         self.groups = [range(start, start + size) for start, size in zip(starts, sizes)]
@@ -65,7 +76,7 @@ class LatentItems:
     @property
     def facts(self) -> dict[str, str | int | float | bool]:
         """What a LoRA's file says about the items, beside their number."""
-        return {}
+        return {"start": "noise", "condition": "image"} if self.seen else {}
 
     def __repr__(self) -> str:
         return f"<{len(self)} training items in {len(self.groups)} shapes>"
@@ -76,11 +87,20 @@ class LatentItems:
         rows = [self._place[item][1] for item in items]
         x0 = self.network.latents(self.samples[group][rows])
         mask = self.masks[group]
-        conditions = [self.condition(item, dropped) for item, dropped in zip(items, drop)]
-        return Batch(x0, join(conditions), None if mask is None else mask[rows].to(x0.device))
+        told = join([self._text(item, dropped) for item, dropped in zip(items, drop)])
+        return Batch(x0, {**told, **self._image(group, rows)}, None if mask is None else mask[rows].to(x0.device))
 
     def condition(self, item: int, drop: bool = False) -> Condition:
-        """What the network is told about an item, tensors (1, ...)."""
+        """What the network is told about an item, tensors (1, ...); a dropped caption leaves the image condition."""
+        group, row = self._place[item]
+        return {**self._text(item, drop), **self._image(group, [row])}
+
+    def _image(self, group: int, rows: list[int]) -> Condition:
+        """The image conditions of items, (B, C, h, w) in the model's scale, under the host's name; {} without them."""
+        return {"c_concat": self.network.latents(self.seen[group][rows])} if self.seen else {}
+
+    def _text(self, item: int, drop: bool = False) -> Condition:
+        """What the network is told in words, with a placeholder for an image condition; encoded once an entry."""
         shape = tuple(self.samples[self._place[item][0]].shape[1:])
         entry = self._null if drop and self._null is not None else self._entries[item]
         key = (id(entry), shape)
@@ -91,10 +111,10 @@ class LatentItems:
     def fingerprint(self) -> str:
         """sha256 of all latents, masks and conditions, 16 hex digits."""
         digest = hashlib.sha256()
-        for tensor in [*self.samples, *(mask for mask in self.masks if mask is not None)]:
+        for tensor in [*self.samples, *(mask for mask in self.masks if mask is not None), *self.seen]:
             _add(digest, tensor)
         for item in range(len(self)):
-            for name, tensor in sorted(self.condition(item).items()):
+            for name, tensor in sorted(self._text(item).items()):
                 digest.update(name.encode())
                 _add(digest, tensor)
         return digest.hexdigest()[:16]
@@ -145,6 +165,35 @@ def _mask(mask: Tensor | None, samples: Tensor, what: str) -> Tensor | None:
         raise ValueError(f"the noise mask of '{what}' is black all over, so nothing would be learned; white is learned")
     small = torch.nn.functional.interpolate(mask, samples.shape[-2:], mode="area")
     return small[torch.arange(len(samples)) % len(small)]
+
+
+def _seen(
+    seen: Sequence[Mapping[str, Any]] | None, samples: Sequence[Tensor], network: TrainingNetwork, what: str
+) -> list[Tensor]:
+    """Checked image conditions, one tensor a LATENT; [] for a network that takes none."""
+    name = CONDITION_INPUTS[what]
+    if seen is None and network.widened:
+        raise ValueError(
+            f"this model takes an image condition, but '{name}' is not connected; connect the latents of the condition "
+            f"images, one for each item of '{what}', or remove '{CONDITION_NODE}'"
+        )
+    if seen is None:
+        return []
+    if not network.widened:
+        raise ValueError(f"'{name}' is connected, but this model takes none; put '{CONDITION_NODE}' before the trainer")
+    checked = [_checked(latent["samples"], network, name) for latent in seen]
+    shapes = [[tuple(one.shape) for one in tensors] for tensors in (checked, samples)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"'{name}' has latents of the shapes {_listed(shapes[0])}, but '{what}' of {_listed(shapes[1])}; give each "
+            "item a condition of its own size, in the same order"
+        )
+    return checked
+
+
+def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+    """Some of the shapes, for an error."""
+    return (", ".join(map(str, shapes[:8])) or "none") + (" ..." if len(shapes) > 8 else "")
 
 
 def entries_of(conditionings: Any) -> list[Entry]:

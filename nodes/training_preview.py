@@ -43,7 +43,7 @@ class Preview:
         group = items.groups[0]
         chosen = [group[i * len(group) // PICTURES] for i in range(PICTURES)] if len(group) > PICTURES else list(group)
         condition = join([items.condition(item) for item in chosen])
-        null = items.condition(chosen[0], drop=True) if items.has_null else None
+        null = join([items.condition(item, drop=True) for item in chosen]) if items.has_null else None
         self.velocity = GuidedVelocity(network, objective.coordinates, condition, null, cfg)
         shape = (len(chosen), *items.shape)
         self.noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(network.device)

@@ -91,7 +91,8 @@ class TrainingRun:
     def _trainer(self) -> Trainer:
         plan, network = self.plan, self.network
         generator = torch.Generator().manual_seed(plan.seed)
-        adapters = make_adapters(network.module, plan.adapters(), generator, host.ADAPTER_KINDS[plan.adapter])
+        make = host.ADAPTER_KINDS[plan.adapter]
+        adapters = make_adapters(network.module, plan.adapters(), generator, make, network.widened)
         weights = nn.ModuleList(adapters.values()).to(network.device)
         trained = [parameter for parameter in weights.parameters() if parameter.requires_grad]
         optimizer = make_optimizer(plan.optimizer, trained, plan.learning_rate, plan.weight_decay)
@@ -159,14 +160,15 @@ class TrainingRun:
     def _facts(self) -> LoraFacts:
         plan, alignment = self.plan, self.network.alignment
         start, shift = host.flow_settings(self.model) or ("t_min", 1.0)
-        facts = self.items.facts
+        facts = dict(self.items.facts)
+        start, condition = str(facts.pop("start", start)), str(facts.pop("condition", ""))
         own = {"run_name": self.folder.name, "items": len(self.items)}
         settings: Mapping[str, Any] = {**plan.config(), **own, **facts}
         return LoraFacts(
             objective=plan.objective,
             prediction=alignment.prediction,
             schedule=schedule_fingerprint(alignment.schedule),
-            start="noise" if "pairs" in facts else start,  # where the paths of pairs begin
+            start=start,
             shift=shift,
             base=self.base,
             base_model=host.model_name(self.model),
@@ -175,6 +177,7 @@ class TrainingRun:
             alpha=0.0 if plan.rank_ratio else plan.alpha or float(plan.rank),
             kind=plan.adapter,
             training=settings,
+            condition=condition,
         )
 
 

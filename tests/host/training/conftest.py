@@ -59,7 +59,8 @@ def train(node: Callable[..., Any], output: Path, latents: torch.Tensor, conditi
     """
     trainer = node("train_lora", "D2FTrainLora")
     widgets = {widget.id: widget.default for widget in node("training_inputs", "training_widgets")()}
-    inputs = ("negative", "validation_latents", "validation_positive", "vae", "pairs")
+    inputs = ("negative", "validation_latents", "validation_positive", "vae", "pairs", "condition")
+    inputs += ("validation_condition",)
 
     def run(model: Any, latents: Any = latents, positive: Any = conditioning[0], **given: Any) -> Any:
         values = {**widgets, **QUICK, **{name: value for name, value in given.items() if name not in inputs}}
