@@ -3,7 +3,7 @@
 A benchmark is a file `NAME.py` here with `run(options) -> rows`, flat dictionaries, and, if it wants,
 `add_arguments(parser)` and `plot(rows, axes)`. The harness prints the rows as a table and writes
 `results/NAME.json` and, with matplotlib, `results/NAME.png`. ComfyUI is importable in benchmarks, the
-pack is the package `diff2flow_kit`.
+pack is the package `diff2flow_kit`, and the folder `shared` is the package `bench_shared`.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     host = Path(os.environ["COMFYUI_PATH"])
     enter_host(host)
     load_pack()
+    load("bench_shared", HERE / "shared" / "__init__.py")
     name, *rest = arguments
     benchmark = load(f"benchmark_{name}", HERE / f"{name}.py")
     rows = benchmark.run(options(benchmark, name, rest))

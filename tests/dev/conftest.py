@@ -9,10 +9,15 @@ import pytest
 
 @pytest.fixture(scope="module")
 def benchmark(request, pack, root):
-    """The file `benchmarks/<BENCHMARK>.py`, imported beside the host."""
-    name = request.module.BENCHMARK
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", root / "benchmarks" / f"{name}.py")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    """The file `benchmarks/<BENCHMARK>.py`, imported beside the host, as the harness does it."""
+    name, folder = request.module.BENCHMARK, root / "benchmarks"
+    load("bench_shared", folder / "shared" / "__init__.py")
+    return load(f"benchmark_{name}", folder / f"{name}.py")
+
+
+def load(name, file):
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
