@@ -22,6 +22,9 @@ NODE_FILES = [
     "load_pairs",
     "trajectory",
     "paired_folder",
+    "depth_target",
+    "depth_from_image",
+    "depth_metrics",
 ]
 TRAINING_PARTS = {
     "dataset_inputs",
@@ -92,7 +95,8 @@ def test_node_files_do_not_import_each_other(name):
 
 
 def test_every_node_file_is_known():
-    shared = {"__init__", "flow_sampling", "ode", "levels", "inputs", "folders"} | TRAINING_PARTS | REFLOW_PARTS | DEPTH_PARTS
+    shared = {"__init__", "flow_sampling", "ode", "levels", "inputs", "folders"}
+    shared |= TRAINING_PARTS | REFLOW_PARTS | DEPTH_PARTS
     assert {path.stem for path in (ROOT / "nodes").glob("*.py")} == shared | set(NODE_FILES)
 
 

@@ -20,6 +20,9 @@ NODES = [
     "D2FLoadPairs",
     "D2FTrajectory",
     "D2FPairedFolder",
+    "D2FDepthTarget",
+    "D2FDepthFromImage",
+    "D2FDepthMetrics",
 ]
 
 
