@@ -148,8 +148,8 @@ def _raw_widgets() -> list[io.Input]:
             min=1e-9,
             max=1e9,
             step=0.001,
-            round=False,
-            tooltip="Factor of all values: 0.001 for millimetres to metres, 1/256 for KITTI's depth.",
+            round=1e-9,
+            tooltip="Factor of all values: 0.001 turns millimetres into metres.",
         ),
         io.Float.Input(
             "invalid_value",
@@ -157,7 +157,7 @@ def _raw_widgets() -> list[io.Input]:
             min=-1e9,
             max=1e9,
             step=1.0,
-            round=False,
+            round=1e-6,
             tooltip="The value, as it is stored, that marks pixels without a measurement. NaN and infinity always do.",
         ),
     ]
