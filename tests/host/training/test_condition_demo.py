@@ -28,7 +28,6 @@ def scenes(demo, node):
 @pytest.mark.slow
 def test_depth_is_learned_saved_loaded_and_sampled(demo, scenes, host, node, train, saved):
     import nodes
-
     from diff2flow_kit.d2f_data.lora_file import load_lora
 
     model, clip, vae = demo

@@ -117,8 +117,8 @@ def test_validation_needs_captions_of_its_own(build, train, pairs, latents, cond
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (("latents", "positive", "pairs"), "both 'pairs' and 'latents' or 'positive' are connected"),
-        (("positive", "pairs"), "both 'pairs' and 'latents' or 'positive' are connected"),
+        (("latents", "positive", "pairs"), "both 'pairs' and 'latents', 'positive' or 'condition' are connected"),
+        (("positive", "pairs"), "both 'pairs' and 'latents', 'positive' or 'condition' are connected"),
         ((), "'latents' is not connected; connect 'latents' and 'positive' .* or 'pairs' to reflow"),
         (("latents",), "'positive' is not connected"),
     ],
