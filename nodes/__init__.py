@@ -50,8 +50,8 @@ class Diff2FlowExtension(ComfyExtension):
             D2FReflowPairs,
             D2FLoadPairs,
             D2FTrajectory,
+            D2FPairedFolder,
             D2FDepthTarget,
             D2FDepthFromImage,
             D2FDepthMetrics,
-            D2FPairedFolder,
         ]
