@@ -23,7 +23,7 @@ name                    meaning                                                 
 The v of v-prediction is ``alpha * eps - sigma * x0``; it is never called velocity.
 """
 
-from .adapter import Adapter, FullAdapter, LowRankAdapter, attached
+from .adapter import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, attached
 from .batches import Batch, TrainingData, mix
 from .depth import (
     DepthRange,
@@ -93,6 +93,7 @@ __all__ = [
     "TrainSettings",
     "Trainer",
     "TrainingData",
+    "WidenedAdapter",
     "align_to",
     "attached",
     "curvature",

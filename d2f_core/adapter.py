@@ -2,6 +2,7 @@
 
     y = layer(x) + (alpha / rank) up(down(dropout(x)))        LowRankAdapter
     y = layer(x) + delta(x)                                   FullAdapter, delta a layer of the same shape
+                                                              WidenedAdapter, the same with another form in the file
 
 ``down`` has the layer's kernel, stride and padding and ``rank`` outputs, ``up`` is 1 x 1. ``up`` and ``delta`` start at
 zero, so that training starts at the model itself. The parameters are float32; arithmetic is in the dtype of x.
@@ -101,6 +102,30 @@ class FullAdapter(Adapter):
     def file_tensors(self) -> dict[str, Tensor]:
         """``diff`` and, where the layer has a bias, ``diff_b``."""
         return {"diff": self.diff.detach(), **({} if self.diff_b is None else {"diff_b": self.diff_b.detach()})}
+
+
+class WidenedAdapter(FullAdapter):
+    """A full difference of a convolution that has more channels here than in the checkpoint.
+
+    Loaders can add a plain ``diff`` only to a weight of its own shape. The same difference as a low-rank product of
+    full rank, with ``reshape_weight``, makes them pad the checkpoint's weight with zeros first.
+    """
+
+    def file_tensors(self) -> dict[str, Tensor]:
+        """``lora_down.weight``, ``lora_up.weight`` and ``alpha`` whose product is the difference, one factor the unit
+        matrix; ``reshape_weight`` (4,), the shape of the wide weight; ``diff_b`` where there is a bias."""
+        diff = self.diff.detach()
+        flat, kernel = diff.flatten(1), diff.shape[1:]
+        rank = min(flat.shape)
+        unit = torch.eye(rank, device=diff.device)
+        up, down = (unit, flat) if rank == len(flat) else (flat, unit)
+        return {
+            "lora_down.weight": down.reshape(rank, *kernel).contiguous(),
+            "lora_up.weight": up.reshape(len(diff), rank, 1, 1).contiguous(),
+            "alpha": torch.tensor(float(rank)),
+            "reshape_weight": torch.tensor(diff.shape),
+            **({} if self.diff_b is None else {"diff_b": self.diff_b.detach()}),
+        }
 
 
 def is_conv(layer: Layer) -> bool:

@@ -7,14 +7,14 @@ other. ``make_adapters`` only reads the network.
 
 import fnmatch
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
 from torch import nn
 
-from .adapter import Adapter, FullAdapter, Layer, LowRankAdapter, is_conv, is_linear
+from .adapter import Adapter, FullAdapter, Layer, LowRankAdapter, WidenedAdapter, is_conv, is_linear
 
 # (layer, rank, alpha, dropout, generator) -> adapter
 MakeAdapter = Callable[[Layer, int, float, float, torch.Generator], Adapter]
@@ -120,15 +120,30 @@ def make_adapters(
     settings: AdapterSettings,
     generator: torch.Generator,
     make: MakeAdapter = LowRankAdapter,
+    in_full: Collection[str] = (),
 ) -> dict[str, Adapter]:
-    """Path -> new adapter, for the chosen layers; the network is left as it is. ``make`` builds those of low rank."""
+    """Path -> new adapter, for the chosen layers; the network is left as it is.
+
+    Args:
+        network: whose layers are adapted.
+        settings: which layers, and how large.
+        generator: of the start values.
+        make: builds the adapters of low rank.
+        in_full: paths of widened convolutions, trained in full whatever the settings choose.
+
+    Raises:
+        ValueError: a target that names no layer.
+    """
     layers = select_layers(network, settings)
     everything = adaptable_layers(network)
     convs = [path for path, layer in everything.items() if is_conv(layer)]
     ends = {convs[0], convs[-1]} if settings.full_ends and convs else set()
     adapters: dict[str, Adapter] = {}
-    for path, layer in {**layers, **{path: everything[path] for path in ends}}.items():
-        if path in ends:
+    whole = {path: layer for path, layer in everything.items() if path in ends or path in in_full}
+    for path, layer in {**layers, **whole}.items():
+        if path in in_full:
+            adapters[path] = WidenedAdapter(layer)
+        elif path in ends:
             adapters[path] = FullAdapter(layer)
         else:
             rank = settings.rank_of(layer)

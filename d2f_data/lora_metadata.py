@@ -15,6 +15,7 @@ from ..d2f_core import OBJECTIVES, PREDICTIONS
 
 FORMAT = 1
 STARTS = ("t_min", "noise")
+CONDITIONS = ("", "image")
 KINDS = ("lora", "lokr", "loha")
 
 Scalar = str | int | float | bool
@@ -66,6 +67,7 @@ class LoraFacts:
         rank, alpha: of the adapters; 0 where they differ.
         kind: "lora", "lokr" or "loha".
         training: all other settings.
+        condition: what the network sees beside the noisy latent: "" or "image".
     """
 
     objective: str
@@ -80,6 +82,7 @@ class LoraFacts:
     alpha: float
     kind: str
     training: Mapping[str, Scalar] = field(default_factory=dict, hash=False)
+    condition: str = ""
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -87,6 +90,7 @@ class LoraFacts:
             ("prediction", PREDICTIONS),
             ("start", STARTS),
             ("kind", KINDS),
+            ("condition", CONDITIONS),
         ):
             if getattr(self, name) not in allowed:
                 choices = ", ".join(map(repr, allowed))
@@ -118,6 +122,8 @@ def read_facts(metadata: Mapping[str, str]) -> LoraFacts | None:
     values: dict[str, Any] = {}
     for one in fields(LoraFacts):
         text = metadata.get(_PREFIX + one.name)
+        if text is None and one.name == "condition":  # files of before there were conditions
+            continue
         if text is None:
             raise ValueError(f"its metadata lacks {_PREFIX + one.name}; save it again, or use another copy")
         values[one.name] = text if one.type is str else _parse(one.name, text)

@@ -1,12 +1,13 @@
 """ComfyUI's internals, all in one place: what differs between host versions differs here.
 
 Rooms: ``model`` (what a MODEL is), ``conversion``, ``guard`` (around every sampling of a converted model),
-``sampling`` (levels, samplers, a whole run), ``training`` (a MODEL's network to train), ``progress`` (bar, text,
-previews), ``files`` (LoRA files), ``encoding`` (images and captions), ``latents`` (their shape and scale). Nothing here
-changes what the host shares.
+``concat`` (the image condition), ``sampling`` (levels, samplers, a whole run), ``training`` (a MODEL's network to
+train), ``progress`` (bar, text, previews), ``files`` (LoRA files), ``encoding`` (images and captions), ``latents``
+(their shape and scale). Nothing here changes what the host shares.
 """
 
 from .adapters import ADAPTER_KINDS
+from .concat import APPLY_NODE, CONDITION_NODE, widen, widened
 from .conversion import convert
 from .files import apply_lora, lora_files, lora_folder, lora_names, lora_path, pair_sets, pairs_folder, training_folder
 from .guard import LOGGER
@@ -25,7 +26,9 @@ from .training import COMPUTE_DTYPES, Condition, TrainingNetwork, alignment_of, 
 
 __all__ = [
     "ADAPTER_KINDS",
+    "APPLY_NODE",
     "COMPUTE_DTYPES",
+    "CONDITION_NODE",
     "LOGGER",
     "NODE_NAME",
     "Condition",
@@ -58,4 +61,6 @@ __all__ = [
     "throw_if_interrupted",
     "training",
     "training_folder",
+    "widen",
+    "widened",
 ]

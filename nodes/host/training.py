@@ -3,6 +3,7 @@
 Nothing of the host's is changed: hooks and recomputed blocks sit on module objects of our own over the host's weights.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ...d2f_core import FlowAlignment, for_autograd, private_view
 from ..flow_sampling import FlowSampling
+from .concat import FIRST_CONV, sort_patches, widened
 from .model import read_alignment, sampling_of
 
 # What the network is told beside its input and its timestep: name -> tensor (B, ...).
@@ -44,6 +46,7 @@ class TrainingNetwork:
         alignment: schedule and prediction type of the network.
         device, dtype: where and in what it computes.
         channels: of its latents.
+        widened: paths of the convolutions in ``module`` that are wider than the checkpoint's, for an image condition.
     """
 
     def __init__(self, model: Any, dtype: torch.dtype | None, recompute: bool) -> None:
@@ -57,7 +60,10 @@ class TrainingNetwork:
         self.device = model.load_device
         self.dtype = dtype or base.get_dtype_inference()
         self.channels: int = base.latent_format.latent_channels
-        self._base, self._options = base, _transformer_options(model)
+        self.widened: tuple[str, ...] = (FIRST_CONV,) if widened(model) else ()
+        # A copy of our own, so that it has this MODEL's concat whichever clone is loaded.
+        self._base, self._options = copy.copy(base), _transformer_options(model)
+        self._base.concat_keys = model.get_model_object("concat_keys")
 
     def __call__(self, network_input: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         told = {name: value.to(self.device, self.dtype) for name, value in condition.items()}
@@ -82,10 +88,15 @@ class TrainingNetwork:
         return self._base.process_latent_out(latents).cpu()
 
     def condition(self, conditioning: Any, shape: Sequence[int]) -> Condition:
-        """The first entry of a CONDITIONING for latents of a shape (C, h, w); tensors (1, ...) on the CPU."""
+        """The first entry of a CONDITIONING for latents of a shape (C, h, w); tensors (1, ...) on the CPU.
+
+        That of a widened network has "c_concat", zeros if the entry holds no latent for it.
+        """
         noise = torch.zeros(1, *shape)
         cond = comfy.sampler_helpers.convert_cond(conditioning[:1])
-        encoded = comfy.samplers.encode_model_conds(self._base.extra_conds, cond, noise, noise.device, "positive")
+        encoded = comfy.samplers.encode_model_conds(
+            self._base.extra_conds, cond, noise, noise.device, "positive", latent_image=noise
+        )
         told = encoded[0]["model_conds"]
         return {name: for_autograd(told[name].process_cond(batch_size=1, area=None).cond) for name in sorted(told)}
 
@@ -100,6 +111,8 @@ def training(model: Any, dtype: str = "auto", recompute: bool = False) -> Iterat
         recompute: compute blocks again in the backward pass to save memory.
     """
     management = comfy.model_management
+    if widened(model):
+        sort_patches(model)
     if getattr(model, "is_dynamic", lambda: False)():
         management.free_memory(1.2 * model.model_size() + management.minimum_inference_memory(), model.load_device)
     else:

@@ -1,0 +1,105 @@
+"""The image condition: a MODEL whose first convolution sees a second latent beside the noisy one.
+
+The convolution of C channels becomes one of 2C with both halves W / 2, so that on a doubled input the untrained model
+answers as it did. The host's own weight patches do that on a clone: padding makes [W, 0] of W, to which
+[-W / 2, +W / 2] is added; nothing that clones share is touched. The second latent comes through the host's "concat"
+conditioning.
+"""
+
+from typing import Any
+
+import comfy.lora
+import comfy.patcher_extension
+import torch
+from torch import Tensor
+
+CONCAT_KEY = "diff2flow_image_condition"
+FIRST_CONV = "input_blocks.0.0"
+CONDITION_NODE = "Add Image Condition (Diff2Flow)"
+APPLY_NODE = "Apply Image Condition (Diff2Flow)"
+
+_WEIGHT = f"diffusion_model.{FIRST_CONV}.weight"
+_OUTER_SAMPLE = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+
+
+def widen(model: Any) -> Any:
+    """A clone of a MODEL that takes an image condition; its outputs on a doubled input are those of the model.
+
+    Args:
+        model: diffusion MODEL with a UNet of SD's form, with LoRAs or without, converted or not.
+
+    Raises:
+        ValueError: names the model and why it cannot take one.
+    """
+    weight = _check(model)
+    clone = model.clone()
+    half = weight / 2
+    clone.add_patches({_WEIGHT: ("diff", (torch.cat([-half, half], dim=1), {"pad_weight": True}))})
+    clone.add_object_patch("concat_keys", ("concat_image",))
+    clone.add_wrapper_with_key(_OUTER_SAMPLE, CONCAT_KEY, _guard_condition)
+    return clone
+
+
+def widened(model: Any) -> bool:
+    """Whether this MODEL takes an image condition, by ``widen``."""
+    return bool(model.get_wrappers(_OUTER_SAMPLE, CONCAT_KEY))
+
+
+def sort_patches(model: Any) -> None:
+    """Put patches for C channels before those for 2C on the first convolution, where they can be added.
+
+    A LoRA for the plain model that was put on after ``widen`` would be left out by the host otherwise. Patches add up,
+    so that the order makes no other difference. Only the MODEL's own list of patches is changed.
+    """
+    patches = model.patches.get(_WEIGHT, [])
+    shape = _plain_weight(model).shape
+    ordered = sorted(patches, key=lambda patch: _shape_of(patch, shape) != shape)
+    if [id(patch) for patch in ordered] != [id(patch) for patch in patches]:
+        model.patches[_WEIGHT] = ordered
+        model.add_patches({})  # a new identity, so that the host loads the weights again
+
+
+def _shape_of(patch: Any, shape: torch.Size) -> torch.Size:
+    """Of the weight that a patch needs, where the plain one has ``shape``."""
+    value = patch[1]
+    if isinstance(value, list):  # another model's weight with its patches, of a merge
+        return comfy.lora.calculate_shape(value[1:], value[0][0], _WEIGHT)
+    return torch.Size(comfy.lora.calculate_shape([patch], torch.empty(shape, device="meta"), _WEIGHT))
+
+
+def _plain_weight(model: Any) -> Tensor:
+    """Weight of the first convolution without patches; the live one may be that of a loaded clone."""
+    weight, convert = model.get_key_patches(_WEIGHT)[_WEIGHT][0]
+    return convert(weight.detach().clone(), inplace=True)
+
+
+def _check(model: Any) -> Tensor:
+    """The plain weight (out, C, k, k) of the first convolution of a MODEL that can be widened, float32."""
+    name = type(model.model).__name__
+    if widened(model):
+        raise ValueError(f"this model ({name}) went through '{CONDITION_NODE}' before; remove the second one")
+    weight = _plain_weight(model) if _WEIGHT in model.model_state_dict() else None
+    if weight is None or weight.ndim != 4:
+        raise ValueError(
+            f"{name} has no UNet whose first layer is a convolution; '{CONDITION_NODE}' takes SD1.5, SD2.1, SDXL and "
+            "their fine-tunes"
+        )
+    channels = model.model.latent_format.latent_channels
+    if weight.shape[1] != channels or model.get_model_object("concat_keys"):
+        raise ValueError(
+            f"{name} takes {weight.shape[1]} channels for latents of {channels}: it is an inpainting or editing model "
+            f"with a condition of its own; '{CONDITION_NODE}' takes plain text-to-image checkpoints"
+        )
+    return weight.float()
+
+
+def _guard_condition(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """Wrapper around every sampling of a widened model: without a condition the host would take the noisy latent."""
+    for name, entries in executor.class_obj.conds.items():
+        if any(entry.get("concat_latent_image") is None for entry in entries):
+            raise ValueError(
+                f"this model takes an image condition, but '{name}' has none; put '{APPLY_NODE}' between the text "
+                "encoder and the sampler, for positive and negative"
+            )
+    sort_patches(executor.class_obj.model_patcher)
+    return executor(*args, **kwargs)
