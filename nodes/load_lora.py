@@ -22,8 +22,8 @@ class D2FLoadLora(io.ComfyNode):
             display_name="Load Diff2Flow LoRA",
             category=CATEGORY,
             description="Applies a LoRA to a model and, if it was trained as a flow matching LoRA, converts the model "
-            "with the settings of the training: no 'Convert to Flow Matching' is needed. The converted model goes to "
-            "any sampler. LoRAs of other programs are applied without a conversion.",
+            "with the settings of the training: neither 'Convert to Flow Matching' nor 'Add Image Condition' is needed. "
+            "The model goes to any sampler. LoRAs of other programs are applied without a conversion.",
             search_aliases=["diff2flow", "load lora", "lora loader", "flow matching lora", "apply lora"],
             inputs=[
                 io.Model.Input(
@@ -77,7 +77,9 @@ class D2FLoadLora(io.ComfyNode):
         for remark in remarks:
             host.LOGGER.warning("%s: %s", name, remark)
         patched = files.apply_lora(model, chosen, strength) if strength else model
-        converted, deed = _convert(patched, facts)
+        seeing, added = _see(patched, facts)
+        converted, deed = _convert(seeing, facts)
+        deed = added + deed
         host.LOGGER.info("%s: %s", name, deed)
         return io.NodeOutput(converted, "\n".join([name, *_describe(chosen, facts), deed, *remarks]))
 
@@ -121,6 +123,13 @@ def _compare(model: Any, facts: LoraFacts) -> list[str]:
             f"{settings[0]} and shift {settings[1]:g}, which is kept; remove '{host.NODE_NAME}' to use the LoRA's"
         )
     return remarks
+
+
+def _see(model: Any, facts: LoraFacts | None) -> tuple[Any, str]:
+    """The model with the image condition if the LoRA was trained with one, and what was done to it."""
+    if facts is None or facts.condition != "image" or host.widened(model):
+        return model, ""
+    return host.widen(model), "image condition added; "
 
 
 def _convert(model: Any, facts: LoraFacts | None) -> tuple[Any, str]:

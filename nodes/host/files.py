@@ -131,7 +131,9 @@ def _wrong_shapes(model: Any, lora: Mapping[str, Tensor], targets: Mapping[str, 
         down, target = lora.get(f"{name}.lora_down.weight"), targets.get(name)
         plain = not {f"{name}.reshape_weight", f"{name}.lora_mid.weight"} & lora.keys()
         if name != key and down is not None and isinstance(target, str) and plain:
-            shape = comfy.utils.get_attr(model.model, target).shape
+            # Of a layer that a loaded clone has patched the plain weight lies in the backup.
+            saved = model.backup.get(target)
+            shape = (comfy.utils.get_attr(model.model, target) if saved is None else saved.weight).shape
             if up.shape[0] != shape[0] or down[0].numel() != shape[1:].numel():
                 wrong.append(name)
     return wrong

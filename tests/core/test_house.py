@@ -9,6 +9,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 NODE_FILES = [
     "convert",
+    "image_condition",
+    "apply_condition",
     "sampler",
     "scheduler",
     "ksampler",

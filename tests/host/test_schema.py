@@ -20,6 +20,8 @@ NODES = [
     "D2FLoadPairs",
     "D2FTrajectory",
     "D2FPairedFolder",
+    "D2FImageCondition",
+    "D2FApplyCondition",
     "D2FDepthTarget",
     "D2FDepthFromImage",
     "D2FDepthMetrics",
