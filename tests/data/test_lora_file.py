@@ -109,7 +109,14 @@ def test_weights_are_rounded_and_alphas_and_facts_are_not(tmp_path, tensors, dty
 
 @pytest.mark.parametrize("field", [one.name for one in dataclasses.fields(LoraFacts)])
 def test_every_fact_is_in_the_file(tmp_path, tensors, field):
-    other = {"objective": "naive_fm", "prediction": "v", "start": "t_min", "kind": "lokr", "training": {"seed": 8}}
+    other = {
+        "objective": "naive_fm",
+        "prediction": "v",
+        "start": "t_min",
+        "kind": "lokr",
+        "training": {"seed": 8},
+        "condition": "image",
+    }
     value = other.get(field) or ("x" if isinstance(getattr(FACTS, field), str) else 40)
     facts = dataclasses.replace(FACTS, **{field: value})
     save_lora(tmp_path / "x.safetensors", LoraModel(tensors, facts))
