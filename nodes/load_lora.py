@@ -22,7 +22,7 @@ class D2FLoadLora(io.ComfyNode):
             display_name="Load Diff2Flow LoRA",
             category=CATEGORY,
             description="Applies a LoRA to a model and, if it was trained as a flow matching LoRA, converts the model "
-            "with the settings of the training: neither 'Convert to Flow Matching' nor 'Add Image Condition' is needed. "
+            "with the settings of the training: no 'Convert to Flow Matching' or 'Add Image Condition' is needed. "
             "The model goes to any sampler. LoRAs of other programs are applied without a conversion.",
             search_aliases=["diff2flow", "load lora", "lora loader", "flow matching lora", "apply lora"],
             inputs=[
