@@ -2,7 +2,7 @@
 
 The noisiest level that a diffusion model is trained at still shows the image faintly, its mean above all, and sampling
 begins where nothing shows: so it keeps to images of a middling mean. A flow matching model begins at pure noise, in
-training as in sampling (arXiv 2305.08891 names the flaw, arXiv 2412.06424 shows the cure).
+training as in sampling (Lin et al., arXiv 2305.08891, describe the flaw).
 
     before          the model without training, converted: starts at noise, Euler
     ddim_before     the model as it is: stock ddim sampler, simple scheduler
@@ -45,7 +45,10 @@ from diff2flow_kit.nodes.train_lora import D2FTrainLora
 SOLID = {"black": 0.0, "white": 1.0}
 """Prompt -> value of all its pixels; the texts are `a black image` and `a white image`."""
 METHODS = ("before", "ddim_before", "diff2flow", "diffusion", "diffusion_ddim")
-RECIPE = {"learning_rate": 1e-3, "precision": "bf16", "save_every": 0, "preview_every": 0, "resume": "new"}
+RECIPE = {
+    "targets": "all", "full_ends": True, "rank": 64, "learning_rate": 2e-3, "lr_schedule": "cosine",
+    "ema": 0.99, "precision": "bf16", "save_every": 0, "preview_every": 0, "resume": "new",
+}  # fmt: skip
 DENSITY = {"diff2flow": "uniform", "diffusion": "timestep"}
 COLUMNS = ("mean_error", "latent_error")
 SIDE, SHOWN = networks.IMAGE_SIZE, 4
@@ -55,10 +58,11 @@ _TRAIN = 5  # the stream of random numbers that the scenes of the training set c
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="a few steps and images, to see that everything runs; "
                         "table and grid are left alone, but dev.py writes the rows and the plot")  # fmt: skip
-    parser.add_argument("--steps", type=int, default=100, help="of training")
+    parser.add_argument("--steps", type=int, default=400, help="of training")
+    parser.add_argument("--warmup", type=int, default=10, help="steps over which the learning rate rises")
     parser.add_argument("--batch", type=int, default=16, help="of training")
     parser.add_argument("--scenes", type=int, default=96, help="ordinary ones in the training set")
-    parser.add_argument("--copies", type=int, default=16, help="of each solid image in the training set")
+    parser.add_argument("--copies", type=int, default=48, help="of each solid image in the training set")
     parser.add_argument("--nfe", type=int, default=25)
     parser.add_argument("--images", type=int, default=32, help="for each prompt")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -69,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Rows:
     if options.quick:
-        vars(options).update(steps=2, batch=2, scenes=4, copies=1, nfe=2, images=SHOWN, seeds=[0])
+        vars(options).update(steps=2, warmup=1, batch=2, scenes=4, copies=1, nfe=2, images=SHOWN, seeds=[0])
     torch.set_num_threads(options.threads)
     comfy.utils.PROGRESS_BAR_ENABLED = False
     with torch.inference_mode(), output_in(options.work / "output"):
@@ -134,7 +138,7 @@ class Bench:
         lora = call(
             D2FTrainLora, model=self.flow, latents={"samples": self.latents}, positive=self.positive, seed=seed,
             run_name=f"bench_terminal_{objective}_{seed}", steps=self.options.steps, batch_size=self.options.batch,
-            objective=objective, density=DENSITY[objective], **RECIPE,
+            warmup_steps=self.options.warmup, objective=objective, density=DENSITY[objective], **RECIPE,
         )  # fmt: skip
         seconds = round(time.process_time() - start, 1)
         views = {objective: self.as_flow(D2FLoadLora.execute(self.flow, "none", 1.0, lora).args[0])}

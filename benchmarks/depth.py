@@ -1,0 +1,256 @@
+"""Depth of an image from the demo model: what a LoRA learns from rendered scenes, and in how few calls it answers.
+
+    diff2flow             Diff2Flow LoRA Trainer on a model with Add Image Condition: images beside the noise, depth
+                          targets to paint, an empty prompt
+    naive_fm              the same node, data, seed and settings, the raw output taken for a velocity
+    diffusion             the same, but the network's own loss and the timesteps of diffusion training
+    diffusion_flow_times  the same loss at the flow times of diff2flow and naive_fm
+    diffusion_ddim        the LoRA of diffusion on the diffusion model as it is: stock ddim sampler, simple scheduler
+    constant              one depth for all places
+    luminance             the brightness of the image, taken for depth
+    mean_map              the mean of all training targets, whatever the image shows
+    vae                   the true target after a round trip through the VAE: no sample can be expected to do better
+
+All but diffusion_ddim are sampled by Depth from Image, which begins at noise and takes Euler steps, a call of the
+network each. `absrel`, `delta1`, `delta2` and `rmse` (metres) are means over held-out scenes, as Depth Metrics gives
+them: scale and shift of the logarithm of depth are fitted to each image first. Seeds differ in noise and training; what
+needs no training has a row of seed 0 and NFE 0. `cpu_seconds` is what the training took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from bench_shared import RESULTS, Part, Rows, bars, call, graded, grid, kept, output_in, spread
+from torch import Tensor
+
+from devtools.console import say
+from diff2flow_kit.d2f_core import depth_scores
+from diff2flow_kit.d2f_data.depth_images import colorize
+from diff2flow_kit.demo import evaluate, networks
+from diff2flow_kit.nodes import host
+from diff2flow_kit.nodes.demo_scenes import D2FDemoScenes
+from diff2flow_kit.nodes.depth_from_image import D2FDepthFromImage
+from diff2flow_kit.nodes.depth_target import D2FDepthTarget
+from diff2flow_kit.nodes.image_condition import D2FImageCondition
+from diff2flow_kit.nodes.image_conditions import with_condition
+from diff2flow_kit.nodes.load_lora import D2FLoadLora
+from diff2flow_kit.nodes.train_lora import D2FTrainLora
+
+RECIPE = {
+    "targets": "all", "full_ends": True, "rank": 64, "learning_rate": 2e-3, "lr_schedule": "cosine",
+    "ema": 0.99, "precision": "bf16", "save_every": 0, "preview_every": 0, "resume": "new",
+}  # fmt: skip
+# Dense where sampling begins: at t = 0 the first call of the network has to know the answer.
+TIMES = {"density": "logit_normal", "density_mean": -3.0, "density_std": 2.0}
+OBJECTIVES = {
+    "diff2flow": {"objective": "diff2flow", **TIMES},
+    "naive_fm": {"objective": "naive_fm", **TIMES},
+    "diffusion": {"objective": "diffusion", "density": "timestep"},
+    "diffusion_flow_times": {"objective": "diffusion", **TIMES},
+}
+"""What is trained: name -> its widgets beside those of the recipe."""
+METHODS = (*OBJECTIVES, "diffusion_ddim")
+BASELINES = ("constant", "luminance", "mean_map", "vae")
+COLUMNS = ("absrel", "delta1", "delta2", "rmse")
+FORMS = {"absrel": ".4f", "delta1": ".4f"}
+PALETTE, SIDE, SHOWN = "spectral", networks.IMAGE_SIZE, 8
+_TRAIN, _EXAM = 101, 102  # seeds of Demo Scenes
+Predict = Callable[[int], tuple[Tensor, Tensor]]  # number of calls -> depth in colours (N, H, W, 3), depth (N, H, W)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="a few steps and images, to see that everything runs; "
+                        "table and grid are left alone, but dev.py writes the rows and the plot")  # fmt: skip
+    parser.add_argument("--steps", type=int, default=600, help="of training")
+    parser.add_argument("--warmup", type=int, default=10, help="steps over which the learning rate rises")
+    parser.add_argument("--batch", type=int, default=16, help="of training")
+    parser.add_argument("--scenes", type=int, default=512, help="in the training set")
+    parser.add_argument("--images", type=int, default=64, help="held out, that a model is graded on")
+    parser.add_argument("--nfe", nargs="+", type=int, default=[1, 2, 4, 10])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1, help="of torch; 1 measures steadily on a busy machine")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "d2f_bench_depth",
+                        help="finished runs are kept here, and taken from here")  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> Rows:
+    if options.quick:
+        vars(options).update(steps=2, warmup=1, batch=2, scenes=4, images=SHOWN, nfe=[1, 2, 10], seeds=[0])
+    torch.set_num_threads(options.threads)
+    comfy.utils.PROGRESS_BAR_ENABLED = False
+    with torch.inference_mode(), output_in(options.work / "output"):
+        bench = Bench(options)
+        first, *trained = [bench.part("none", 0)] + [
+            bench.part(name, seed) for seed in options.seeds for name in OBJECTIVES
+        ]
+    rows = [row for part in (*trained, first) for row in part["rows"]]
+    if not options.quick:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "depth.md").write_text(markdown(rows), encoding="utf-8")
+        shown = {k: images for part in (first, *trained[: len(OBJECTIVES)]) for k, images in part["shown"].items()}
+        grid(shown).save(RESULTS / "depth_grid.png")
+    return rows
+
+
+class Bench:
+    """Model, training set and exam; makes parts of the result."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.start = options, time.monotonic()
+        self.model, clip, self.vae = networks.load_demo_checkpoint()
+        self.widened = D2FImageCondition.execute(self.model).args[0]
+        self.prompt = evaluate.encode_prompts(clip, [""])
+        images, _, depth = D2FDemoScenes.execute("known words", options.scenes, _TRAIN).args
+        self.targets = targets(depth)
+        self.latents, self.condition = self.encode(self.targets), self.encode(images)
+        self.images, _, self.depth = D2FDemoScenes.execute("known words", options.images, _EXAM).args
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents of images (N, 96, 96, 3), as LATENTs hold them, (N, 4, 12, 12)."""
+        return torch.cat([self.vae.encode(part) for part in images.split(32)]).float().cpu()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Mean over the channels of the images of latents, (N, 96, 96)."""
+        return torch.cat([self.vae.decode(part).float().cpu().mean(-1) for part in latents.split(32)])
+
+    def part(self, name: str, seed: int) -> Part:
+        """Rows and images of what needs no training, "none", or of a LoRA trained under an objective."""
+        wanted = {k: v for k, v in vars(self.options).items() if k not in ("seeds", "work", "quick")}
+        make = self.untrained if name == "none" else self.trained
+        settings = [wanted, RECIPE, OBJECTIVES.get(name)]
+        found = kept(self.options.work, f"{name}-{seed}", settings, lambda: make(name, seed))
+        say(f"{time.monotonic() - self.start:6.0f} s  {name}, seed {seed}")
+        return found
+
+    def untrained(self, _: str, seed: int) -> Part:
+        """The baselines and the round trip; images and true depth to show."""
+        true = targets(self.depth)
+        answers = {
+            "constant": torch.zeros_like(self.depth),
+            "luminance": self.images @ torch.tensor([0.2126, 0.7152, 0.0722]),
+            "mean_map": self.targets.mean((0, 3)).expand_as(self.depth),
+            "vae": self.decode(self.encode(true)),
+        }
+        rows = [{"method": name, "nfe": 0, "seed": seed, **self.scores(answer)} for name, answer in answers.items()]
+        shown = {"image": self.images, "depth": colorize(true.mean(-1), PALETTE)}
+        return {"rows": rows, "shown": {name: images[:SHOWN].clone() for name, images in shown.items()}}
+
+    def trained(self, name: str, seed: int) -> Part:
+        """A LoRA, graded; its rows also hold how long the training took."""
+        start = time.process_time()
+        lora = call(
+            D2FTrainLora, model=self.widened, latents={"samples": self.latents}, positive=self.prompt,
+            condition={"samples": self.condition}, run_name=f"bench_depth_{name}_{seed}", seed=seed,
+            steps=self.options.steps, batch_size=self.options.batch,
+            warmup_steps=self.options.warmup, **RECIPE, **OBJECTIVES[name],
+        )  # fmt: skip
+        seconds = round(time.process_time() - start, 1)
+        say(f"{time.monotonic() - self.start:6.0f} s  {name}, seed {seed}: trained in {seconds} s of the processor")
+        model = D2FLoadLora.execute(self.model, "none", 1.0, lora).args[0]
+        found = self.grades(name, partial(self.by_node, model, seed), seed)
+        if name == "diffusion":
+            plain = self.grades("diffusion_ddim", partial(self.by_ddim, model, seed), seed)
+            found = {key: found[key] + plain[key] if key == "rows" else {**found[key], **plain[key]} for key in found}
+        return {**found, "rows": [{**row, "cpu_seconds": seconds} for row in found["rows"]]}
+
+    def grades(self, method: str, predict: Predict, seed: int) -> Part:
+        """A row for each number of calls; the first images of each."""
+        rows, shown = [], {}
+        for nfe in self.options.nfe:
+            colored, depth = predict(nfe)
+            rows.append({"method": method, "nfe": nfe, "seed": seed, **self.scores(depth)})
+            shown[f"{method}, {nfe} NFE"] = colored[:SHOWN].clone()
+        return {"rows": rows, "shown": shown}
+
+    def by_node(self, model: Any, seed: int, nfe: int) -> tuple[Tensor, Tensor]:
+        """Depth from Image at the size of the images."""
+        colored, depth, _, calls = D2FDepthFromImage.execute(
+            model, self.vae, self.images, self.prompt, nfe, seed, 1, SIDE, PALETTE
+        ).args
+        if calls != nfe:
+            raise ValueError(f"Depth from Image took {calls} calls of the network where {nfe} were asked for")
+        return colored, depth
+
+    def by_ddim(self, model: Any, seed: int, nfe: int) -> tuple[Tensor, Tensor]:
+        """The host's own sampler, with the same noise for all images, as Depth from Image has it."""
+        levels = host.stock_levels(model, "simple", nfe)
+        told = with_condition(self.prompt, self.encode(self.images))
+        empty = {"samples": torch.zeros(len(self.images), 4, SIDE // 8, SIDE // 8)}
+        empty["batch_index"] = [0] * len(self.images)
+        sampler = comfy.samplers.sampler_object("ddim")
+        answer = host.sample(model, empty, told, told, 1.0, sampler, levels, seed)
+        depth = self.decode(answer["samples"]).clamp(0, 1)
+        return colorize(depth, PALETTE), depth
+
+    def scores(self, prediction: Tensor) -> dict[str, float]:
+        """Of relative log depth (N, 96, 96), means over the images."""
+        mean = depth_scores(prediction, self.depth).mean()
+        return {name: round(float(getattr(mean, name)), 5) for name in COLUMNS}
+
+
+def targets(depth: Tensor) -> Tensor:
+    """Images (N, H, W, 3) of metric depth (N, H, W), by Depth Target at its defaults."""
+    return D2FDepthTarget.execute(depth, 1.0, 99.0, True).args[0]
+
+
+def markdown(rows: Rows) -> str:
+    """A table with a row for each method and number of calls, and below it the bars and the costs."""
+    lines = [f"| method | NFE | {' | '.join(COLUMNS)} |", "| --- " * (len(COLUMNS) + 2) + "|"]
+    calls = sorted({row["nfe"] for row in rows})
+    for method in (*METHODS, *BASELINES):
+        for nfe in calls:
+            cells = [spread(graded(rows, each, method=method, nfe=nfe), FORMS.get(each, ".3f")) for each in COLUMNS]
+            if set(cells) != {"-"}:
+                lines.append(f"| {method} | {nfe or ''} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *verdict(rows), ""])
+
+
+def verdict(rows: Rows) -> list[str]:
+    """What each method is judged by, over the seeds, and its cost."""
+    lines = []
+    for method in METHODS:
+        two = {name: graded(rows, name, method=method, nfe=2) for name in ("absrel", "delta1")}
+        reached = min(two["delta1"]) >= 0.95 and max(two["absrel"]) <= 0.08
+        ratios = [one / ten for one, ten in zip(*(graded(rows, "absrel", method=method, nfe=n) for n in (1, 10)))]
+        lines.append(f"- {method}: delta1 >= 0.95 and AbsRel <= 0.08 at 2 NFE with every seed: {_word(reached)}; "
+                     f"AbsRel at 1 NFE by that at 10: {spread(ratios, '.3f')}, <= 1.1 with every seed: "
+                     f"{_word(max(ratios) <= 1.1)}")  # fmt: skip
+    for method in OBJECTIVES:
+        seconds = graded(rows, "cpu_seconds", method=method, nfe=2)
+        lines.append(f"- {method}: training took {spread(seconds, '.0f')} s of the processor")
+    return lines
+
+
+def _word(true: bool) -> str:
+    return "yes" if true else "no"
+
+
+def plot(rows: Rows, axes: Any) -> None:
+    """AbsRel and delta1 over NFE; lines are means, bars go from least to most; dotted: no model."""
+    figure = axes.figure
+    axes.remove()
+    figure.set_size_inches(10, 4.5)
+    for panel, column in zip(figure.subplots(1, 2), ("absrel", "delta1")):
+        for number, method in enumerate(METHODS):
+            calls = sorted({row["nfe"] for row in rows if row["method"] == method})
+            centre, reach = bars([graded(rows, column, method=method, nfe=nfe) for nfe in calls])
+            panel.errorbar(calls, centre, reach, color=f"C{number}", marker="o", markersize=3, capsize=2, label=method)
+        for method, color in zip(BASELINES, ("0.75", "0.6", "0.4", "0.1")):
+            for value in graded(rows, column, method=method):
+                panel.axhline(value, color=color, linewidth=1, linestyle=":", label=method)
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(calls, [str(nfe) for nfe in calls])
+        panel.set_xlabel("NFE")
+        panel.set_title(column)
+    panel.legend(fontsize=7)
