@@ -73,8 +73,9 @@ def depth_scores(prediction: Tensor, depth: Tensor, valid: Tensor | None = None,
     known = torch.where(counts, depth, 1.0).double()
     scale, shift = align_to(prediction, SPACES[space](known), counts)
     aligned = scale[:, None, None] * torch.where(counts, prediction, 0.0).double() + shift[:, None, None]
-    rows = [_scores(*row, space) for row in zip(aligned, known, counts)]
-    return DepthScores(*(torch.stack(column) for column in zip(*rows)), scale, shift)
+    images = zip(aligned, known, counts, scale, shift)
+    rows = [(*_scores(found, d, chosen, space), a, b) for found, d, chosen, a, b in images]
+    return DepthScores(*(torch.stack(column) for column in zip(*rows)))
 
 
 def _scores(aligned: Tensor, depth: Tensor, counts: Tensor, space: str) -> tuple[Tensor, ...]:

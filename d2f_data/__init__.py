@@ -13,6 +13,7 @@ file                    what it does
 ``run_folder``          where a training run lives, and whether it goes on
 ``pictures``            plot of the losses, pictures side by side
 ``path_plot``           plot of straightness and few-step errors
+``depth_images``        the size that a depth model works at, and depth in colours
 ``folder``              the images, captions and masks in a folder, and what is odd about them
 ``images``              a picture as pixels, whatever its format
 ``buckets``             sizes of about one area, and the one nearest to an image

@@ -58,7 +58,7 @@ class D2FDepthMetrics(io.ComfyNode):
 
 def _report(scores: DepthScores, mean: DepthScores) -> str:
     """A table with a row an image, and the mean; says which predictions are turned around."""
-    rows = [("image", "AbsRel", "delta1", "delta2", "delta3", "RMSE")]
+    rows: list[tuple[str, ...]] = [("image", "AbsRel", "delta1", "delta2", "delta3", "RMSE")]
     for number in range(len(scores.absrel)):
         rows.append(_row(str(number + 1), scores, number))
     rows.append(_row("mean", mean, 0))
