@@ -13,6 +13,7 @@ import comfy.model_base
 import comfy.sd
 import comfy.utils
 import folder_paths
+import torch
 from torch import Tensor
 
 from ...d2f_data.pairs_manifest import MANIFEST
@@ -129,14 +130,24 @@ def _wrong_shapes(model: Any, lora: Mapping[str, Tensor], targets: Mapping[str, 
     for key, up in lora.items():
         name = key.removesuffix(".lora_up.weight")
         down, target = lora.get(f"{name}.lora_down.weight"), targets.get(name)
-        plain = not {f"{name}.reshape_weight", f"{name}.lora_mid.weight"} & lora.keys()
+        plain = f"{name}.lora_mid.weight" not in lora
         if name != key and down is not None and isinstance(target, str) and plain:
             # Of a layer that a loaded clone has patched the plain weight lies in the backup.
             saved = model.backup.get(target)
             shape = (comfy.utils.get_attr(model.model, target) if saved is None else saved.weight).shape
-            if up.shape[0] != shape[0] or down[0].numel() != shape[1:].numel():
+            wide = _widened_shape(lora.get(f"{name}.reshape_weight"), shape)
+            if wide is None or up.shape[0] != wide[0] or down[0].numel() != wide[1:].numel():
                 wrong.append(name)
     return wrong
+
+
+def _widened_shape(wanted: Tensor | None, shape: torch.Size) -> torch.Size | None:
+    """Of a layer's weight when a LoRA has made it take more channels; None if this layer cannot become that."""
+    if wanted is None:
+        return shape
+    wide = torch.Size(wanted.tolist())
+    fits = len(wide) == len(shape) and wide[0] == shape[0] and all(new >= old for new, old in zip(wide, shape))
+    return wide if fits else None
 
 
 def _some(names: list[str]) -> str:

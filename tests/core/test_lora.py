@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from d2f_core.adapter import FullAdapter, attached
+from d2f_core.adapter import FullAdapter, LowRankAdapter, WidenedAdapter, attached
 from d2f_core.lora import (
     TARGETS,
     AdapterSettings,
@@ -164,3 +164,35 @@ def test_a_preset_takes_what_is_there():
     assert list(select_layers(linear, AdapterSettings("all"))) == ["0"]
     with pytest.raises(ValueError, match="'attention' names no layer"):
         select_layers(linear, AdapterSettings("attention"))
+
+
+@pytest.mark.parametrize("full_ends", [True, False])
+@pytest.mark.parametrize("targets", ["all", "block.to_q"])
+def test_widened_layers_are_trained_in_full_whatever_the_targets(network, generator, x, targets, full_ends):
+    before = network(x)
+    settings = AdapterSettings(targets, rank=2, full_ends=full_ends)
+    adapters = make_adapters(network, settings, generator, in_full=("first",))
+    assert type(adapters["first"]) is WidenedAdapter and type(adapters["block.to_q"]) is LowRankAdapter
+    assert {type(adapters[path]) for path in {"last"} & adapters.keys()} == (
+        {FullAdapter} if full_ends else {LowRankAdapter} if targets == "all" else set()
+    )
+    with attached(network, adapters):
+        assert torch.equal(network(x), before)
+
+
+@pytest.mark.parametrize(("channels", "out"), [(8, 16), (8, 320), (2, 18)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_widened_layer_in_a_file_is_its_difference_bit_for_bit(generator, channels, out, bias):
+    """Also in half precision: one factor is the unit matrix."""
+    adapter = WidenedAdapter(nn.Conv2d(channels, out, 3, bias=bias))
+    adapter.diff.data.normal_(generator=generator)
+    tensors = adapter.file_tensors()
+    rank = min(out, channels * 9)
+    assert tensors["lora_down.weight"].shape == (rank, channels, 3, 3)
+    assert tensors["lora_up.weight"].shape == (out, rank, 1, 1)
+    assert tensors["alpha"] == rank and tensors["reshape_weight"].tolist() == [out, channels, 3, 3]
+    assert ("diff_b" in tensors) is bias and "diff" not in tensors
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        up, down = (tensors[f"lora_{part}.weight"].to(dtype).float().flatten(1) for part in ("up", "down"))
+        assert torch.equal((up @ down).view(adapter.diff.shape), adapter.diff.detach().to(dtype).float())
+    assert not any(tensor.requires_grad for tensor in tensors.values())

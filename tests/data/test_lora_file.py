@@ -136,6 +136,7 @@ def test_facts_know_the_objectives_and_predictions_of_the_core():
         ({"prediction": "epsilon"}, "prediction 'epsilon'.*'eps', 'v', 'x0'"),
         ({"start": "tmin"}, "start 'tmin'.*'t_min', 'noise'"),
         ({"kind": "dora"}, "kind 'dora'"),
+        ({"condition": "depth"}, "condition 'depth'.*'', 'image'"),
         ({"shift": 0.0}, "shift"),
         ({"steps": -1}, "steps"),
         ({"alpha": float("nan")}, "alpha"),
@@ -239,6 +240,13 @@ def test_metadata_that_cannot_be_understood_is_named(saved, change):
     words = "update Diff2Flow Kit" if change == {"format": "2"} else next(iter(change))
     with pytest.raises(ValueError, match=rf"my_lora_00001\.safetensors cannot be used as a LoRA: .*{words}"):
         load_lora(saved)
+
+
+def test_a_file_of_before_there_were_conditions_has_none(saved):
+    tensors, metadata = load_tensors(saved)
+    assert metadata.pop("diff2flow.condition") == ""
+    save_tensors(saved, tensors, metadata)
+    assert load_lora(saved).facts == FACTS
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from d2f_core.adapter import WidenedAdapter
+
 SD_BLOCKS = {
     "image_size": 32,
     "in_channels": 4,
@@ -140,6 +142,35 @@ def test_a_layer_with_two_names_there_has_one_here(files, build_base, monkeypatc
         monkeypatch.setattr(comfy.utils, "unet_to_diffusers", lambda config, table=table: table)
         found.add(files.lora_names(base)["out.2"])
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("kind", list(NAMES))
+def test_a_widened_first_layer_of_the_true_shape(files, host, build_base, kind):
+    """On a doubled input it answers as before; the stock loader finds it by its name and adds its change exactly."""
+    import comfy.lora
+    import comfy.model_patcher
+    import comfy.sd
+
+    base, generator = build_base(kind), torch.Generator().manual_seed(1)
+    layer = base.diffusion_model.input_blocks[0][0].to_empty(device="cpu")
+    layer.weight.data.normal_(generator=generator)
+    model = comfy.model_patcher.ModelPatcher(base, torch.device("cpu"), torch.device("cpu"))
+    adapter = WidenedAdapter(torch.nn.Conv2d(8, 320, 3, bias=False))
+    adapter.diff.data.normal_(generator=generator)
+    name = files.lora_names(model)["input_blocks.0.0"]
+    lora = {f"{name}.{suffix}": tensor for suffix, tensor in adapter.file_tensors().items()}
+
+    def patched(model):
+        key = "diffusion_model.input_blocks.0.0.weight"
+        return comfy.lora.calculate_weight(model.patches[key], layer.weight.clone(), key)
+
+    untrained = patched(host.widen(model))
+    x = torch.randn(1, 4, 6, 6, generator=generator)
+    answers = [torch.conv2d(*pair) for pair in ((x, layer.weight), (torch.cat([x, x], 1), untrained))]
+    assert untrained.shape == (320, 8, 3, 3)
+    torch.testing.assert_close(*answers, rtol=1e-5, atol=1e-5)
+    loaded = host.widen(comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)[0])
+    torch.testing.assert_close(patched(loaded), untrained + adapter.diff, rtol=0, atol=1e-6)
 
 
 def test_diffusers_finds_every_layer_of_sdxl(files, build_base):
