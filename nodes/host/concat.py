@@ -94,7 +94,7 @@ def _check(model: Any) -> Tensor:
 
 
 def _guard_condition(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """Wrapper around every sampling of a widened model: without a condition the host would take the noisy latent."""
+    """Wrapper around every sampling of a widened model: without a condition the host would take the start latent."""
     for name, entries in executor.class_obj.conds.items():
         if any(entry.get("concat_latent_image") is None for entry in entries):
             raise ValueError(

@@ -172,6 +172,31 @@ def test_under_the_dynamic_patcher_a_lora_is_as_under_the_plain_one(build, dynam
     assert apart(expected, paint(host.widen(dynamic()), seen)) > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["plain", "dynamic"])
+def test_a_network_in_training_has_the_condition_of_its_model(build, dynamic, host, paint, seen, conditioning, kind):
+    """Whichever clone was loaded last; zeros stand for a condition that is given later."""
+    model = build() if kind == "plain" else dynamic()
+    models = {True: host.widen(model), False: model}
+    for wide in (True, False, True):
+        paint(models[not wide], None if wide else seen)
+        with host.training(models[wide]) as network:
+            told = network.condition(conditioning[0], (4, 8, 8))
+            assert network.widened == (("input_blocks.0.0",) if wide else ())
+        assert ("c_concat" in told) is wide
+        assert not wide or (told["c_concat"].shape == (1, 4, 8, 8) and not told["c_concat"].any())
+
+
+@pytest.mark.parametrize("kind", ["plain", "dynamic"])
+def test_a_lora_for_the_plain_first_layer_samples_in_either_order(build, dynamic, host, paint, seen, caplog, kind):
+    model = build() if kind == "plain" else dynamic()
+    down, up = torch.randn(2, 4, 3, 3), torch.randn(32, 2, 1, 1)
+    style = {"lora_unet_conv_in.lora_down.weight": 0.1 * down, "lora_unet_conv_in.lora_up.weight": up}
+    after = paint(stock_load(host.widen(model), style), seen)
+    assert apart(paint(host.widen(stock_load(model, style)), seen), after) < 1e-6
+    assert apart(paint(host.widen(model), seen), after) > 1e-3
+    assert "ERROR" not in caplog.text
+
+
 def test_nothing_that_clones_share_is_changed(eps_model, host, paint, seen, lora, fingerprint):
     before, keys = fingerprint(eps_model), eps_model.model.concat_keys
     for model in (host.widen(eps_model), stock_load(host.widen(eps_model), lora)):
