@@ -22,7 +22,7 @@ from torch import Tensor
 from diff2flow_kit.demo import scenes
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-MARGIN = 160  # pixels before a line of pictures, for its name
+MARGIN = 180  # pixels before a line of pictures, for its name
 Rows = list[dict[str, Any]]
 Part = dict[str, Any]
 """A part of a benchmark: `rows`, and under `shown` images (N, H, W, 3) by the name of their line."""

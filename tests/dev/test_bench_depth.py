@@ -91,7 +91,7 @@ def test_table_plot_and_grid_are_drawn(benchmark, rows, bench):
     assert json.dumps(rows)
     shown = {**bench.part("none", 0)["shown"], **bench.part("diffusion", 0)["shown"]}
     assert list(shown)[:3] == ["image", "depth", "diffusion, 1 NFE"] and len(shown) == 2 + 2 * 3
-    assert benchmark.grid(shown).size == (160 + 8 * 96, 8 * 96)
+    assert benchmark.grid(shown).size == (180 + 8 * 96, 8 * 96)
     figures = pytest.importorskip("matplotlib.figure")
     figure = figures.Figure()
     benchmark.plot(rows, figure.subplots())

@@ -67,7 +67,7 @@ def test_table_plot_and_grid_are_drawn(benchmark, options, rows):
     assert json.dumps(rows)
     shown = benchmark.Bench(options).part("none", 0)["shown"]
     assert list(shown) == ["before", "ddim_before"]
-    assert benchmark.grid(shown).size == (160 + 8 * 96, 2 * 96)
+    assert benchmark.grid(shown).size == (180 + 8 * 96, 2 * 96)
     figures = pytest.importorskip("matplotlib.figure")
     axes = figures.Figure().subplots()
     benchmark.plot(rows, axes)
