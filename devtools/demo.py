@@ -26,6 +26,7 @@ DOCS = {
     "demo.png": "demo_text_to_image_sheet.png",
     "demo_training.png": "demo_train_lora_before_after.png",
     "demo_reflow.png": "demo_reflow_before_after.png",
+    "demo_depth.png": "demo_depth_sheet.png",
 }
 # Plots among them: the graph, and the title of the node that saved it.
 PLOTS = {
