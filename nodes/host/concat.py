@@ -10,6 +10,7 @@ from typing import Any
 
 import comfy.lora
 import comfy.patcher_extension
+import comfy.utils
 import torch
 from torch import Tensor
 
@@ -101,5 +102,18 @@ def _guard_condition(executor: Any, *args: Any, **kwargs: Any) -> Any:
                 f"this model takes an image condition, but '{name}' has none; put '{APPLY_NODE}' between the text "
                 "encoder and the sampler, for positive and negative"
             )
-    sort_patches(executor.class_obj.model_patcher)
-    return executor(*args, **kwargs)
+    model = executor.class_obj.model_patcher
+    sort_patches(model)
+    try:
+        return executor(*args, **kwargs)
+    finally:
+        _take_off(model)
+
+
+def _take_off(model: Any) -> None:
+    """Put the plain layer back where the host would not: its dynamic patcher (to 0.18) leaves a wide one to clones."""
+    if not model.is_dynamic() or hasattr(model, "restore_loaded_backups"):
+        return
+    for key in (_WEIGHT, f"diffusion_model.{FIRST_CONV}.bias"):
+        if key in model.backup:
+            comfy.utils.set_attr_param(model.model, key, model.backup.pop(key).weight)

@@ -217,6 +217,7 @@ def dynamic(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Itera
     """`dynamic(model_type)` -> a MODEL of the host's dynamic patcher, on the CPU."""
     import comfy.model_management
     import comfy.model_patcher
+    import comfy.utils
 
     if not hasattr(comfy.model_patcher, "ModelPatcherDynamic"):
         pytest.skip("this ComfyUI has no dynamic patcher")
@@ -226,7 +227,16 @@ def dynamic(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Itera
     pinned = SimpleNamespace(size=0, truncate=lambda *args, **kwargs: None)
     monkeypatch.setattr(comfy_aimdo.host_buffer, "HostBuffer", lambda *args, **kwargs: pinned)
     monkeypatch.setattr(patcher, "__new__", lambda cls, *args, **kwargs: object.__new__(cls))
-    monkeypatch.setattr(patcher, "partially_unload", lambda self, *args, **kwargs: self.restore_loaded_backups())
+
+    def unload(self: Any, *args: Any, **kwargs: Any) -> int:
+        """What the host's own method does where it does not refuse the CPU."""
+        for key in list(self.backup):
+            comfy.utils.set_attr_param(self.model, key, self.backup.pop(key).weight)
+        for key in list(self.backup_buffers):
+            comfy.utils.set_attr_buffer(self.model, key, self.backup_buffers.pop(key))
+        return 0
+
+    monkeypatch.setattr(patcher, "partially_unload", unload)
 
     def make(model_type: str = "EPS") -> Any:
         plain = build(model_type)

@@ -198,6 +198,7 @@ def test_a_lora_for_the_plain_first_layer_samples_in_either_order(build, dynamic
 
 
 def test_nothing_that_clones_share_is_changed(eps_model, host, paint, seen, lora, fingerprint):
+    eps_model.model.requires_grad_(False)  # as loaders do, and the host with every weight that it has patched
     before, keys = fingerprint(eps_model), eps_model.model.concat_keys
     for model in (host.widen(eps_model), stock_load(host.widen(eps_model), lora)):
         paint(model, seen)
@@ -208,7 +209,8 @@ def test_nothing_that_clones_share_is_changed(eps_model, host, paint, seen, lora
 def test_a_cancel_leaves_nothing(eps_model, host, paint, seen, watch, fingerprint):
     import comfy.model_management as management
 
-    alone, before = paint(eps_model), None
+    eps_model.model.requires_grad_(False)
+    alone = paint(eps_model)
     eps_model.detach()
     before = fingerprint(eps_model)
     wide = watch(host.widen(eps_model), lambda run, *_: management.interrupt_current_processing() or run())
