@@ -18,29 +18,23 @@ velocity and its chord, 0 for a straight path; paths begin at t = 0. `cpu_second
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Any, NamedTuple
 
 import comfy.sample
 import comfy.samplers
 import comfy.utils
-import folder_paths
-import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from bench_shared import RESULTS, Part, Rows, bars, call, graded, grid, kept, output_in, some_scenes, spread
 from torch import Tensor
 
 from devtools.console import say
 from diff2flow_kit.d2f_core import flow_grid, follow, straightness
-from diff2flow_kit.demo import evaluate, networks, reader, render, scenes
+from diff2flow_kit.demo import evaluate, networks, reader, render
 from diff2flow_kit.nodes import host
 from diff2flow_kit.nodes.guided import GuidedVelocity
 from diff2flow_kit.nodes.levels import flow_levels
@@ -52,7 +46,6 @@ from diff2flow_kit.nodes.reflow_pairs import D2FReflowPairs
 from diff2flow_kit.nodes.train_lora import D2FTrainLora
 from diff2flow_kit.nodes.training_data import join
 
-RESULTS = Path(__file__).resolve().parent / "results"
 MODELS = ("teacher", "ddim", "converted", "reflow", "reflow_diffusion")
 CFG, SIDE, BATCH, SHOWN = 3.0, networks.IMAGE_SIZE, 32, 8
 UNIFORM = {"grid": "uniform"}
@@ -68,7 +61,6 @@ OBJECTIVES = {"reflow": {"objective": "diff2flow", "density": "u_shaped"},
               "reflow_diffusion": {"objective": "diffusion", "density": "timestep"}}  # fmt: skip
 # Streams of random numbers: scenes of the pairs, of the exam, to compare with, and of the floor.
 _PAIRS, _ASK, _COMPARE, _FLOOR = 1, 2, 3, 4
-Rows = list[dict[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,17 +100,6 @@ def run(options: argparse.Namespace) -> Rows:
     return rows
 
 
-@contextmanager
-def output_in(folder: Path) -> Iterator[None]:
-    """The host's output folder is another one; pairs, runs and LoRA files go there."""
-    before = folder_paths.get_output_directory()
-    folder_paths.set_output_directory(str(folder))
-    try:
-        yield
-    finally:
-        folder_paths.set_output_directory(before)
-
-
 class View(NamedTuple):
     """A way to sample: MODEL, the host's sampler, and whether the levels are those of a flow."""
 
@@ -149,21 +130,16 @@ class Bench:
         self.samples = reader.features(self.decode(self.model.model.process_latent_out(others)))
         self.say(f"{self.pairs!r} and {options.teacher_pairs} to compare with")
 
-    def kept(self, name: str, seed: int) -> dict[str, Any]:
+    def kept(self, name: str, seed: int) -> Part:
         """Part of the result, from the work folder if it was finished before."""
         wanted = {k: v for k, v in vars(self.options).items() if k not in ("seeds", "work", "quick")}
-        digest = hashlib.sha256(json.dumps([wanted, RECIPE, OBJECTIVES, ASKED]).encode()).hexdigest()[:12]
-        file = self.options.work / f"{name}-{seed}-{digest}.pt"
-        if not file.exists():
-            made = {"base": self.base, "pairs": self.rate}.get(name, self.student)(name, seed)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial_file = file.with_suffix(".partial")
-            torch.save(made, partial_file)
-            partial_file.replace(file)
+        make = {"base": self.base, "pairs": self.rate}.get(name, self.student)
+        settings = [wanted, RECIPE, OBJECTIVES, ASKED]
+        found = kept(self.options.work, f"{name}-{seed}", settings, lambda: make(name, seed))
         self.say(f"{name}, seed {seed}")
-        return torch.load(file, weights_only=True)
+        return found
 
-    def base(self, _: str, seed: int) -> dict[str, Any]:
+    def base(self, _: str, seed: int) -> Part:
         """What no training is needed for."""
         flow, plain = View(self.flow), View(self.model, "ddim", is_flow=False)
         parts = [self.graded(name, view, seed) for name, view in
@@ -289,46 +265,9 @@ class Bench:
         say(f"{time.monotonic() - self.start:6.0f} s  {text}")
 
 
-def call(node: Any, **inputs: Any) -> Any:
-    """First output of a node that takes lists, as the host calls it: what is not given is at its default."""
-    schema = node.define_schema().inputs
-    unknown = inputs.keys() - {each.id for each in schema}
-    if unknown:
-        raise ValueError(f"{node.__name__} has no input {', '.join(sorted(unknown))}")
-    given = {each.id: each.default for each in schema if getattr(each, "default", None) is not None} | inputs
-    return node.PREPARE_CLASS_CLONE(None).execute(**{name: [value] for name, value in given.items()}).args[0]
-
-
-def some_scenes(stream: int, count: int, seed: int = 0) -> list[Any]:
-    """Scenes of a stream of random numbers; streams share none but by chance."""
-    rng = np.random.default_rng((seed, stream))
-    return [scenes.sample_scene(rng) for _ in range(count)]
-
-
-def grid(shown: dict[str, Tensor]) -> Image.Image:
-    """A row of images for each way of sampling, with its name before it."""
-    margin, columns = 160, len(next(iter(shown.values())))
-    picture = Image.new("RGB", (margin + SIDE * columns, SIDE * len(shown)), "white")
-    for line, (name, images) in enumerate(shown.items()):
-        ImageDraw.Draw(picture).text((6, SIDE * line + SIDE // 2 - 6), name, fill="black")
-        for column, image in enumerate((images.clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()):
-            picture.paste(Image.fromarray(image), (margin + SIDE * column, SIDE * line))
-    return picture
-
-
-def graded(rows: Rows, column: str, **where: Any) -> list[float]:
-    """Grades in the rows that fit, one a seed."""
-    return [row[column] for row in rows if where.items() <= row.items() and row.get(column) is not None]
-
-
 def ways(rows: Rows, name: str) -> list[tuple[int, float]]:
     """(NFE, guidance) of a model's rows, each once."""
     return list(dict.fromkeys((row["nfe"], row["cfg"]) for row in rows if row["model"] == name))
-
-
-def spread(values: list[float], form: str) -> str:
-    """Mean (least to most)."""
-    return f"{mean(values):{form}} ({min(values):{form}} to {max(values):{form}})" if values else "-"
 
 
 def markdown(rows: Rows) -> str:
@@ -397,9 +336,7 @@ def plot(rows: Rows, axes: Any) -> None:
 def draw_line(panel: Any, rows: Rows, column: str, name: str, cfg: float) -> None:
     places = sorted(nfe for nfe, guidance in ways(rows, name) if guidance == cfg)
     cells = [graded(rows, column, model=name, nfe=nfe, cfg=cfg) for nfe in places]
-    centre = [mean(cell) for cell in cells]
-    bars = [[m - min(c) for m, c in zip(centre, cells)], [max(c) - m for m, c in zip(centre, cells)]]
-    label = name if cfg == 1 else f"{name}, CFG {cfg:g}"
+    centre, reach = bars(cells)
+    label, style = (name, "-") if cfg == 1 else (f"{name}, CFG {cfg:g}", "--")
     color = f"C{MODELS.index(name)}"
-    style = "-" if cfg == 1 else "--"
-    panel.errorbar(places, centre, bars, color=color, linestyle=style, marker="o", markersize=3, capsize=2, label=label)
+    panel.errorbar(places, centre, reach, color=color, ls=style, marker="o", markersize=3, capsize=2, label=label)

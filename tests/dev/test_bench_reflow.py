@@ -71,7 +71,7 @@ def test_table_plot_and_grid_are_drawn(benchmark, options, rows):
     assert json.dumps(rows)
     bench = SimpleNamespace(options=options, base=None, rate=None, student=None, say=lambda text: None)
     shown = benchmark.Bench.kept(bench, "reflow", 0)["shown"]
-    assert benchmark.grid(shown).size == (160 + 8 * 96, 3 * 96)
+    assert benchmark.grid(shown).size == (180 + 8 * 96, 3 * 96)
     figures = pytest.importorskip("matplotlib.figure")
     figure = figures.Figure()
     benchmark.plot(rows, figure.subplots())
