@@ -159,10 +159,14 @@ def test_alignment_in_double_far_from_zero(generator):
 
 
 def test_a_constant_is_aligned_to_the_mean():
-    reference = torch.rand(2, 6, 6, dtype=torch.float64)
-    scale, shift = align_to(torch.full((2, 6, 6), 0.1), reference)
-    assert (scale == 1).all()
-    assert torch.allclose(0.1 + shift, reference.mean((1, 2)), atol=1e-7)
+    reference = torch.rand(2, 7, 7, dtype=torch.float64)
+    for constant in (
+        torch.full((2, 7, 7), 0.1),
+        torch.full((2, 7, 7), 0.1, dtype=torch.float64),
+    ):  # 49 * 0.1 / 49 != 0.1
+        scale, shift = align_to(constant, reference)
+        assert (scale == 1).all()
+        assert torch.allclose(0.1 + shift, reference.mean((1, 2)), atol=1e-7)
 
 
 def test_alignment_refuses_numbers_that_are_not_finite_where_they_count():
@@ -244,6 +248,9 @@ def test_a_sample_turned_around_does_not_turn_the_rest(truth):
     median, _ = ensemble(torch.stack([truth, 1 - truth, truth, truth, truth]))
     scale, _ = align_to(median, truth)
     assert (scale > 0.5).all()
+    # The mean of two rises by 1/4: one gets the slope 1/4, the other, -1/2, stays; half of the difference is 3/8.
+    spread = ensemble(torch.stack([truth, 1 - truth / 2]))[1]
+    assert torch.allclose(spread, 3 / 8 * (truth - truth.mean((1, 2), keepdim=True)).abs())
 
 
 def test_samples_that_are_not_finite_are_refused(truth):

@@ -144,6 +144,18 @@ def test_an_ensemble_takes_seeds_that_follow_each_other(estimate, scenes):
     assert torch.equal(joined[1], estimate(scenes[0], seed=2**64 - 1, ensemble=3, steps=1)[1])
 
 
+def test_depth_stays_in_its_range_where_alignment_leaves_it(host, estimate, monkeypatch):
+    """A faint sample with one bright pixel: brought to the contrast of the other, that pixel is far above 1."""
+    bright = torch.linspace(0, 1, 96).expand(1, 96, 96)
+    faint = 0.45 + 0.1 * bright
+    faint[0, 0, 0] = 1
+    answers = iter([bright, faint])
+    monkeypatch.setattr(host, "decode", lambda vae, samples: next(answers)[..., None].expand(1, 96, 96, 3))
+    depth, spread = estimate(picture(96, 96), ensemble=2, steps=1)[1:3]
+    assert depth[0, 0, 0] == 1 and depth.min() >= 0 and depth.std() > 0.1
+    assert spread[0, 0, 0] > 1 and spread[0, 1:].max() < 0.01
+
+
 def test_the_model_that_comes_in_is_not_changed(host, estimate, widened, fingerprint, scenes):
     estimate(scenes[0])
     mark = fingerprint(widened)
