@@ -304,7 +304,7 @@ def test_reflow_brings_few_steps_to_where_the_teacher_ends(server: Client, ran: 
         (picture,) = images[plot]
         assert picture.width > picture.height > 300
     assert (server.base / "output" / "diff2flow" / "pairs" / "demo" / "manifest.json").is_file()
-    assert list((server.base / "output" / "loras" / "diff2flow").glob("demo_reflow_180_steps_*.safetensors"))
+    assert list((server.base / "output" / "loras" / "diff2flow").glob("demo_reflow_250_steps_*.safetensors"))
 
 
 @pytest.mark.slow
