@@ -37,9 +37,11 @@ def solver_input() -> io.DynamicCombo.Input:
 
 
 def _tolerances() -> list[io.Input]:
+    """Optional: a solver that is chosen on the outside of a subgraph comes without them."""
     return [
         io.Float.Input(
             "rtol",
+            optional=True,
             default=1e-3,
             min=1e-7,
             max=1.0,
@@ -49,6 +51,7 @@ def _tolerances() -> list[io.Input]:
         ),
         io.Float.Input(
             "atol",
+            optional=True,
             default=1e-3,
             min=1e-7,
             max=1.0,
@@ -58,6 +61,7 @@ def _tolerances() -> list[io.Input]:
         ),
         io.Int.Input(
             "max_nfe",
+            optional=True,
             default=500,
             min=1,
             max=100000,
