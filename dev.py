@@ -2,6 +2,8 @@
 
     python dev.py demo              set everything up, make the demo's images on a real ComfyUI
     python dev.py test              run every test (--core, --data, --host, --browser: only those)
+    python dev.py test --host-version all
+                                    run tests/host on every pinned ComfyUI (or on some: 0.16.3,0.24.0), print a table
     python dev.py serve             leave ComfyUI running with the pack in it
     python dev.py python ...        run the set-up environment's interpreter
     python dev.py bench NAME ...    run a benchmark, write benchmarks/results/NAME.json
@@ -30,6 +32,7 @@ from devtools.console import DevError, say
 from devtools.demo import demo
 from devtools.env import python_for
 from devtools.host import find_host
+from devtools.matrix import matrix
 from devtools.server import choose_port, running
 from devtools.testing import test
 
@@ -65,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     for room in ROOMS:
         tests.add_argument(f"--{room}", action="append_const", const=room, dest="rooms", help=f"only tests/{room}")
     tests.add_argument("--fast", action="store_true", help="leave out the slow tests")
+    tests.add_argument("--host-version", metavar="VERSIONS", help="on these pinned ComfyUIs: all, or a comma list")
     server = commands.add_parser("serve", help="run ComfyUI; what follows -- goes to its main.py")
     server.add_argument("--port", type=int, help="default: a free one")
     commands.add_parser("python", help="run the environment's interpreter", add_help=False)
@@ -80,6 +84,8 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(own)
     if options.command == "demo":
         demo(options.pictures)
+    elif options.command == "test" and options.host_version is not None:
+        return matrix(options.host_version, options.rooms or [], options.fast, rest)
     elif options.command == "test":
         return test(options.rooms or [], options.fast, rest)
     elif options.command == "serve":

@@ -1,7 +1,10 @@
 """The Python environment: one per Python and ComfyUI version, shared by all checkouts.
 
-A stamp is written last. Without it, or with the stamp of another set of requirements, the environment
-is filled again in place, and rebuilt from nothing when that does not give one that imports.
+That of the default release is the base, 6 GB of it. Those of the other releases are light layers on the base: what it
+holds in the right version is theirs, too, by a .pth file; the rest lies in the layer, which comes first.
+
+A stamp is written last. Without it, or with the stamp of another set of requirements (or of another base), the
+environment is filled again in place, and rebuilt from nothing when that does not give one that imports.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .console import DevError, Progress, say, tail
-from .host import Host
+from .host import DEFAULT, Host, pinned_host
 from .paths import ROOT, cache_root, link_folder, locked, venv_python
 
 TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
@@ -34,17 +37,24 @@ TOOLS = [
 ]
 CORE = [TORCH[0], "numpy", TOOLS[0]]
 STAMP = "diff2flow-kit.stamp"
+LAYER = "diff2flow-kit-base.pth"
+PROBE = "import torch, torchvision, torchaudio, aiohttp, pytest"
 
 
 def python_for(host: Host) -> Path:
     """The interpreter that runs `host`: its own, or that of an environment set up for it."""
     if host.python is not None:
         return host.python
-    requirements = host.path / "requirements.txt"
+    base = environment(host if host.version == DEFAULT else pinned_host(DEFAULT))
+    link_folder(base, ROOT / ".venv")
+    return venv_python(base if host.version == DEFAULT else environment(host, base))
+
+
+def environment(host: Host, base: Path | None = None) -> Path:
+    """The folder of the environment for a pinned `host`, made if need be; a layer on `base` if that is given."""
     folder = cache_root() / "envs" / f"{tag()}-comfyui-{host.version}"
-    python = ensure(folder, TORCH + TOOLS, requirements, "import torch, torchvision, torchaudio, aiohttp, pytest")
-    link_folder(folder, ROOT / ".venv")
-    return python
+    ensure(folder, TORCH + TOOLS, host.path / "requirements.txt", PROBE, base)
+    return folder
 
 
 def core_python() -> Path:
@@ -61,20 +71,21 @@ def tag() -> str:
     return f"py{sys.version_info.major}{sys.version_info.minor}"
 
 
-def ensure(folder: Path, packages: list[str], requirements: Path | None, probe: str) -> Path:
-    """The interpreter of the environment in `folder`, which holds `packages` and `requirements`."""
+def ensure(folder: Path, packages: list[str], requirements: Path | None, probe: str, base: Path | None = None) -> Path:
+    """The interpreter of the environment in `folder`, which holds `packages` and `requirements`, on `base` if given."""
     text = requirements.read_text(encoding="utf-8") if requirements else ""
-    digest = hashlib.sha256("\n".join([*packages, text]).encode()).hexdigest()
+    below = [str(base), (base / STAMP).read_text(encoding="utf-8")] if base else []
+    digest = hashlib.sha256("\n".join([*packages, text, *below]).encode()).hexdigest()
     python, stamp = venv_python(folder), folder / STAMP
     with locked(folder.parent / f".{folder.name}.lock"):
         if not (stamp.is_file() and stamp.read_text(encoding="utf-8") == digest and python.exists()):
             stamp.unlink(missing_ok=True)
-            build(folder, packages + (["-r", str(requirements)] if requirements else []), probe)
+            build(folder, packages + (["-r", str(requirements)] if requirements else []), probe, base)
             stamp.write_text(digest, encoding="utf-8")
     return python
 
 
-def build(folder: Path, arguments: list[str], probe: str) -> None:
+def build(folder: Path, arguments: list[str], probe: str, base: Path | None = None) -> None:
     """Fill `folder`, going on from what an interrupted set-up left there; start over if that fails."""
     check_python()
     if venv_python(folder).exists():
@@ -84,8 +95,9 @@ def build(folder: Path, arguments: list[str], probe: str) -> None:
         except DevError as error:
             say(f"That did not work ({str(error).splitlines()[0]}); building it anew.")
     shutil.rmtree(folder, ignore_errors=True)
-    say(f"Creating the environment in {folder}; the first time this downloads several GB.")
-    create(folder)
+    size = "a few hundred MB" if base else "several GB"
+    say(f"Creating the environment in {folder}; the first time this downloads {size}.")
+    create(folder, base)
     return fill(folder, arguments, probe)
 
 
@@ -94,9 +106,18 @@ def check_python() -> None:
         raise DevError(f"Python {sys.version.split()[0]} will not do; run dev.py with Python 3.10, 3.11, 3.12 or 3.13.")
 
 
-def create(folder: Path) -> None:
-    command = [sys.executable, "-m", "venv", str(folder)]
+def create(folder: Path, base: Path | None = None) -> None:
+    """An empty environment; on `base`, whose packages (pip among them) it then sees after its own."""
+    command = [sys.executable, "-m", "venv", *(["--without-pip"] if base else []), str(folder)]
     log_run(command, f"creating {folder.name}", "python -m venv failed (on Debian it needs the package python3-venv)")
+    if base:
+        (site_packages(folder) / LAYER).write_text(f"{site_packages(base)}\n", encoding="utf-8")
+
+
+def site_packages(folder: Path) -> Path:
+    """Where the environment in `folder` keeps its packages."""
+    command = [str(venv_python(folder)), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    return Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
 
 
 def fill(folder: Path, arguments: list[str], probe: str) -> None:

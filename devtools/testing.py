@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .browser import ensure_browser
@@ -14,14 +16,41 @@ from .host import find_host
 from .paths import ROOT
 
 
-def test(rooms: Sequence[str], fast: bool, arguments: Sequence[str]) -> int:
+def test(rooms: Sequence[str], fast: bool, arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     """Run the tests of `rooms` (folders of tests/; all when empty). `fast` leaves out the slow ones."""
-    environ = dict(os.environ)
-    python = core_python() if list(rooms) == ["core"] else prepare(rooms, environ)
+    variables = dict(environ)
+    python = core_python() if list(rooms) == ["core"] else prepare(rooms, variables)
     command = [str(python), "-m", "pytest", *(["-m", "not slow"] if fast else []), *arguments]
-    named = any((ROOT / argument.partition("::")[0]).exists() for argument in arguments)
-    folders = [] if named else [f"tests/{room}" for room in rooms] or ["tests"]
-    return subprocess.call([*command, *folders], cwd=ROOT, env=environ)
+    folders = [] if any(map(names_tests, arguments)) else [f"tests/{room}" for room in rooms] or ["tests"]
+    return call([*command, *folders], variables)
+
+
+def names_tests(argument: str) -> bool:
+    """Whether an argument for pytest is a file, a folder or a test in tests/."""
+    place = (ROOT / argument.partition("::")[0]).resolve()
+    return place.exists() and place.is_relative_to(ROOT / "tests")
+
+
+def call(command: Sequence[str], environ: Mapping[str, str], patience: float = 3) -> int:
+    """Run pytest; when interrupted, let it stop its servers: Ctrl-C reached it as well, other signals are passed on."""
+    with subprocess.Popen(command, cwd=ROOT, env=environ) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(patience)
+            if process.poll() is None:
+                interrupt(process)
+            raise
+
+
+def interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Ctrl-C for one process; Windows cannot, there it is ended."""
+    if os.name == "nt":
+        process.terminate()
+    else:
+        process.send_signal(signal.SIGINT)
+    process.wait()
 
 
 def prepare(rooms: Sequence[str], environ: dict[str, str]) -> Path:

@@ -1,0 +1,160 @@
+"""The tests on several ComfyUIs: one run of pytest each, what went wrong on one stops no other, and a table."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from devtools import matrix, testing
+from devtools.console import DevError
+
+REPORT = """<?xml version="1.0" encoding="utf-8"?>
+<testsuites name="pytest tests"><testsuite name="pytest" errors="1" failures="2" skipped="3" tests="10"
+time="12.345" timestamp="2026-01-01T00:00:00+00:00" hostname="x"/></testsuites>
+"""
+PASSED = REPORT.replace('errors="1" failures="2"', 'errors="0" failures="0"')
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """`runs(**results)` -> list of what pytest would be called with; a result is its report, exit code or error."""
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+
+    def prepare(results):
+        done = []
+
+        def test(rooms, fast, arguments, environ):
+            version = environ["D2F_HOST_VERSION"]
+            *passed, report = arguments
+            done.append((version, list(rooms), fast, passed))
+            result = results.get(version, PASSED)
+            if isinstance(result, BaseException):
+                raise result
+            if isinstance(result, int):
+                return result
+            with open(report.removeprefix("--junitxml="), "w", encoding="utf-8") as file:
+                file.write(result)
+            return int(result != PASSED)
+
+        monkeypatch.setattr(matrix, "test", test)
+        return done
+
+    return prepare
+
+
+def test_all_means_every_pinned_release_oldest_first(runs, capsys):
+    done = runs({})
+    assert matrix.matrix("all", [], False, []) == 0
+    assert [version for version, *_ in done] == ["0.16.3", "0.18.2", "0.24.0", "0.27.0", "0.30.0"]
+    assert {tuple(rooms) for _, rooms, *_ in done} == {("host",)}
+    lines = capsys.readouterr().out.splitlines()[-7:]
+    assert lines[0].split() == ["version", "passed", "skipped", "failed", "seconds"]
+    assert lines[2].split() == ["0.16.3", "7", "3", "0", "12"]
+    assert lines[6].split() == ["0.30.0", "7", "3", "0", "12"]
+
+
+def test_some_releases_and_what_is_passed_on(runs):
+    done = runs({})
+    matrix.matrix("0.24.0, 0.16.3", ["core"], True, ["-k", "converter"])
+    assert done == [(version, ["core"], True, ["-k", "converter"]) for version in ("0.16.3", "0.24.0")]
+
+
+def test_what_fails_on_one_release_stops_no_other_and_shows_in_the_exit_code(runs, capsys):
+    done = runs({"0.16.3": REPORT, "0.18.2": DevError("no network"), "0.24.0": 4})
+    assert matrix.matrix("all", [], False, []) == 1
+    assert len(done) == 5
+    out = capsys.readouterr().out
+    assert "dev.py: no network" in out
+    rows = [line.split() for line in out.splitlines()[-5:]]
+    assert rows[0] == ["0.16.3", "4", "3", "3", "12"]
+    assert rows[1] == ["0.18.2", "-", "-", "no", "set-up", "-"]
+    assert rows[2] == ["0.24.0", "-", "-", "pytest:", "code", "4", "-"]
+    assert rows[3] == ["0.27.0", "7", "3", "0", "12"]
+
+
+@pytest.mark.parametrize("result", [REPORT, DevError("no network"), 4, 5])
+def test_a_single_wrong_run_is_an_exit_code(runs, result):
+    runs({"0.16.3": result})
+    assert matrix.matrix("0.16.3", [], False, []) == 1
+
+
+def test_a_report_without_failures_does_not_hide_the_exit_code(tmp_path):
+    report = tmp_path / "report.xml"
+    report.write_text(PASSED)
+    assert matrix.read(report, 2)["failed"] == "pytest: code 2"
+    assert matrix.read(report, 0)["failed"] == 0
+
+
+def test_the_report_of_a_real_run_is_understood(tmp_path):
+    file, report = tmp_path / "test_it.py", tmp_path / "report.xml"
+    file.write_text(
+        "import pytest\ndef test_a(): pass\ndef test_b(): pass\ndef test_c(): assert 0\ndef test_d(): pytest.skip()\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", str(file)]
+    code = subprocess.run(command, cwd=tmp_path, capture_output=True).returncode
+    counted = matrix.read(report, code)
+    assert (counted["passed"], counted["skipped"], counted["failed"]) == (2, 1, 1)
+
+
+def test_interrupting_stops_it_all(runs):
+    done = runs({"0.18.2": KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        matrix.matrix("all", [], False, [])
+    assert len(done) == 2
+
+
+@pytest.mark.parametrize("wanted", ["1.2.3", "0.16.3,1.2.3", ""])
+def test_an_unknown_release_is_one_sentence_with_the_known_ones(runs, wanted):
+    done = runs({})
+    with pytest.raises(DevError, match=r"--host-version .*choose all or some of 0.16.3, .*0.30.0\.") as error:
+        matrix.matrix(wanted, [], False, [])
+    assert "\n" not in str(error.value)
+    assert done == []
+
+
+def test_the_users_own_comfyui_is_refused(runs, monkeypatch):
+    done = runs({})
+    monkeypatch.setenv("COMFYUI_PATH", "/somewhere")
+    with pytest.raises(DevError, match="COMFYUI_PATH and --host-version name two ComfyUIs; unset COMFYUI_PATH"):
+        matrix.matrix("all", [], False, [])
+    assert done == []
+
+
+def test_the_command_line_leads_there(root):
+    environ = {key: value for key, value in os.environ.items() if key != "COMFYUI_PATH"}
+    command = [sys.executable, str(root / "dev.py"), "test", "--host-version", "1.2.3"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environ)
+    assert result.returncode == 1
+    assert result.stderr.startswith("dev.py: --host-version 1.2.3 is not a pinned ComfyUI")
+
+
+def test_only_what_lies_in_tests_takes_the_place_of_a_room():
+    assert testing.names_tests("tests/host/test_schema.py::test_the_nodes_are_there")
+    assert not testing.names_tests("demo")
+    assert not testing.names_tests("tests/host/test_nothing.py")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_pytest_gets_to_clean_up_when_only_this_process_is_interrupted(tmp_path, monkeypatch):
+    """A stand-in for pytest starts, this process is interrupted, the stand-in hears of it and ends in its own time."""
+    code = (
+        "import pathlib, time\n"
+        "try:\n    pathlib.Path('started').touch()\n    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    time.sleep(0.5)\n    pathlib.Path('cleaned').touch()\n"
+    )
+    monkeypatch.setattr(testing, "ROOT", tmp_path)
+    wait = subprocess.Popen.wait
+
+    def interrupted(self, timeout=None):
+        if timeout is None and not (tmp_path / "started").exists():
+            while not (tmp_path / "started").exists():
+                time.sleep(0.05)
+            raise KeyboardInterrupt
+        return wait(self, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        testing.call([sys.executable, "-c", code], os.environ, patience=0.1)
+    assert (tmp_path / "cleaned").exists()
