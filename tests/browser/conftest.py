@@ -1,8 +1,10 @@
-"""A page of a real Chromium, opened at the session's ComfyUI."""
+"""A page of a real Chromium, opened at the session's ComfyUI, and the screenshots of it that are kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import re
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +12,113 @@ import pytest
 
 from devtools.browser import ARGUMENTS, find_browser
 from devtools.client import Client
+from devtools.console import DevError
+from devtools.screenshots import screenshot_folder
+
+# As for a user who has seen the editor's welcome before, and with text drawn in small nodes, too.
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.RightSidePanel.IsOpen": False,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Graph.CanvasInfo": False,
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,
+}
+READY = """() => window.LiteGraph?.registered_node_types.D2FConvert && window.app?.canvas
+  && app.extensionManager.workflow?.activeWorkflow && app.graph.nodes.length > 0"""
 
 
 @pytest.fixture(scope="session")
 def browser_context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A headless Chromium with a user folder of its own."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import Error, sync_playwright
 
-    path: Path | None = find_browser()
-    if path is None:
-        pytest.fail("no Chromium; install one, or name one in D2F_CHROMIUM", pytrace=False)
     with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            str(tmp_path_factory.mktemp("chromium")),
-            executable_path=str(path),
-            headless=True,
-            args=ARGUMENTS,
-            viewport={"width": 1600, "height": 1000},
-        )
+        try:
+            path = find_browser() or Path(playwright.chromium.executable_path)
+            context = playwright.chromium.launch_persistent_context(
+                str(tmp_path_factory.mktemp("chromium")),
+                executable_path=str(path),
+                headless=True,
+                args=ARGUMENTS,
+                viewport={"width": 1600, "height": 1000},
+            )
+        except (DevError, Error) as error:
+            reason = str(error).splitlines()[0]
+            pytest.fail(
+                f"no Chromium ({reason}); `python dev.py test` finds one or says what to install", pytrace=False
+            )
         yield context
         context.close()
 
 
-@pytest.fixture
-def page(browser_context: Any, server: Client) -> Iterator[Any]:
-    """ComfyUI's own page, loaded and ready; `page.errors` collects what goes wrong in it."""
-    page = browser_context.new_page()
-    page.errors = []
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.goto(server.url, wait_until="domcontentloaded")
-    page.wait_for_function("() => window.app && window.app.graph && window.app.extensionManager", timeout=60_000)
+@pytest.fixture(scope="session")
+def new_page(browser_context: Any, server: Client, host_path: Path) -> Callable[[], Any]:
+    """`new_page()` is the editor with its default graph; `.errors` of it collects what goes wrong in it."""
+    server.post("/settings", SETTINGS)
+    server.upload_image(host_path / "input" / "example.png")  # ComfyUI's own, which a new base directory lacks
+
+    def make() -> Any:
+        page = browser_context.new_page()
+        page.errors = []
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.add_init_script("localStorage.clear(); sessionStorage.clear();")
+        page.set_default_timeout(60_000)
+        page.goto(server.url, wait_until="domcontentloaded")
+        page.wait_for_function(READY)
+        page.wait_for_timeout(1000)
+        return page
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def editor(new_page: Callable[[], Any]) -> Iterator[Any]:
+    """One page for all tests of a file."""
+    page = new_page()
     yield page
     page.close()
+
+
+@pytest.fixture
+def page(new_page: Callable[[], Any]) -> Iterator[Any]:
+    """A page of its own."""
+    page = new_page()
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="session")
+def screenshots() -> Path:
+    """The folder in which screenshots are kept."""
+    folder = screenshot_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def picture(request: pytest.FixtureRequest, screenshots: Path) -> Callable[..., Path]:
+    """`picture(page)` keeps a screenshot under the test's name; `label` tells several apart."""
+
+    def take(page: Any, label: str = "") -> Path:
+        path = screenshots / f"{file_name(request.node.name, label)}.png"
+        page.screenshot(path=path)
+        return path
+
+    return take
+
+
+def file_name(*parts: str) -> str:
+    return "_".join(re.sub(r"\W+", "_", part).strip("_") for part in parts if part)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: Any, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """A screenshot of what a failed test was looking at."""
+    report = yield
+    page = item.funcargs.get("page") or item.funcargs.get("editor")
+    if report.failed and page is not None:
+        folder = screenshot_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(Exception):  # the page may be what broke
+            page.screenshot(path=folder / f"{file_name(item.name, 'failed', report.when)}.png")
+    return report

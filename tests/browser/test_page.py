@@ -1,5 +1,7 @@
 """ComfyUI's own page knows the pack."""
 
+import json
+
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -18,3 +20,10 @@ def test_the_help_of_every_node_is_served(page, server, root):
         reply = page.request.get(f"{server.url}/extensions/diff2flow-kit/docs/{path.name}")
         assert reply.status == 200
         assert reply.text() == path.read_text(encoding="utf-8")
+
+
+def test_settings_stay_in_the_tests_own_folder(page, server, host_path):
+    """A user's own ComfyUI lends its code; its settings are not ours to change."""
+    kept = server.base / "user" / "default" / "comfy.settings.json"
+    assert json.loads(kept.read_text(encoding="utf-8"))["Comfy.TutorialCompleted"] is True
+    assert host_path not in kept.parents

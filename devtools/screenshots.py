@@ -1,0 +1,51 @@
+"""Screenshots of the browser tests: where they are kept, and which of them the README shows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from .console import DevError, say
+from .paths import ROOT
+from .server import working_directory
+
+IMAGES = ROOT / "docs" / "images"
+# Pictures of the README, and the demo graph that each shows after a run.
+GRAPHS = {
+    "demo_text_to_image_graph.png": "demo_text_to_image",
+    "demo_training_graph.png": "demo_train_lora",
+    "demo_reflow_graph.png": "demo_reflow",
+    "demo_depth_graph.png": "demo_depth",
+}
+
+
+def screenshot_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """`D2F_PICTURES`, or a folder of the working directory."""
+    own = environ.get("D2F_PICTURES")
+    return Path(own).expanduser().absolute() if own else working_directory() / "screenshots"
+
+
+def graph_picture(graph: str) -> Path:
+    """Where the browser tests put the picture of a graph after its run."""
+    return screenshot_folder() / f"{graph}_graph.png"
+
+
+def forget() -> None:
+    """Remove the pictures of an earlier run, so that none of them is taken for this one's."""
+    for graph in GRAPHS.values():
+        graph_picture(graph).unlink(missing_ok=True)
+
+
+def publish(images: Path = IMAGES) -> None:
+    """Copy what the README shows from the run into the repository."""
+    missing = [graph for graph in GRAPHS.values() if not graph_picture(graph).is_file()]
+    if missing:
+        raise DevError(
+            f"The tests made no picture of {', '.join(missing)}, so docs/images is as it was; "
+            "--pictures needs all browser tests, the slow ones too."
+        )
+    for name, graph in GRAPHS.items():
+        shutil.copyfile(graph_picture(graph), images / name)
+    say(f"Copied {len(GRAPHS)} pictures into {images}")

@@ -1,0 +1,81 @@
+"""Building a graph by hand: nodes are found by what people call them, dragged in, wired and set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from devtools.client import Client
+
+from .editor import WIDGET_PLACE, blank, wire
+
+OPTIONS_SHOW = """(titles) => {
+  const options = [...document.querySelectorAll('[role=option]')].map((option) => option.innerText);
+  return titles.every((title) => options.some((text) => text.includes(title)));
+}"""
+NO_OPTIONS = "() => document.querySelectorAll('[role=option]').length === 0"
+LINKS = """() => [...app.graph.links.values()].map((link) => {
+  const source = app.graph.getNodeById(link.origin_id), target = app.graph.getNodeById(link.target_id);
+  return [source.type, source.outputs[link.origin_slot].name, target.type, target.inputs[link.target_slot].name];
+})"""
+
+
+def open_search(page: Any) -> Any:
+    """The search box, as a double click on the empty canvas brings it."""
+    page.mouse.dblclick(700, 700)
+    box = page.get_by_placeholder("Add a node...")
+    box.wait_for()
+    return box
+
+
+def test_every_node_is_found_by_all_its_aliases(page: Any, server: Client, picture: Any):
+    titles: dict[str, list[str]] = {}
+    for name, node in server.object_info().items():
+        if name.startswith("D2F"):
+            assert node["search_aliases"], name
+            for alias in node["search_aliases"]:
+                titles.setdefault(alias, []).append(node["display_name"])
+    blank(page)
+    box = open_search(page)
+    for alias, nodes in titles.items():
+        box.fill("no node is called this")
+        page.wait_for_function(NO_OPTIONS)
+        box.fill(alias)
+        page.wait_for_function(OPTIONS_SHOW, arg=nodes)
+    picture(page)
+    assert page.errors == []
+
+
+@pytest.mark.parametrize("loader", ["CheckpointLoaderSimple", "D2FDemoCheckpoint"])
+def test_a_node_is_dragged_from_the_search_box_and_wired_to_stock_nodes(loader: str, page: Any, picture: Any):
+    blank(page, (loader, 100, 150), ("KSampler", 900, 150))
+    open_search(page).fill("rectified flow")
+    page.get_by_role("option").filter(has_text="Convert to Flow Matching").first.click()
+    page.wait_for_function("() => app.graph.nodes.some((n) => n.type === 'D2FConvert')")
+    page.wait_for_timeout(500)
+    page.mouse.move(700, 500, steps=5)
+    page.mouse.click(700, 500)  # the new node hangs on the pointer until it is put down
+    page.wait_for_function("() => app.graph.nodes.some((n) => n.type === 'D2FConvert' && !n.flags.ghost)")
+    wire(page, (loader, "model"), ("D2FConvert", "model"))
+    wire(page, ("D2FConvert", "model"), ("KSampler", "model"))
+    picture(page)
+    output = "MODEL" if loader == "CheckpointLoaderSimple" else "model"
+    assert page.evaluate(LINKS) == [
+        [loader, output, "D2FConvert", "model"],
+        ["D2FConvert", "model", "KSampler", "model"],
+    ]
+    assert page.errors == []
+
+
+def test_tolerances_appear_for_adaptive_solvers_only(page: Any, picture: Any):
+    blank(page, ("D2FSampler", 600, 300))
+    names = "() => app.graph.nodes[0].widgets.map((w) => w.name)"
+    for solver, tolerances in (("dopri5", ["solver.rtol", "solver.atol", "solver.max_nfe"]), ("heun", [])):
+        page.wait_for_timeout(300)
+        page.mouse.click(*page.evaluate(WIDGET_PLACE, ["D2FSampler", "solver"]))
+        page.locator(".litecontextmenu").get_by_text(solver, exact=True).click()
+        page.wait_for_function("(name) => app.graph.nodes[0].widgets[0].value === name", arg=solver)
+        picture(page, solver)
+        assert page.evaluate(names) == ["solver", *tolerances]
+    assert page.errors == []

@@ -1,0 +1,32 @@
+"""The graphs of the demo model, run by a click on Run: they finish, and show their pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devtools.client import Client
+from devtools.screenshots import graph_picture
+from devtools.workflow import to_prompt
+
+from .editor import FILES, click_run, finish, open_template, photograph
+
+DEMOS = [path for path in FILES if path.stem.startswith("demo_")]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("path", DEMOS, ids=lambda path: path.stem)
+def test_run_makes_the_pictures(path: Path, editor: Any, server: Client, screenshots: Path):
+    workflow = open_template(editor, path.stem)
+    prompt_id, sent = click_run(editor)
+    assert sent == to_prompt(workflow, server.object_info())
+    shown = finish(editor, server, prompt_id)
+    photograph(editor, graph_picture(path.stem), 0.75)
+    savers = {str(node["id"]) for node in workflow["nodes"] if node["type"] == "SaveImage"}
+    assert savers and savers <= shown.keys()
+    assert editor.evaluate("() => app.extensionManager.lastExecutionError") is None
+    assert editor.get_by_test_id("error-overlay").count() == 0
+    assert editor.errors == []

@@ -1,0 +1,76 @@
+"""Training and making pairs, watched and cancelled in the editor: both show how they go, and go on afterwards."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from devtools.client import Client
+
+from .editor import SET_WIDGETS, click_cancel, click_run, finish, open_template
+
+TRAINER = "app.graph.nodes.find((n) => n.type === 'D2FTrainLora')"
+GENERATOR = "app.graph.nodes.find((n) => n.type === 'D2FReflowPairs')"
+LOOK_AT_TRAINER = f"""() => {{
+  const node = {TRAINER}, view = app.canvas.ds;
+  view.scale = 0.6;
+  view.offset = [400 - node.pos[0], 100 - node.pos[1]];
+  app.canvas.setDirty(true, true);
+}}"""
+TEXT = f"() => {TRAINER}.widgets.find((w) => w.name === '$$node-text-preview')?.value ?? ''"
+PREVIEWS = f"() => ({TRAINER}.imgs ?? []).filter((image) => image.naturalWidth > 300).length"
+
+pytestmark = pytest.mark.slow
+
+
+def test_training_shows_how_it_goes_and_goes_on_after_a_cancel(page: Any, server: Client, picture: Any):
+    open_template(page, "demo_train_lora")
+    few = {"run_name": "browser", "resume": "auto", "steps": 900, "batch_size": 1, "preview_every": 3}
+    page.evaluate(SET_WIDGETS, ["D2FTrainLora", few])
+    page.evaluate(SET_WIDGETS, ["KSampler", {"steps": 2}])
+    page.evaluate(LOOK_AT_TRAINER)
+    click_run(page)
+    page.wait_for_function(f"() => ({PREVIEWS})() === 1 && {TRAINER}.progress > 0")
+    before, shown = page.evaluate(TEXT), page.evaluate(f"() => [{TRAINER}.progress, {TRAINER}.imgs[0].src]")
+    assert re.match(r"step \d+ of 900: loss .* steps/s, .* left", before)
+    page.wait_for_function(f"(text) => ({TEXT})() !== text", arg=before)
+    page.wait_for_function(f"([done, src]) => {TRAINER}.progress > done && {TRAINER}.imgs[0].src !== src", arg=shown)
+    picture(page)
+
+    click_cancel(page, server)
+    page.wait_for_function(f"() => !({TRAINER}.progress > 0)")
+    runs = server.base / "output" / "diff2flow" / "runs"
+    (state,) = (runs / "browser").rglob("*.safetensors")
+    (cancelled,) = (server.base / "output" / "loras" / "diff2flow").glob("browser_step*.safetensors")
+    done = int(re.findall(r"step0*(\d+)", cancelled.name)[0])
+    assert 3 <= done < 900 and state.stat().st_size > 0
+
+    page.evaluate(SET_WIDGETS, ["D2FTrainLora", {"steps": done + 2}])
+    finish(page, server, click_run(page)[0])
+    assert page.evaluate(TEXT).startswith(f"step {done + 2} of {done + 2}")
+    assert [path.name for path in runs.glob("browser*")] == ["browser"]
+    assert page.errors == []
+
+
+def test_pairs_go_on_after_a_cancel(page: Any, server: Client, picture: Any):
+    open_template(page, "demo_reflow")
+    few = {"name": "browser", "count": 512, "batch_size": 4, "shard_size": 8}
+    page.evaluate(SET_WIDGETS, ["D2FReflowPairs", few])
+    page.evaluate(SET_WIDGETS, ["D2FTrainLora", {"steps": 2, "warmup_steps": 0, "batch_size": 2}])
+    click_run(page)
+    page.wait_for_function(f"() => {GENERATOR}.progress > 0.05")
+    picture(page, "running")
+    click_cancel(page, server)
+    pairs = server.base / "output" / "diff2flow" / "pairs" / "browser"
+    made = {path: path.stat().st_mtime_ns for path in pairs.glob("shard-*.safetensors")}
+    assert made and not (pairs / "manifest.json").exists()
+
+    page.evaluate(SET_WIDGETS, ["D2FReflowPairs", {"count": 4 * len(made) + 48}])
+    finish(page, server, click_run(page)[0])
+    picture(page, "finished")
+    assert (pairs / "manifest.json").is_file()
+    full = [path for path in sorted(made)[:-1] if path.exists()]
+    assert full and all(path.stat().st_mtime_ns == made[path] for path in full)
+    assert page.errors == []
