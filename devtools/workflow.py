@@ -2,94 +2,53 @@
 
 A saved node keeps the values of its widgets as a plain list. Their names come from the server's own
 definition of the node, in order; the values of a link, if there is one, win. What is only there for
-the eye (notes, reroutes) and what is switched off (muted, bypassed) does not reach the prompt.
+the eye (notes, reroutes) and what is switched off (muted, bypassed) does not reach the prompt, and
+subgraphs are replaced by the nodes inside of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from .console import DevError
+from .links import BYPASSED, MUTED, Constant, Graph, Node, input_source, mode, read_graph, real_nodes
 
 DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR", DYNAMIC_COMBO}
 SEEDS = {"seed", "noise_seed"}
 PASSIVE = {"Note", "MarkdownNote", "Reroute", "PrimitiveNode"}
-MUTED, BYPASSED = 2, 4
-
-Node = dict[str, Any]
-Source = tuple[int, int]  # id of a node, index of its output
-
-
-@dataclass
-class Graph:
-    """A saved graph: its nodes by id, and where each link comes from."""
-
-    nodes: dict[int, Node]
-    links: dict[int, Source]
-
-
-def read_graph(workflow: dict[str, Any]) -> Graph:
-    nodes = {node["id"]: node for node in workflow["nodes"]}
-    return Graph(nodes, dict(read_link(link) for link in workflow.get("links", [])))
-
-
-def read_link(link: Any) -> tuple[int, Source]:
-    """A link is a list in older files and an object in newer ones."""
-    if isinstance(link, dict):
-        return link["id"], (link["origin_id"], link["origin_slot"])
-    return link[0], (link[1], link[2])
 
 
 def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The prompt that the editor would send for `workflow`; `object_info` is the server's."""
-    graph = read_graph(workflow)
-    prompt = {}
-    for node in graph.nodes.values():
-        if node["type"] in PASSIVE or node.get("mode", 0) in (MUTED, BYPASSED):
+    prompt: dict[str, dict[str, Any]] = {}
+    for graph, node in real_nodes(read_graph(workflow)):
+        if node["type"] in PASSIVE or mode(node) in (MUTED, BYPASSED):
             continue
-        if node["type"] not in object_info:
-            raise DevError(f"The graph's node {node['id']} is a {node['type']}, which this ComfyUI does not have.")
-        inputs = widget_values(node, object_info[node["type"]])
-        inputs.update(linked_inputs(node, graph))
-        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
+        name, kind = graph.name(node), node["type"]
+        if kind not in object_info:
+            raise DevError(f"The graph's node {name} is a {kind}, which this ComfyUI does not have.")
+        inputs = {**widget_values(node, object_info[kind]), **linked_inputs(node, graph)}
+        prompt[name] = {"class_type": kind, "inputs": inputs}
+    for one in prompt.values():
+        one["inputs"] = {name: value for name, value in one["inputs"].items() if not dangling(value, prompt)}
     return prompt
 
 
 def linked_inputs(node: Node, graph: Graph) -> dict[str, Any]:
-    """{input name: [node id, output index]} for the inputs that a link feeds."""
+    """{input name: [node id, output index], or what a promoted widget says} for the inputs that a link feeds."""
     result = {}
-    for socket in node.get("inputs") or []:
-        source = resolve(graph, socket.get("link"))
+    for place, socket in enumerate(node.get("inputs") or []):
+        source = input_source(graph, node, place)
         if source is not None:
-            result[socket["name"]] = [str(source[0]), source[1]]
+            result[socket["name"]] = source.value if isinstance(source, Constant) else source
     return result
 
 
-def resolve(graph: Graph, link: int | None) -> Source | None:
-    """Follow a link upstream through reroutes and bypassed nodes to the output that feeds it."""
-    while link is not None:
-        node_id, slot = graph.links[link]
-        node = graph.nodes[node_id]
-        mode = node.get("mode", 0)
-        if mode == MUTED or node["type"] == "PrimitiveNode":
-            return None
-        if node["type"] == "Reroute":
-            link = node["inputs"][0].get("link")
-        elif mode == BYPASSED:
-            link = passed_through(node, slot)
-        else:
-            return node_id, slot
-    return None
-
-
-def passed_through(node: Node, slot: int) -> int | None:
-    """The link that a bypassed node hands on at output `slot`: same place if the type fits, else the first."""
-    kind, inputs = node["outputs"][slot]["type"], node.get("inputs") or []
-    order = inputs[slot : slot + 1] + inputs
-    return next((socket.get("link") for socket in order if socket["type"] == kind), None)
+def dangling(value: Any, prompt: dict[str, Any]) -> bool:
+    """Whether a value is a link to a node that is not there."""
+    return isinstance(value, list) and len(value) == 2 and value[0] not in prompt
 
 
 def widget_values(node: Node, definition: dict[str, Any]) -> dict[str, Any]:

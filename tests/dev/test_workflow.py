@@ -107,9 +107,7 @@ def test_a_bypassed_node_hands_on_its_input_of_the_same_type():
 
 
 def test_a_link_from_a_muted_node_is_no_link():
-    prompt = convert(
-        node(1, "Loader", ["a.safetensors"], mode=2), sampler(10), links=[[10, 1, 0, 3, 0, "MODEL"]]
-    )
+    prompt = convert(node(1, "Loader", ["a.safetensors"], mode=2), sampler(10), links=[[10, 1, 0, 3, 0, "MODEL"]])
     assert "model" not in prompt["3"]["inputs"]
 
 
@@ -127,3 +125,173 @@ def test_a_dynamic_combo_brings_the_widgets_of_its_choice(values, expected):
 def test_an_unknown_node_is_named():
     with pytest.raises(DevError, match="node 1 is a Stranger, which this ComfyUI does not have"):
         convert(node(1, "Stranger"))
+
+
+# --- Subgraphs ------------------------------------------------------------------------------------
+
+
+def subgraph(id, *nodes, links=(), inputs=(), outputs=()):
+    """inputs and outputs: (name, type, ids of links)."""
+    slots = {
+        key: [{"name": name, "type": kind, "linkIds": list(ids)} for name, kind, ids in slots]
+        for key, slots in (("inputs", inputs), ("outputs", outputs))
+    }
+    names = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+    return {"id": id, "nodes": list(nodes), "links": [dict(zip(names, link)) for link in links], **slots}
+
+
+def inner_sampler(link, steps=None, seed=None, **more):
+    """The sampler with sockets at its widgets, as the editor saves it."""
+    inputs = [("model", "MODEL", link), ("steps", "INT", steps), ("seed", "INT", seed)]
+    result = node(5, "Sampler", SAMPLER, inputs, **more)
+    for socket in result["inputs"][1:]:
+        socket["widget"] = {"name": socket["name"]}
+    return result
+
+
+# model and steps come from outside, seed is promoted; a second output hands on a loader inside.
+SAMPLING = subgraph(
+    "S",
+    inner_sampler(1, 2, 3),
+    node(6, "Loader", ["b.safetensors"]),
+    links=[
+        (1, -10, 0, 5, 0, "MODEL"),
+        (2, -10, 1, 5, 1, "INT"),
+        (3, -10, 2, 5, 2, "INT"),
+        (4, 5, 0, -20, 0, "MODEL"),
+        (5, 6, 0, -20, 1, "MODEL"),
+    ],
+    inputs=[("model", "MODEL", [1]), ("steps", "INT", [2]), ("seed", "INT", [3])],
+    outputs=[("model", "MODEL", [4]), ("second", "MODEL", [5]), ("nothing", "MODEL", [])],
+)
+
+
+def expand(*nodes, links=(), definitions=(SAMPLING,)):
+    graph = {"nodes": list(nodes), "links": list(links), "definitions": {"subgraphs": list(definitions)}}
+    return to_prompt(graph, OBJECT_INFO)
+
+
+def sampling(values, model=None, steps=None, mode=0, id=9):
+    inputs = [("model", "MODEL", model), ("steps", "INT", steps), ("seed", "INT", None)]
+    return node(id, "S", values, inputs, mode, ("MODEL", "MODEL", "MODEL"))
+
+
+def test_a_subgraph_becomes_the_nodes_inside_with_its_own_values():
+    prompt = expand(LOADER, sampling([33, 44], 10), links=[[10, 1, 0, 9, 0, "MODEL"]])
+    assert set(prompt) == {"1", "9:5", "9:6"}
+    assert prompt["9:5"] == {
+        "class_type": "Sampler",
+        "inputs": {"seed": 44, "steps": 33, "method": "heun", "cfg": 3.0, "model": ["1", 0]},
+    }
+
+
+def test_two_instances_have_values_of_their_own():
+    prompt = expand(sampling([33, 44]), sampling([55, 66], id=8))
+    assert [prompt[name]["inputs"]["steps"] for name in ("9:5", "8:5")] == [33, 55]
+    assert "model" not in prompt["9:5"]["inputs"]
+
+
+def test_without_values_of_its_own_the_ones_inside_count():
+    for values in (None, [], [None, None]):
+        assert expand(sampling(values))["9:5"]["inputs"] == {"seed": 7, "steps": 12, "method": "heun", "cfg": 3.0}
+
+
+def test_a_link_to_a_promoted_widget_wins():
+    prompt = expand(node(1, "Loader", ["b.safetensors"]), sampling([33, 44], None, 11), links=[[11, 1, 2, 9, 1, "INT"]])
+    assert prompt["9:5"]["inputs"]["steps"] == ["1", 2]
+    assert prompt["9:5"]["inputs"]["seed"] == 44
+
+
+@pytest.mark.parametrize(("output", "source"), [(0, ["9:5", 0]), (1, ["9:6", 0]), (2, None)])
+def test_an_output_leads_to_the_node_inside_that_makes_it(output, source):
+    prompt = expand(sampling([33, 44]), sampler(12), links=[[12, 9, output, 3, 0, "MODEL"]])
+    assert prompt["3"]["inputs"].get("model") == source
+
+
+@pytest.mark.parametrize(("mode", "source"), [(2, None), (4, ["1", 0])])
+def test_a_subgraph_that_is_off_is_left_out_or_passed_by(mode, source):
+    links = [[10, 1, 0, 9, 0, "MODEL"], [12, 9, 1, 3, 0, "MODEL"]]
+    prompt = expand(LOADER, sampling([33, 44], 10, mode=mode), sampler(12), links=links)
+    assert set(prompt) == {"1", "3"}
+    assert prompt["3"]["inputs"].get("model") == source
+
+
+@pytest.mark.parametrize(("mode", "source"), [(2, None), (4, ["1", 0])])
+def test_a_node_inside_that_is_off_is_left_out_or_passed_by(mode, source):
+    inside = {**SAMPLING, "nodes": [inner_sampler(1, 2, 3, mode=mode), SAMPLING["nodes"][1]]}
+    links = [[10, 1, 0, 9, 0, "MODEL"], [12, 9, 0, 3, 0, "MODEL"]]
+    prompt = expand(LOADER, sampling([33, 44], 10), sampler(12), links=links, definitions=[inside])
+    assert set(prompt) == {"1", "3", "9:6"}
+    assert prompt["3"]["inputs"].get("model") == source
+
+
+def nested(values, mode=0):
+    """A subgraph around the first: its own model goes in, steps is promoted twice."""
+    inner = node(
+        7, "S", values, [("model", "MODEL", 1), ("steps", "INT", 2), ("seed", "INT", None)], mode, ("MODEL",) * 3
+    )
+    inner["inputs"][1]["widget"] = {"name": "steps"}
+    return subgraph(
+        "N",
+        inner,
+        links=[(1, -10, 0, 7, 0, "MODEL"), (2, -10, 1, 7, 1, "INT"), (3, 7, 0, -20, 0, "MODEL")],
+        inputs=[("model", "MODEL", [1]), ("steps", "INT", [2])],
+        outputs=[("model", "MODEL", [3])],
+    )
+
+
+def around(values, mode=0):
+    return node(20, "N", values, [("model", "MODEL", 10), ("steps", "INT", None)], mode)
+
+
+NESTED_LINKS = [[10, 1, 0, 20, 0, "MODEL"], [12, 20, 0, 3, 0, "MODEL"]]
+
+
+def test_subgraphs_inside_subgraphs():
+    prompt = expand(LOADER, around([77]), sampler(12), links=NESTED_LINKS, definitions=[nested([33, 44]), SAMPLING])
+    assert set(prompt) == {"1", "3", "20:7:5", "20:7:6"}
+    assert prompt["20:7:5"]["inputs"] == {"seed": 44, "steps": 77, "method": "heun", "cfg": 3.0, "model": ["1", 0]}
+    assert prompt["3"]["inputs"]["model"] == ["20:7:5", 0]
+
+
+def test_a_subgraph_that_is_off_inside_another_is_passed_by_as_in_the_editor():
+    """The editor switches off what is inside along with it; the file alone says nothing about that."""
+    prompt = expand(
+        LOADER, around([77]), sampler(12), links=NESTED_LINKS, definitions=[nested([33, 44], mode=4), SAMPLING]
+    )
+    assert prompt["3"]["inputs"]["model"] == ["1", 0]
+    assert {"20:7:5", "20:7:6"} <= set(prompt)
+
+
+def test_reroutes_lead_into_subgraphs_and_out_of_them():
+    prompt = expand(
+        LOADER,
+        node(2, "Reroute", None, [("", "*", 10)]),
+        sampling([33, 44], 11),
+        node(4, "Reroute", None, [("", "*", 12)]),
+        sampler(13),
+        links=[
+            [10, 1, 0, 2, 0, "*"],
+            [11, 2, 0, 9, 0, "MODEL"],
+            [12, 9, 0, 4, 0, "*"],
+            [13, 4, 0, 3, 0, "MODEL"],
+        ],
+    )
+    assert prompt["9:5"]["inputs"]["model"] == ["1", 0]
+    assert prompt["3"]["inputs"]["model"] == ["9:5", 0]
+
+
+def test_a_type_may_be_a_choice_of_several():
+    inputs = [("mask", "MASK,MODEL", 9)]
+    prompt = convert(
+        LOADER, node(2, "Loader", ["a.safetensors"], inputs, mode=4), sampler(12),
+        links=[[9, 1, 0, 2, 0, "MODEL"], [12, 2, 0, 3, 0, "MODEL"]],
+    )  # fmt: skip
+    assert prompt["3"]["inputs"]["model"] == ["1", 0]
+
+
+def test_an_older_form_of_promoted_widgets_is_refused():
+    older = sampling([33, 44])
+    older["properties"] = {"proxyWidgets": [["5", "steps"]]}
+    with pytest.raises(DevError, match=r"Node 9 keeps the values .* in an older form"):
+        expand(older)
