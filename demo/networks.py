@@ -21,7 +21,7 @@ import comfy.supported_models_base
 import torch
 from safetensors.torch import load_file
 
-from .tiny_vae import widen
+from .widening import widen
 
 IMAGE_SIZE = 96
 MAX_TOKENS = 24

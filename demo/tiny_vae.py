@@ -1,9 +1,7 @@
-"""A narrow autoencoder of TAESD's shape, and its exact embedding into the 64-channel original.
+"""A narrow autoencoder of TAESD's shape, for training.
 
 The host's TAESD is 64 channels wide everywhere, which is slow to train on a CPU and wasteful to store.
-Here each resolution has its own smaller width. A convolution padded with zero weights and zero biases
-keeps the extra channels at 0, ReLU keeps 0 at 0, and an identity skip adds 0, so a zero-padded narrow
-net computes the same function inside the wide one.
+Here each resolution has its own smaller width; `widening` turns the weights into the host's.
 
 Images are (B, 3, H, W) in [0, 1], latents (B, 4, H/8, W/8) of about unit variance per channel.
 Key names equal those of `comfy.taesd.taesd.TAESD`.
@@ -13,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 WIDTHS = (16, 32, 48, 64)  # channels at 1, 1/2, 1/4 and 1/8 of the image's resolution
-WIDE = 64
 LATENT_CHANNELS = 4
 
 
@@ -75,20 +72,3 @@ class TinyVAE(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """(B, 4, h, w) -> (B, 3, 8h, 8w) in about [0, 1]."""
         return self.taesd_decoder(latents)
-
-
-def widen(state_dict: dict[str, Tensor], wide: int = WIDE) -> dict[str, Tensor]:
-    """Zero-pad a narrow state dict to the host's width, in float32, with a unit scale and no shift."""
-    out = {}
-    for key, value in state_dict.items():
-        is_input = key == "taesd_encoder.0.weight"
-        is_latent_in = key == "taesd_decoder.1.weight"
-        is_output = key.rsplit(".", 1)[0] in ("taesd_encoder.14", "taesd_decoder.19")
-        rows = value.shape[0] if is_output else wide
-        shape = [rows, *value.shape[1:]]
-        if value.dim() == 4 and not (is_input or is_latent_in):
-            shape[1] = wide
-        out[key] = torch.zeros(shape)
-        out[key][tuple(slice(n) for n in value.shape)] = value.float()
-    out["vae_scale"], out["vae_shift"] = torch.tensor(1.0), torch.tensor(0.0)
-    return out

@@ -8,7 +8,8 @@ import torch
 
 from diff2flow_kit.demo.captions import VOCABULARY
 from diff2flow_kit.demo.make_tokenizer import TOKENIZER, encode_word, merges_for
-from diff2flow_kit.demo.tiny_vae import TinyVAE, widen
+from diff2flow_kit.demo.tiny_vae import TinyVAE
+from diff2flow_kit.demo.widening import widen
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 MEGABYTE = 1_000_000
