@@ -13,6 +13,7 @@ the trainer), ``guided`` (a network's velocity with guidance), ``pair_prompts``,
 
 from comfy_api.latest import ComfyExtension, io
 
+from . import host
 from .apply_condition import D2FApplyCondition
 from .convert import D2FConvert
 from .demo_checkpoint import D2FDemoCheckpoint
@@ -36,6 +37,9 @@ from .trajectory import D2FTrajectory
 
 class Diff2FlowExtension(ComfyExtension):
     """All nodes of the pack."""
+
+    async def on_load(self) -> None:
+        await host.register_renames()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

@@ -38,7 +38,7 @@ class D2FDepthMetrics(io.ComfyNode):
             outputs=[
                 io.Float.Output(
                     display_name="absrel",
-                    tooltip="Mean of |predicted - true| / true; 0 is perfect. Mean of the images.",
+                    tooltip="Mean of abs(predicted - true) / true; 0 is perfect. Mean of the images.",
                 ),
                 io.Float.Output(
                     display_name="delta1",

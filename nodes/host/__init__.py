@@ -3,7 +3,7 @@
 Rooms: ``model`` (what a MODEL is), ``conversion``, ``guard`` (around every sampling of a converted model),
 ``concat`` (the image condition), ``sampling`` (levels, samplers, a whole run), ``training`` (a MODEL's network to
 train), ``progress`` (bar, text, previews), ``files`` (LoRA files), ``encoding`` (images and captions), ``latents``
-(their shape and scale). Nothing here changes what the host shares.
+(their shape and scale), ``replacement`` (renamed nodes). Nothing here changes what the host shares.
 """
 
 from .adapters import ADAPTER_KINDS
@@ -14,6 +14,7 @@ from .guard import LOGGER
 from .latents import latent_shape, latent_space
 from .model import NODE_NAME, is_converted, is_flow, read_alignment, sampling_of
 from .progress import NodeProgress, decode, quick_picture
+from .replacement import register_renames
 from .sampling import (
     flow_sampling_in_call,
     make_sampler,
@@ -54,6 +55,7 @@ __all__ = [
     "pairs_folder",
     "quick_picture",
     "read_alignment",
+    "register_renames",
     "sample",
     "sampling_of",
     "scheduler_names",

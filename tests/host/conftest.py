@@ -17,6 +17,14 @@ def host(pack: ModuleType) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def schemas(pack: ModuleType) -> dict[str, Any]:
+    """{node id: schema} of the whole pack."""
+    from devtools.schemas import load
+
+    return load(pack)
+
+
+@pytest.fixture(scope="session")
 def node(pack: ModuleType) -> Callable[..., Any]:
     """`node("convert", "D2FConvert")` -> that class of the pack's nodes."""
     return lambda module, name: getattr(importlib.import_module(f"{pack.__name__}.nodes.{module}"), name)

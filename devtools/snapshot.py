@@ -1,0 +1,58 @@
+"""Write `tests/host/schemas.json` and `locales/en` from the nodes as they are.
+
+    python dev.py python -m devtools.snapshot
+
+Run it after a change of a node's inputs, outputs or words, and translate what is new in `locales/zh`. A change that
+graphs out there would not survive is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from .console import DevError, say
+from .pack import enter_host, load_pack
+from .paths import ROOT
+from .schemas import breaks, describe, load
+from .words import english
+
+SNAPSHOT = ROOT / "tests" / "host" / "schemas.json"
+LOCALES = ROOT / "locales"
+COMMAND = "python dev.py python -m devtools.snapshot"
+
+
+def text(data: Any) -> str:
+    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    """Write all files; nothing if the change breaks saved graphs."""
+    sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != ROOT]  # its `nodes` is not ComfyUI's
+    enter_host(Path(os.environ["COMFYUI_PATH"]))
+    pack = load_pack()
+    from diff2flow_kit.nodes.host.replacement import RENAMES
+
+    schemas = load(pack)
+    described = {node: describe(schema) for node, schema in schemas.items()}
+    found = breaks(read(SNAPSHOT) if SNAPSHOT.exists() else {}, described, [rename.old for rename in RENAMES])
+    if found:
+        raise DevError("\n".join(["Saved graphs would not open any more:", *found]))
+    files = {SNAPSHOT: described} | {LOCALES / "en" / name: words for name, words in english(schemas).items()}
+    for path, data in files.items():
+        path.write_text(text(data), encoding="utf-8")
+        say(f"wrote {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except DevError as error:
+        sys.exit(str(error))
