@@ -55,6 +55,12 @@ def test_all_means_every_pinned_release_oldest_first(runs, capsys):
     assert lines[6].split() == ["0.30.0", "7", "3", "0", "12"]
 
 
+def test_the_scheduled_workflow_runs_on_every_pinned_release(root):
+    text = (root / ".github" / "workflows" / "hosts.yml").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if "version: [" in line and "." in line)
+    assert [name.strip(' "') for name in line.partition("[")[2].rstrip("]").split(",")] == matrix.chosen("all")
+
+
 def test_some_releases_and_what_is_passed_on(runs):
     done = runs({})
     matrix.matrix("0.24.0, 0.16.3", ["core"], True, ["-k", "converter"])
