@@ -45,23 +45,27 @@ def python_for(host: Host) -> Path:
     """The interpreter that runs `host`: its own, or that of an environment set up for it."""
     if host.python is not None:
         return host.python
-    base = environment(host if host.version == DEFAULT else pinned_host(DEFAULT))
+    base = environment(pinned_host(DEFAULT))
     link_folder(base, ROOT / ".venv")
     return venv_python(base if host.version == DEFAULT else environment(host, base))
 
 
 def environment(host: Host, base: Path | None = None) -> Path:
     """The folder of the environment for a pinned `host`, made if need be; a layer on `base` if that is given."""
-    folder = cache_root() / "envs" / f"{tag()}-comfyui-{host.version}"
+    folder = environment_folder(host.version)
     ensure(folder, TORCH + TOOLS, host.path / "requirements.txt", PROBE, base)
     return folder
 
 
+def environment_folder(version: str) -> Path:
+    return cache_root() / "envs" / f"{tag()}-comfyui-{version}"
+
+
 def core_python() -> Path:
     """An interpreter with torch and pytest: a set-up environment, the current one, or a small new one."""
-    ready = [folder for folder in (cache_root() / "envs").glob(f"{tag()}-comfyui-*") if (folder / STAMP).is_file()]
-    if ready:
-        return venv_python(max(ready))
+    ready = environment_folder(DEFAULT)
+    if (ready / STAMP).is_file():
+        return venv_python(ready)
     if imports(Path(sys.executable), "import torch, pytest"):
         return Path(sys.executable)
     return ensure(cache_root() / "envs" / f"{tag()}-core", CORE, None, "import torch, pytest")

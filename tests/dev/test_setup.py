@@ -202,6 +202,16 @@ def test_another_base_refills_the_layer(steps, hosts, tmp_path):
     assert steps[4:] == ["fill", "fill"]
 
 
+def test_the_mathematics_are_tested_in_the_default_environment_but_not_in_a_layer(steps, hosts, tmp_path, monkeypatch):
+    monkeypatch.setattr(env, "imports", lambda python, statement: False)
+    layer = env.environment(hosts("0.16.3"), env.environment(hosts("0.30.0")))
+    default = tmp_path / "envs" / f"{env.tag()}-comfyui-0.30.0"
+    assert env.core_python() == env.venv_python(default)
+    (default / env.STAMP).unlink()
+    assert (layer / env.STAMP).is_file()
+    assert env.core_python() == env.venv_python(tmp_path / "envs" / f"{env.tag()}-core")
+
+
 def real(folder: Path, base: Path | None, packages: dict[str, str]) -> Path:
     """A real environment with packages of one file, `NAME.py`, and their metadata."""
     env.create(folder, base)
