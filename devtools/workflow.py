@@ -63,6 +63,17 @@ def widget_values(node: Node, definition: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def widget_count(node: Node, definition: dict[str, Any]) -> int:
+    """How many values a node as saved should have; fewer or more are those of another version of the node."""
+    saved = node.get("widgets_values") or []
+    padding = [None] * 100
+    values = iter([*saved, *padding])
+    for group in ("required", "optional"):
+        for name, spec in in_order(definition, group):
+            take_widget(name, spec, values)
+    return len(saved) + len(padding) - len(list(values))
+
+
 def in_order(definition: dict[str, Any], group: str) -> Iterator[tuple[str, list[Any]]]:
     specs = definition["input"].get(group) or {}
     order = (definition.get("input_order") or {}).get(group) or list(specs)
@@ -76,8 +87,8 @@ def take_widget(name: str, spec: list[Any], values: Iterator[Any]) -> dict[str, 
         return {}
     try:
         value = next(values)
-        if draws_anew(name, kind, options):
-            next(values, None)
+        if draws_anew(name, kind, options) or options.get("image_upload"):
+            next(values, None)  # of the widget that the editor puts below
     except StopIteration:
         return {name: options["default"]} if "default" in options else {}
     result = {name: value}

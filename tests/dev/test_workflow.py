@@ -3,7 +3,7 @@
 import pytest
 
 from devtools.console import DevError
-from devtools.workflow import DYNAMIC_COMBO, to_prompt
+from devtools.workflow import DYNAMIC_COMBO, to_prompt, widget_count
 
 OPTIONS = [
     {"key": "fixed", "inputs": {"required": {"steps": ["INT", {}], "noise_seed": ["INT", {}]}}},
@@ -11,6 +11,7 @@ OPTIONS = [
 ]
 OBJECT_INFO = {
     "Loader": {"input": {"required": {"name": [["a.safetensors", "b.safetensors"]]}}},
+    "Picture": {"input": {"required": {"image": [["a.png"], {"image_upload": True}], "name": ["STRING", {}]}}},
     "Sampler": {
         "input": {
             "required": {
@@ -120,6 +121,27 @@ def test_a_link_from_a_muted_node_is_no_link():
 )
 def test_a_dynamic_combo_brings_the_widgets_of_its_choice(values, expected):
     assert convert(node(1, "Solver", values))["1"]["inputs"] == expected
+
+
+def test_the_button_below_a_picture_has_a_value_that_means_nothing():
+    prompt = convert(node(1, "Picture", ["a.png", "image", "x"]))
+    assert prompt["1"]["inputs"] == {"image": "a.png", "name": "x"}
+
+
+@pytest.mark.parametrize(
+    ("type", "values", "count"),
+    [
+        ("Sampler", SAMPLER, 5),
+        ("Sampler", SAMPLER[:-1], 5),
+        ("Sampler", [*SAMPLER, 1], 5),
+        ("Sampler", None, 5),
+        ("Solver", ["fixed", 8, 5, "fixed", "x"], 5),
+        ("Solver", ["adaptive", 1e-3, "x"], 3),
+        ("Picture", ["a.png", "image", "x"], 3),
+    ],
+)
+def test_a_node_says_how_many_values_it_should_have(type, values, count):
+    assert widget_count(node(1, type, values), OBJECT_INFO[type]) == count
 
 
 def test_an_unknown_node_is_named():
