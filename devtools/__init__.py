@@ -4,6 +4,8 @@
     paths       where things lie: the shared cache, the checkout's working directory, links
     host        the pinned ComfyUI releases: download, check, unpack; or the user's own
     env         the Python environment: create, fill, repair
+    tools       the ecosystem's checkers, in an environment of their own
+    package     the archive that the registry hands out
     browser     a Chromium for the browser tests
     server      start and stop a real ComfyUI with the pack in it
     websocket   a small WebSocket client

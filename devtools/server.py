@@ -1,7 +1,8 @@
 """Start and stop a real ComfyUI with the pack in it.
 
 The server gets a working directory of its own (`--base-directory`), in which `custom_nodes` holds a
-link to this checkout; nothing is written into ComfyUI's own tree, be it shared or the user's.
+link to this checkout (or what a test puts there); nothing is written into ComfyUI's own tree, be it
+shared or the user's.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from .host import Host
 from .paths import PACK, ROOT, link_folder
 
 ADDRESS = "127.0.0.1"
+CHECKOUT = {PACK: ROOT}
 FOLDERS = ("custom_nodes", "models/checkpoints", "models/loras", "input", "output", "user", "temp")
 HAS_GPU = (
     "import sys, torch; mps = getattr(torch.backends, 'mps', None); xpu = getattr(torch, 'xpu', None);"
@@ -87,11 +89,12 @@ def working_directory() -> Path:
     return ROOT / ".d2f"
 
 
-def prepare(base: Path, pack: Path = ROOT) -> None:
-    """Make the folders of a working directory, and link the pack into its `custom_nodes`."""
+def prepare(base: Path, packs: Mapping[str, Path]) -> None:
+    """Make the folders of a working directory, and link `packs` into its `custom_nodes` under their names."""
     for name in FOLDERS:
         (base / name).mkdir(parents=True, exist_ok=True)
-    link_folder(pack, base / "custom_nodes" / PACK)
+    for name, pack in packs.items():
+        link_folder(pack, base / "custom_nodes" / name)
 
 
 def choose_port(port: int | None = None) -> int:
@@ -136,15 +139,17 @@ def running(
     extra: Sequence[str] = (),
     seconds: float = 300,
     threads: int | None = None,
+    packs: Mapping[str, Path] = CHECKOUT,
 ) -> Iterator[Server]:
     """A ComfyUI that answers, stopped on the way out.
 
     extra: more arguments for its `main.py`. seconds: how long it may take to start.
     threads: of torch; the demo model is too small to share between threads, which then only wait for
     each other, badly so on a busy machine. `OMP_NUM_THREADS` wins.
+    packs: folders to link into `custom_nodes`, by their names there; what lies there already stays.
     """
     base = base or working_directory()
-    prepare(base)
+    prepare(base, packs)
     port = choose_port(port)
     log = base / "server.log"
     environ = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}

@@ -1,0 +1,51 @@
+"""The ecosystem's own checkers, comfy-cli and comfy-test, in a small environment of their own.
+
+They pin or bring packages that ComfyUI brings too, so they stay out of its environment. Nothing here asks
+questions, reports usage or touches the user's configuration of these tools.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from .console import DevError
+from .env import ensure, tag
+from .paths import cache_root
+
+TOOLS = ["comfy-cli==1.23.0", "comfy-test==0.4.15"]
+QUIET = {"DO_NOT_TRACK": "1", "NO_COLOR": "1", "COLUMNS": "500", "PYTHONIOENCODING": "utf-8"}
+PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
+
+
+def tools_python() -> Path:
+    """The interpreter that has the tools; the first call sets it up, which takes half a minute."""
+    return ensure(cache_root() / "envs" / f"{tag()}-tools", TOOLS, None, "import comfy_cli, comfy_test")
+
+
+def tools_packages() -> Path:
+    """Where the tools' packages lie, for an interpreter that appends it to its own."""
+    return Path(output([str(tools_python()), "-c", PACKAGES], "asking for the folder of the tools").strip())
+
+
+def comfy(folder: Path, *arguments: str) -> str:
+    """What `comfy ARGUMENTS` prints when it runs in `folder`; its home is there, too."""
+    command = [str(tools_python()), "-m", "comfy_cli", "--skip-prompt", *arguments]
+    home = folder.parent / "home"
+    homes = dict.fromkeys(("HOME", "USERPROFILE", "APPDATA", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), str(home))
+    return output(command, f"comfy {' '.join(arguments)}", folder, {**QUIET, **homes})
+
+
+def output(command: list[str], what: str, folder: Path | None = None, variables: Mapping[str, str] = {}) -> str:
+    """All that `command` prints; a DevError with its last lines if it fails."""
+    environ = {**os.environ, **variables}
+    result = subprocess.run(
+        command, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        encoding="utf-8", errors="replace",
+    )  # fmt: skip
+    if result.returncode != 0:
+        last = "\n".join(result.stdout.splitlines()[-20:])
+        raise DevError(f"{what} failed with code {result.returncode}:\n{last}")
+    return result.stdout
