@@ -73,7 +73,8 @@ def _tolerances() -> list[io.Input]:
 
 def solver_settings(solver: Mapping[str, Any]) -> dict[str, Any]:
     """The value of ``solver_input`` as arguments of ``OdeSampler``."""
-    return {"method": solver["solver"], **{key: solver[key] for key in ("rtol", "atol", "max_nfe") if key in solver}}
+    given = {key: solver[key] for key in ("rtol", "atol", "max_nfe") if solver.get(key) is not None}
+    return {"method": solver["solver"], **given}
 
 
 def grid_input() -> io.DynamicCombo.Input:
