@@ -1,0 +1,140 @@
+"""The in-app help: a page a node, which names every input, output and option, and nothing that is not there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from devtools.schemas import LISTED, walk
+
+SECTIONS = ["Inputs", "Outputs", "Example", "Mistakes people make"]
+# What a number counts, in words that its row of the page has to use. None: it has no unit.
+UNITS = {
+    "accumulation": "Batches",
+    "alpha": None,
+    "atol": "latent units",
+    "batch_size": "at once|forward pass",
+    "bucket_step": "pixels",
+    "caption_dropout": "Share",
+    "cfg": None,
+    "cfg_2": None,
+    "clip": "norm",
+    "colour": "Strength",
+    "count": "Number|Paths|Pairs",
+    "crop": "part of a side",
+    "denoise": None,
+    "density_mean": "logit",
+    "density_std": "logit",
+    "dropout": "Share",
+    "ema": "a step",
+    "ensemble": "Samples",
+    "height": "pixels",
+    "high_percentile": "Percentiles",
+    "huber_delta": "latent units",
+    "invalid_value": "as it is stored",
+    "learning_rate": "a step",
+    "low_percentile": "Percentiles",
+    "max_nfe": "model evaluations",
+    "mean": "logit",
+    "preview_cfg": None,
+    "preview_every": "Steps",
+    "rank": None,
+    "rank_ratio": "share",
+    "reference_steps": "Steps",
+    "repeats": "Rows",
+    "resolution": "pixels",
+    "rtol": "fraction",
+    "save_every": "Steps",
+    "seed": None,
+    "shard_size": "Pairs",
+    "shift": None,
+    "std": "logit",
+    "steps": "[Ss]teps",
+    "strength": "Factor",
+    "target_scale": "Factor",
+    "validate_every": "Steps",
+    "variants": "versions",
+    "warmup_steps": "[Ss]teps",
+    "weight_decay": "a step",
+    "width": "pixels",
+}
+PAGES = sorted((Path(__file__).parents[2] / "web" / "docs").glob("*.md"))
+TABLE = re.compile(r"^\| (input|output) \| meaning \|\n\| --- \| --- \|\n((?:\|.*\n)+)", re.MULTILINE)
+
+
+def tables(text):
+    """{"input": {name: (marks, meaning)}, "output": ...} of a page's tables."""
+    found = {"input": {}, "output": {}}
+    for kind, table in TABLE.findall(text):
+        for line in table.splitlines():
+            first, meaning = line.strip("| ").split(" | ", 1)
+            names, marks = re.fullmatch(r"(`[\w`, ]+`)(?: \(([^)]+)\))?", first).groups()
+            found[kind] |= dict.fromkeys(re.findall(r"`(\w+)`", names), (marks or "", meaning))
+    return found
+
+
+@pytest.fixture(params=PAGES, ids=lambda path: path.stem)
+def page(request):
+    return request.param.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def schema(request, schemas):
+    return schemas[request.node.callspec.params["page"].stem]
+
+
+@pytest.fixture
+def inputs(schema):
+    """{name: input}; nested ones go by their own name."""
+    return {name.split(".")[-1]: one for name, one in walk(schema.inputs)}
+
+
+def test_every_node_has_a_page_and_no_page_is_left_over(schemas):
+    assert {path.stem for path in PAGES} == set(schemas)
+
+
+def test_sections(page, schema):
+    """What it is, under the node's name; when to use it; then the rest, in this order."""
+    titles = re.findall(r"^# (.+)$", page, re.MULTILINE)
+    assert titles == [schema.display_name]
+    what, when = page.split("\n## ")[0].split("\n\n**When.** ")
+    assert len(what.split("\n\n", 1)[1]) > 60 and len(when) > 40
+    expected = [title for title in SECTIONS if title != "Inputs" or schema.inputs]
+    assert [title for title in re.findall(r"^## (.+)$", page, re.MULTILINE) if title in SECTIONS] == expected
+
+
+def test_inputs_and_outputs_are_those_of_the_node(page, schema, inputs):
+    assert set(tables(page)["input"]) == set(inputs)
+    assert list(tables(page)["output"]) == [output.display_name for output in schema.outputs]
+
+
+def test_optional_and_advanced_ones_are_marked(page, schema):
+    rows = tables(page)["input"]
+    for one in schema.inputs:
+        assert ("optional" in rows[one.id][0]) == bool(one.optional), one.id
+    for name, one in walk(schema.inputs):
+        assert ("advanced" in rows[name.split(".")[-1]][0]) == bool(getattr(one, "advanced", False)), name
+
+
+def test_options_are_named(page, schema):
+    for name, one in walk(schema.inputs):
+        if one.id not in LISTED:
+            for option in getattr(one, "options", None) or []:
+                assert f"`{getattr(option, 'key', option)}`" in page, (name, option)
+
+
+def test_numbers_have_their_unit(page, inputs):
+    rows = tables(page)["input"]
+    for name, one in inputs.items():
+        if one.get_io_type() in ("INT", "FLOAT") and UNITS[name]:
+            assert re.search(UNITS[name], rows[name][1]), (name, UNITS[name], rows[name][1])
+
+
+def test_there_is_an_example_and_there_are_mistakes(page):
+    example, mistakes = (page.split(f"\n## {title}\n")[1].split("\n## ")[0] for title in SECTIONS[2:])
+    assert len(example.strip()) > 40
+    assert len(re.findall(r"^- \*.+?\*", mistakes, re.MULTILINE)) >= 2
+
+
+def test_every_table_is_read(page):
+    assert len(re.findall(r"^\| (?:input|output) ", page, re.MULTILINE)) == len(TABLE.findall(page))
