@@ -16,6 +16,7 @@ Environment variables:
     D2F_CACHE           where releases and environments lie, instead of the user's cache folder
     D2F_DEVICE          cpu or gpu, instead of what torch sees
     D2F_CHROMIUM        the browser for the browser tests
+    D2F_PICTURES        where these keep their screenshots, instead of .d2f/screenshots
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from devtools.demo import demo
 from devtools.env import python_for
 from devtools.host import find_host
 from devtools.matrix import matrix
+from devtools.screenshots import republish
 from devtools.server import choose_port, running
 from devtools.testing import test
 
@@ -69,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
         tests.add_argument(f"--{room}", action="append_const", const=room, dest="rooms", help=f"only tests/{room}")
     tests.add_argument("--fast", action="store_true", help="leave out the slow tests")
     tests.add_argument("--host-version", metavar="VERSIONS", help="on these pinned ComfyUIs: all, or a comma list")
+    tests.add_argument("--pictures", action="store_true", help="remake the README's pictures of graphs, too")
     server = commands.add_parser("serve", help="run ComfyUI; what follows -- goes to its main.py")
     server.add_argument("--port", type=int, help="default: a free one")
     commands.add_parser("python", help="run the environment's interpreter", add_help=False)
@@ -86,6 +89,8 @@ def main(arguments: list[str]) -> int:
         demo(options.pictures)
     elif options.command == "test" and options.host_version is not None:
         return matrix(options.host_version, options.rooms or [], options.fast, rest)
+    elif options.command == "test" and options.pictures:
+        return republish(lambda: test(options.rooms or [], options.fast, rest))
     elif options.command == "test":
         return test(options.rooms or [], options.fast, rest)
     elif options.command == "serve":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .console import DevError, say
@@ -32,13 +32,17 @@ def graph_picture(graph: str) -> Path:
     return screenshot_folder() / f"{graph}_graph.png"
 
 
-def forget() -> None:
-    """Remove the pictures of an earlier run, so that none of them is taken for this one's."""
+def republish(run: Callable[[], int]) -> int:
+    """Run the tests, and if they pass, copy what the README shows into the repository; returns their exit code."""
     for graph in GRAPHS.values():
-        graph_picture(graph).unlink(missing_ok=True)
+        graph_picture(graph).unlink(missing_ok=True)  # an earlier run's must not be taken for this one's
+    code = run()
+    if code == 0:
+        publish()
+    return code
 
 
-def publish(images: Path = IMAGES) -> None:
+def publish() -> None:
     """Copy what the README shows from the run into the repository."""
     missing = [graph for graph in GRAPHS.values() if not graph_picture(graph).is_file()]
     if missing:
@@ -47,5 +51,5 @@ def publish(images: Path = IMAGES) -> None:
             "--pictures needs all browser tests, the slow ones too."
         )
     for name, graph in GRAPHS.items():
-        shutil.copyfile(graph_picture(graph), images / name)
-    say(f"Copied {len(GRAPHS)} pictures into {images}")
+        shutil.copyfile(graph_picture(graph), IMAGES / name)
+    say(f"Copied {len(GRAPHS)} pictures into {IMAGES}")
