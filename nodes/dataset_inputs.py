@@ -30,8 +30,8 @@ def dataset_inputs() -> list[io.Input]:
             "captions",
             options=list(CAPTION_SOURCES),
             default="auto",
-            tooltip="Where captions come from. auto: photo.txt beside photo.png, else the line of a .jsonl file whose key "
-            "file is photo.png; its key caption counts. none: all images get the caption below.",
+            tooltip="Where captions come from. auto: photo.txt beside photo.png, else the line of a .jsonl file whose "
+            "key file is photo.png; its key caption counts. none: all images get the caption below.",
         ),
         io.String.Input(
             "caption",

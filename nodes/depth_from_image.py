@@ -98,7 +98,7 @@ def _widgets() -> list[io.Input]:
             max=1000,
             tooltip="Euler steps from noise, a model evaluation each. A trained depth model needs 1 or 2.",
         ),
-        seed_input("Of the noise. Sample k of an ensemble takes seed + k."),
+        seed_input("Seed of the noise. Sample k of an ensemble takes seed + k."),
         io.Int.Input(
             "ensemble",
             default=1,
@@ -120,7 +120,8 @@ def _widgets() -> list[io.Input]:
             "colors",
             options=list(COLORS),
             default="spectral",
-            tooltip="Of the picture only: near is red (spectral, turbo), yellow (viridis), white or black.",
+            tooltip="Colours of the picture; the numbers stay the same: near is red (spectral, turbo), yellow (viridis), "
+            "white or black.",
         ),
     ]
 

@@ -83,7 +83,7 @@ class D2FPairedFolder(io.ComfyNode):
                 ),
                 io.String.Output(
                     display_name="names",
-                    tooltip="Of the pairs, in the order of the images. A list.",
+                    tooltip="Names of the pairs, in the order of the images. A list.",
                     is_output_list=True,
                 ),
                 io.String.Output(

@@ -166,7 +166,7 @@ def _teacher() -> list[io.Input]:
         io.Int.Input(
             "batch_size", default=8, min=1, max=1024, tooltip="Pairs that are sampled at once; it changes speed only."
         ),
-        seed_input("Of the noise. Pair i comes from seed and i alone."),
+        seed_input("Seed of the noise. Pair i comes from seed and i alone."),
     ]
 
 

@@ -101,7 +101,7 @@ def _keeping() -> list[io.Input]:
             tooltip="auto: goes on with the last run of this name if data, model and settings are the same, else "
             "starts a numbered new one. continue: goes on, or says what differs. new: starts a new one.",
         ),
-        seed_input("Of everything random. The same seed gives the same LoRA, on the CPU bit for bit."),
+        seed_input("Seed of everything random. The same seed gives the same LoRA, on the CPU bit for bit."),
     ]
 
 
@@ -137,13 +137,19 @@ def _advanced() -> list[io.Input]:
             "density", DENSITIES, "uniform", "How flow times are drawn. timestep: as diffusion models are trained."
         ),
         _float(
-            "density_mean", 0.0, -5.0, 5.0, 0.1, "Of logit(t), for logit_normal; above 0 leans to data.", advanced=True
+            "density_mean",
+            0.0,
+            -5.0,
+            5.0,
+            0.1,
+            "Mean of logit(t), for logit_normal; above 0 leans to data.",
+            advanced=True,
         ),
-        _float("density_std", 1.0, 0.05, 5.0, 0.05, "Of logit(t), for logit_normal.", advanced=True),
+        _float("density_std", 1.0, 0.05, 5.0, 0.05, "Standard deviation of logit(t), for logit_normal.", advanced=True),
         _choice("weight", WEIGHTS, "none", "Factor on the squared error: eps turns a velocity loss into an eps loss."),
         _choice("loss", LOSSES, "mse", "mse: squared error. huber: linear for errors above huber_delta."),
         _float("huber_delta", 0.1, 1e-4, 100.0, 0.05, "Where the Huber loss becomes linear.", 1e-4, advanced=True),
-        _float("weight_decay", 0.0, 0.0, 10.0, 0.01, "Of the optimizer.", advanced=True),
+        _float("weight_decay", 0.0, 0.0, 10.0, 0.01, "How strongly the optimizer draws weights to 0.", advanced=True),
         _float("clip", 1.0, 0.0, 1000.0, 0.1, "Largest norm of the gradient; 0 for no clipping.", advanced=True),
         _int("accumulation", 1, 1, 1024, "Batches a step: a larger batch without its memory.", advanced=True),
         _float(

@@ -36,10 +36,10 @@ class D2FTrajectory(io.ComfyNode):
             ],
             outputs=[
                 io.Float.Output(
-                    display_name="straightness", tooltip="Of the first model: 0 is a straight path at constant speed."
+                    display_name="straightness", tooltip="First model: 0 is a straight path at constant speed."
                 ),
                 io.Float.Output(
-                    display_name="straightness_2", tooltip="Of the second model; 0 if there is none connected."
+                    display_name="straightness_2", tooltip="Second model: the same; 0 if there is none connected."
                 ),
                 io.String.Output(display_name="report", tooltip="All numbers as a table."),
                 io.Image.Output(display_name="plot", tooltip="Curvature over flow time, and error over model calls."),
@@ -99,7 +99,7 @@ def _widgets() -> list[io.Input]:
         _int("width", 512, 16, 8192, "In pixels: 512 for SD1.5, 1024 for SDXL, 96 for the demo model.", 8),
         _int("height", 512, 16, 8192, "In pixels, as width.", 8),
         _int("count", 4, 1, 64, "Paths that are followed at once; the numbers are their means."),
-        seed_input("Of the noise that the paths begin at."),
+        seed_input("Seed of the noise that the paths begin at."),
         _float("cfg", "Guidance of the first model; 1 is none."),
         _float("cfg_2", "Guidance of the second model; 1 is none, as for a reflow LoRA."),
         _int("reference_steps", 50, 2, 1000, f"Steps of the fine path, 2 model calls each. Above {max(COUNTS)}."),
