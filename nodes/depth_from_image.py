@@ -120,8 +120,8 @@ def _widgets() -> list[io.Input]:
             "colors",
             options=list(COLORS),
             default="spectral",
-            tooltip="Colours of the picture; the numbers stay the same: near is red (spectral, turbo), yellow (viridis), "
-            "white or black.",
+            tooltip="Colours of the picture; the numbers stay the same: near is red (spectral, turbo), yellow "
+            "(viridis), white or black.",
         ),
     ]
 
