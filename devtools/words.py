@@ -11,7 +11,6 @@ from typing import Any
 
 from .schemas import walk
 
-CONTROL = {"control_after_generate": {"name": "control after generate"}}  # a widget that the page itself adds
 MAIN = {"nodeCategories": {"Diff2Flow": "Diff2Flow"}, "dataTypes": {"D2F_PAIRS": "REFLOW PAIRS"}}
 
 Entry = dict[str, Any]
@@ -24,10 +23,8 @@ def key(name: str) -> str:
 
 def node_words(schema: Any) -> Entry:
     """Name, description, inputs and outputs of a node, from its schema."""
-    found = list(walk(schema.inputs))
+    found = walk(schema.inputs)
     inputs = {key(name): {"name": one.display_name or one.id, "tooltip": one.tooltip} for name, one in found}
-    if any(getattr(one, "control_after_generate", None) for _, one in found):
-        inputs |= CONTROL
     outputs = {str(i): {"name": out.display_name, "tooltip": out.tooltip} for i, out in enumerate(schema.outputs)}
     words = {"display_name": schema.display_name, "description": schema.description, "inputs": inputs}
     return words | {"outputs": outputs}

@@ -29,8 +29,8 @@ def pairs(words):
         found.append((node, mine["description"], other["description"], mine, other))
         for kind in ("inputs", "outputs"):
             for name, entry in mine[kind].items():
-                found.append((f"{node}.{name}", entry.get("tooltip"), other[kind][name].get("tooltip"), mine, other))
-    return [pair for pair in found if pair[1]]
+                found.append((f"{node}.{name}", entry["tooltip"], other[kind][name]["tooltip"], mine, other))
+    return found
 
 
 def strings(tree):
@@ -53,7 +53,7 @@ def test_every_node_input_and_output_has_its_words(schemas, words, language):
         entry = words[language][node]
         assert entry["display_name"] and entry["description"]
         inputs = {key(name) for name, _ in walk(schema.inputs)}
-        assert set(entry["inputs"]) - {"control_after_generate"} == inputs, node
+        assert set(entry["inputs"]) == inputs, node
         assert list(entry["outputs"]) == [str(i) for i in range(len(schema.outputs))], node
         for name in inputs:
             assert entry["inputs"][name]["name"] and entry["inputs"][name]["tooltip"], (node, name)

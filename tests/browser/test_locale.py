@@ -1,0 +1,92 @@
+"""The page in Chinese: names on the nodes, in the search box and in tooltips come from locales/zh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from devtools.client import Client
+from devtools.snapshot import LOCALES, read
+
+from .editor import SLOT_PLACE, WIDGET_PLACE, blank
+
+pytestmark = pytest.mark.slow
+
+SHOWN = """(type) => {
+  const node = app.graph.nodes.find((n) => n.type === type);
+  return {
+    title: node.title,
+    outputs: node.outputs.map((slot) => slot.localized_name),
+    widgets: Object.fromEntries(node.widgets.filter((widget) => widget.name !== 'control_after_generate')
+      .map((widget) => [widget.name, widget.label])),
+  };
+}"""
+CHOOSE = """([type, name, value]) => {
+  app.graph.nodes.find((n) => n.type === type).widgets.find((widget) => widget.name === name).value = value;
+}"""
+
+
+@pytest.fixture(scope="module")
+def chinese(new_page: Callable[[], Any], server: Client) -> Iterator[Any]:
+    """The page of a user who has chosen Chinese, with two nodes on it."""
+    server.post("/settings", {"Comfy.Locale": "zh"})
+    page = new_page()
+    blank(page, ("D2FConvert", 500, 200), ("D2FKSampler", 900, 200))
+    yield page
+    page.close()
+    server.post("/settings", {"Comfy.Locale": "en"})
+
+
+@pytest.fixture(scope="module")
+def words() -> dict[str, Any]:
+    return read(LOCALES / "zh" / "nodeDefs.json")
+
+
+def names(entries: dict[str, Any]) -> list[str]:
+    return [entry["name"] for entry in entries.values()]
+
+
+def test_nodes_carry_their_chinese_names(chinese, words, picture):
+    chinese.evaluate(CHOOSE, ["D2FKSampler", "solver", "dopri5"])
+    chinese.wait_for_timeout(500)
+    for node in ("D2FConvert", "D2FKSampler"):
+        shown = chinese.evaluate(SHOWN, node)
+        assert shown["title"] == words[node]["display_name"]
+        assert shown["outputs"] == names(words[node]["outputs"])
+        expected = {name: words[node]["inputs"][name.replace(".", "_")]["name"] for name in shown["widgets"]}
+        assert shown["widgets"] == expected
+    assert "solver.rtol" in shown["widgets"]
+    picture(chinese)
+
+
+@pytest.mark.parametrize(
+    ("place", "target", "path"),
+    [
+        (SLOT_PLACE, ["D2FConvert", "outputs", "model"], ("outputs", "0")),
+        (SLOT_PLACE, ["D2FConvert", "inputs", "model"], ("inputs", "model")),
+        (WIDGET_PLACE, ["D2FConvert", "start"], ("inputs", "start")),
+    ],
+    ids=["output", "input", "widget"],
+)
+def test_tooltips_are_chinese(chinese, words, picture, place, target, path):
+    kind, name = path
+    chinese.mouse.move(20, 900)
+    x, y = chinese.evaluate(place, target)
+    chinese.mouse.move(x - 3, y)
+    chinese.mouse.move(x, y, steps=3)
+    tooltip = chinese.locator(".node-tooltip")
+    tooltip.wait_for(state="visible")
+    picture(chinese)
+    assert tooltip.inner_text() == words["D2FConvert"][kind][name]["tooltip"]
+
+
+def test_nodes_are_found_by_their_chinese_name(chinese, words):
+    chinese.mouse.move(20, 900)
+    chinese.mouse.dblclick(300, 800)
+    box = chinese.locator("input:focus")
+    box.wait_for()
+    box.fill(words["D2FTrajectory"]["display_name"][:4])
+    chinese.locator("[role=option]", has_text=words["D2FTrajectory"]["display_name"]).first.wait_for()
+    chinese.keyboard.press("Escape")
