@@ -115,7 +115,7 @@ def file_name(*parts: str) -> str:
 def pytest_runtest_makereport(item: Any, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
     """A screenshot of what a failed test was looking at."""
     report = yield
-    page = item.funcargs.get("page") or item.funcargs.get("editor")
+    page = next((value for value in item.funcargs.values() if hasattr(value, "screenshot")), None)
     if report.failed and page is not None:
         folder = screenshot_folder()
         folder.mkdir(parents=True, exist_ok=True)
