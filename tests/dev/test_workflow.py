@@ -276,13 +276,33 @@ def test_subgraphs_inside_subgraphs():
     assert prompt["3"]["inputs"]["model"] == ["20:7:5", 0]
 
 
-def test_a_subgraph_that_is_off_inside_another_is_passed_by_as_in_the_editor():
+@pytest.mark.parametrize(("mode", "source"), [(2, None), (4, ["1", 0])])
+def test_a_subgraph_that_is_off_inside_another_gives_what_it_does_in_the_editor(mode, source):
     """The editor switches off what is inside along with it; the file alone says nothing about that."""
     prompt = expand(
-        LOADER, around([77]), sampler(12), links=NESTED_LINKS, definitions=[nested([33, 44], mode=4), SAMPLING]
+        LOADER, around([77]), sampler(12), links=NESTED_LINKS, definitions=[nested([33, 44], mode=mode), SAMPLING]
     )
-    assert prompt["3"]["inputs"]["model"] == ["1", 0]
+    assert prompt["3"]["inputs"].get("model") == source
     assert {"20:7:5", "20:7:6"} <= set(prompt)
+
+
+def test_a_bypassed_node_hands_on_what_the_end_of_the_line_asks_for():
+    """A reroute takes anything, but the sampler behind it takes a model."""
+    inputs = [("mask", "MASK", 9), ("model", "MODEL", 10)]
+    bypassed = node(2, "Loader", ["a.safetensors"], inputs, mode=4)
+    links = [[9, 8, 0, 2, 0, "MASK"], [10, 1, 0, 2, 1, "MODEL"], [12, 2, 0, 4, 0, "*"], [13, 4, 0, 3, 0, "MODEL"]]
+    other = node(8, "Loader", ["a.safetensors"], outputs=("MASK",))
+    prompt = convert(LOADER, other, bypassed, node(4, "Reroute", None, [("", "*", 12)]), sampler(13), links=links)
+    assert prompt["3"]["inputs"]["model"] == ["1", 0]
+
+
+def test_what_takes_anything_gets_the_input_at_the_same_place():
+    inputs = [("mask", "MASK", 9), ("model", "MODEL", 10)]
+    bypassed = node(2, "Loader", ["a.safetensors"], inputs, mode=4)
+    links = [[9, 8, 0, 2, 0, "MASK"], [10, 1, 0, 2, 1, "MODEL"], [12, 2, 0, 3, 0, "MODEL"]]
+    other = node(8, "Loader", ["a.safetensors"], outputs=("MASK",))
+    prompt = convert(LOADER, other, bypassed, node(3, "Sampler", SAMPLER, [("model", "*", 12)]), links=links)
+    assert prompt["3"]["inputs"]["model"] == ["8", 0]
 
 
 def test_reroutes_lead_into_subgraphs_and_out_of_them():
