@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +34,27 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def main() -> None:
-    """Write all files; nothing if the change breaks saved graphs."""
-    sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != ROOT]  # its `nodes` is not ComfyUI's
-    enter_host(Path(os.environ["COMFYUI_PATH"]))
-    pack = load_pack()
-    from diff2flow_kit.nodes.host.replacement import RENAMES
-
-    schemas = load(pack)
+def write(schemas: Mapping[str, Any], renamed: Collection[str], root: Path = ROOT) -> None:
+    """Write all files under `root`; nothing if saved graphs would break. `renamed` are ids that have a replacement."""
+    snapshot, words = root / SNAPSHOT.relative_to(ROOT), root / LOCALES.relative_to(ROOT) / "en"
     described = {node: describe(schema) for node, schema in schemas.items()}
-    found = breaks(read(SNAPSHOT) if SNAPSHOT.exists() else {}, described, [rename.old for rename in RENAMES])
+    found = breaks(read(snapshot) if snapshot.exists() else {}, described, renamed)
     if found:
         raise DevError("\n".join(["Saved graphs would not open any more:", *found]))
-    files = {SNAPSHOT: described} | {LOCALES / "en" / name: words for name, words in english(schemas).items()}
+    files = {snapshot: described} | {words / name: tree for name, tree in english(schemas).items()}
     for path, data in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text(data), encoding="utf-8")
-        say(f"wrote {path.relative_to(ROOT)}")
+        say(f"wrote {path.relative_to(root)}")
+
+
+def main() -> None:
+    sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != ROOT]  # its `nodes` is not ComfyUI's
+    enter_host(Path(os.environ["COMFYUI_PATH"]))
+    schemas = load(load_pack())
+    from diff2flow_kit.nodes.host.replacement import RENAMES
+
+    write(schemas, [rename.old for rename in RENAMES])
 
 
 if __name__ == "__main__":

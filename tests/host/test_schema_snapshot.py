@@ -2,8 +2,9 @@
 
 import pytest
 
+from devtools.console import DevError
 from devtools.schemas import breaks, describe
-from devtools.snapshot import COMMAND, SNAPSHOT, read
+from devtools.snapshot import COMMAND, LOCALES, ROOT, SNAPSHOT, read, text, write
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +41,20 @@ def test_what_the_page_gets_is_what_was_described(described, pack, schemas):
         served = [name for group in ("required", "optional") for name in info.input.get(group, {})]
         assert served == [one["id"] for one in sorted(described[node]["inputs"], key=lambda one: one["optional"])]
         assert list(info.output) == [one["type"] for one in described[node]["outputs"]]
+
+
+def test_the_command_writes_what_the_repository_has(schemas, tmp_path):
+    write(schemas, [], tmp_path)
+    for path in (SNAPSHOT, LOCALES / "en" / "nodeDefs.json", LOCALES / "en" / "main.json"):
+        assert read(tmp_path / path.relative_to(ROOT)) == read(path)
+
+
+def test_the_command_refuses_what_breaks_saved_graphs(schemas, tmp_path):
+    snapshot = tmp_path / SNAPSHOT.relative_to(ROOT)
+    snapshot.parent.mkdir(parents=True)
+    snapshot.write_text(text({**read(SNAPSHOT), "D2FGone": {"inputs": [], "outputs": []}}), encoding="utf-8")
+    with pytest.raises(DevError, match="D2FGone is gone"):
+        write(schemas, [], tmp_path)
+    assert "D2FGone" in read(snapshot) and not (tmp_path / "locales").exists()
+    write(schemas, ["D2FGone"], tmp_path)
+    assert read(snapshot) == read(SNAPSHOT)
