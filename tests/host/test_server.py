@@ -95,7 +95,7 @@ def test_all_nodes_are_served_with_names_and_tooltips(server):
         assert all(definition["output_tooltips"])
     solvers = info["D2FKSampler"]["input"]["required"]["solver"][1]["options"]
     assert [one["key"] for one in solvers] == ["euler", "midpoint", "heun", "rk4", "dopri5", "bosh3"]
-    nested = solvers[4]["inputs"]["required"]
+    nested = solvers[4]["inputs"]["optional"]
     assert list(nested) == ["rtol", "atol", "max_nfe"]
     assert all(options[1]["tooltip"] for options in nested.values())
 
