@@ -1,4 +1,7 @@
-"""The in-app help: a page a node, which names every input, output and option, and nothing that is not there."""
+"""The in-app help: a page a node, which names every input, output and option, and nothing that is not there.
+
+`docs/<node>.md` is English, `docs/<node>/<language>.md` its translation, which has to say the same.
+"""
 
 import re
 from pathlib import Path
@@ -6,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from devtools.schemas import LISTED, walk
+from devtools.snapshot import LOCALES, read
+from devtools.words import key
 
 SECTIONS = ["Inputs", "Outputs", "Example", "Mistakes people make"]
 # What a number counts, in words that its row of the page has to use. None: it has no unit.
@@ -58,7 +63,9 @@ UNITS = {
     "weight_decay": "a step",
     "width": "pixels",
 }
-PAGES = sorted((Path(__file__).parents[2] / "web" / "docs").glob("*.md"))
+DOCS = Path(__file__).parents[2] / "web" / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+TRANSLATIONS = sorted(DOCS.glob("*/*.md"))
 TABLE = re.compile(r"^\| (input|output) \| meaning \|\n\| --- \| --- \|\n((?:\|.*\n)+)", re.MULTILINE)
 
 
@@ -138,3 +145,48 @@ def test_there_is_an_example_and_there_are_mistakes(page):
 
 def test_every_table_is_read(page):
     assert len(re.findall(r"^\| (?:input|output) ", page, re.MULTILINE)) == len(TABLE.findall(page))
+
+
+def plain(text):
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def shape(text):
+    """Headings by their level, rows of tables by the names they begin with, items of lists."""
+    marks = re.findall(r"^(#+|\||- )(.*)$", plain(text), re.MULTILINE)
+    return [(mark, re.findall(r"`(\w+)`", rest.split(" | ")[0]) if mark == "|" else []) for mark, rest in marks]
+
+
+def facts(text):
+    """All code and all numbers of a page."""
+    code = set(re.findall(r"`[^`\n]+`", plain(text)))
+    return code, set(re.findall(r"\d+(?:[.,^]\d+)*(?:e-?\d+)?", text))
+
+
+@pytest.fixture(params=TRANSLATIONS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def translation(request):
+    return request.param
+
+
+def test_every_page_is_translated(schemas):
+    languages = {path.name for path in LOCALES.iterdir()} - {"en"}
+    assert {(path.parent.name, path.stem) for path in TRANSLATIONS} == {(n, la) for n in schemas for la in languages}
+
+
+def test_a_translation_says_the_same(translation):
+    english = (DOCS / f"{translation.parent.name}.md").read_text(encoding="utf-8")
+    other = translation.read_text(encoding="utf-8")
+    assert shape(other) == shape(english)
+    assert facts(other) == facts(english)
+
+
+def test_a_translation_uses_the_names_on_the_page(translation, schemas):
+    node, text = translation.parent.name, translation.read_text(encoding="utf-8")
+    words = read(LOCALES / translation.stem / "nodeDefs.json")[node]
+    assert text.startswith(f"# {words['display_name']}\n")
+    schema = schemas[node]
+    entries = [(name.split(".")[-1], words["inputs"][key(name)]) for name, _ in walk(schema.inputs)]
+    entries += [(output.display_name, words["outputs"][str(i)]) for i, output in enumerate(schema.outputs)]
+    for name, entry in entries:
+        assert f"{entry['name']} `{name}`" in text, name
