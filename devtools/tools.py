@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,18 @@ from .paths import cache_root
 
 TOOLS = ["comfy-cli==1.23.0", "comfy-test==0.4.15"]
 QUIET = {"DO_NOT_TRACK": "1", "NO_COLOR": "1", "COLUMNS": "500", "PYTHONIOENCODING": "utf-8"}
+LAUNCH = """
+import os, sys
+sys.path.append(os.environ["D2F_TOOLS"])
+from comfy_test.reporting import screenshot
+from playwright.sync_api import BrowserType
+launch = BrowserType.launch
+BrowserType.launch = lambda self, **options: launch(self, executable_path=os.environ["D2F_CHROMIUM"], **options)
+for name in ("_detect_gpu", "_ensure_vulkan_linux", "_ensure_mesa_linux", "_ensure_mesa_windows"):
+    setattr(screenshot, name, lambda *_: False)
+from comfy_test.cli import main
+sys.exit(main())
+"""
 PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
 
 
@@ -38,6 +51,17 @@ def comfy(folder: Path, *arguments: str) -> str:
     return output(command, f"comfy {' '.join(arguments)}", folder, {**QUIET, **homes})
 
 
+def comfy_test(pack: Path, config: Path, url: str, logs: Path, browser: Path) -> str:
+    """What comfy-test prints about the pack in `custom_nodes` of the ComfyUI that answers at `url`.
+
+    It imports the pack, so it runs in the current interpreter. logs: a folder with the server's `server.log`, for
+    its own logs. browser: the Chromium to use; it would fetch one of its own, and install drivers with sudo.
+    """
+    command = [sys.executable, "-c", LAUNCH, "run", "--config", str(config), "--server-url", url]
+    places = {"COMFY_TEST_LOGS_DIR": logs, "D2F_TOOLS": tools_packages(), "D2F_CHROMIUM": browser}
+    return output(command, "comfy-test", pack, {**QUIET, **{name: str(place) for name, place in places.items()}})
+
+
 def output(command: list[str], what: str, folder: Path | None = None, variables: Mapping[str, str] = {}) -> str:
     """All that `command` prints; a DevError with its last lines if it fails."""
     environ = {**os.environ, **variables}
@@ -46,6 +70,6 @@ def output(command: list[str], what: str, folder: Path | None = None, variables:
         encoding="utf-8", errors="replace",
     )  # fmt: skip
     if result.returncode != 0:
-        last = "\n".join(result.stdout.splitlines()[-20:])
+        last = "\n".join(result.stdout.splitlines()[-40:])
         raise DevError(f"{what} failed with code {result.returncode}:\n{last}")
     return result.stdout
