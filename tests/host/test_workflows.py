@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageOps, ImageStat
 from safetensors.torch import load_file
 
 from devtools.client import Client, Prompt
-from devtools.workflow import has_widget, to_prompt
+from devtools.pictures import BACKGROUND, CAPTION, GAP, TILE
+from devtools.workflow import has_widget, to_prompt, widget_count
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 FILES = sorted(FOLDER.glob("*.json"))
 DEMOS = [path for path in FILES if path.stem.startswith("demo_")]
-CHECKPOINTS = [path for path in FILES if path not in DEMOS]
 TASKS = ("text_to_image", "image_to_image", "inpainting")
+HOST, FRONTEND = "0.30.0", "1.47.12"  # that the files were saved with
+MODEL_FILE = re.compile(r"\.(safetensors|sft|ckpt|pt|pth|bin|gguf|onnx)$")
+PRIVATE = re.compile(r"/(home|root|Users|tmp|mnt)/|[A-Za-z]:\\\\|file://|localhost|[\w.]+@[\w.]+")
 TITLE = 30  # height of a node's title bar, above its position
 
 every_workflow = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -45,11 +49,17 @@ def test_every_model_has_every_task():
     assert names == {*tasks, "demo_solvers", *training, *both}
 
 
+def test_they_lie_side_by_side_each_with_its_thumbnail():
+    assert sorted(FOLDER.rglob("*.json")) == FILES
+    assert {path.stem for path in FOLDER.rglob("*.jpg")} == {path.stem for path in FILES}
+
+
 @every_workflow
 def test_the_template_browser_gets_a_thumbnail(path: Path):
     with Image.open(path.with_suffix(".jpg")) as image:
         assert image.format == "JPEG"
         assert 300 <= image.width <= 800
+        assert image.width == image.height
 
 
 @every_workflow
@@ -66,20 +76,32 @@ def test_links_name_their_ends(path: Path):
 
 
 @every_workflow
-def test_nodes_name_the_pack_they_come_from(path: Path):
-    for node in read(path)["nodes"]:
-        ours = node["type"].startswith("D2F")
-        if node["type"] != "MarkdownNote":
-            assert node["properties"]["cnr_id"] == ("diff2flow-kit" if ours else "comfy-core")
+def test_it_is_flat_saved_by_the_pinned_editor_and_keeps_nothing_private(path: Path):
+    graph = read(path)
+    assert "definitions" not in graph
+    assert graph["extra"]["frontendVersion"] == FRONTEND
+    assert set(graph["extra"]) == {"ds", "frontendVersion"}
+    assert not PRIVATE.search(path.read_text(encoding="ascii"))
 
 
 @every_workflow
-def test_it_is_explained_and_its_parts_have_titles(path: Path):
+def test_nodes_name_the_pack_they_come_from_and_its_version(path: Path, version: str):
+    for node in read(path)["nodes"]:
+        expected = ("diff2flow-kit", version) if node["type"].startswith("D2F") else ("comfy-core", HOST)
+        if node["type"] != "MarkdownNote":
+            assert (node["properties"]["cnr_id"], node["properties"]["ver"]) == expected
+
+
+@every_workflow
+def test_it_is_explained_and_its_parts_have_titles(path: Path, definitions: dict[str, Any]):
     graph = read(path)
-    (note,) = (node for node in graph["nodes"] if node["type"] == "MarkdownNote")
-    assert "### What you see" in note["widgets_values"][0]
-    assert "### Try" in note["widgets_values"][0]
+    (note,) = (node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote")
+    assert note.startswith("# ") and len(note.split()) >= 150
+    assert "### What you see" in note
+    assert "### Try" in note
     assert all(group["title"] for group in graph["groups"])
+    for kind in {node["type"] for node in graph["nodes"] if node["type"].startswith("D2F")}:
+        assert definitions[kind]["display_name"].removesuffix(" (Diff2Flow)") in note
 
 
 @every_workflow
@@ -98,14 +120,21 @@ def overlaps(boxes: list[tuple[float, ...]]) -> Iterator[tuple[Any, Any]]:
                 yield boxes[index], other
 
 
-@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
-def test_the_editor_can_offer_the_download(path: Path):
-    (loader,) = (node for node in read(path)["nodes"] if node["type"] == "CheckpointLoaderSimple")
-    (model,) = loader["properties"]["models"]
-    assert [model["name"]] == loader["widgets_values"]
-    assert model["directory"] == "checkpoints"
-    assert model["url"].startswith("https://huggingface.co/")
-    assert model["url"].endswith("/" + model["name"])
+@every_workflow
+def test_the_editor_can_offer_the_download_of_every_file(path: Path):
+    for node in read(path)["nodes"]:
+        files = [value for value in node.get("widgets_values") or [] if MODEL_FILE.search(str(value))]
+        hints = node["properties"].get("models", [])
+        assert [hint["name"] for hint in hints] == (files if node["type"] != "MarkdownNote" else [])
+        for hint in hints:
+            assert hint["directory"] == "checkpoints"
+            assert hint["url"].startswith("https://huggingface.co/")
+            assert hint["url"].endswith("/" + hint["name"])
+
+
+def test_the_large_checkpoints_are_found_by_that_rule():
+    named = {path.stem for path in FILES if "huggingface.co" in path.read_text(encoding="ascii")}
+    assert named == {path.stem for path in FILES if path not in DEMOS}
 
 
 # --- Against the server's definitions -------------------------------------------------------------
@@ -120,6 +149,14 @@ def test_every_node_and_widget_exists(path: Path, definitions: dict[str, Any]):
         assert required <= set(node["inputs"]) <= set(specs), f"{node['class_type']} (node {node_id})"
         for name, value in node["inputs"].items():
             check_value(f"{node['class_type']}.{name}", specs[name][0], value, prompt, definitions)
+
+
+@every_workflow
+def test_every_node_has_as_many_values_as_it_has_widgets(path: Path, definitions: dict[str, Any]):
+    """Values are stored by position, so that a widget put between others would shift them."""
+    for node in read(path)["nodes"]:
+        if node["type"] != "MarkdownNote":
+            assert len(node.get("widgets_values") or []) == widget_count(node, definitions[node["type"]]), node["type"]
 
 
 def expanded(groups: dict[str, Any], values: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, bool]]:
@@ -197,6 +234,29 @@ def test_a_demo_makes_its_images(path: Path, ran: Any):
         for image in batch:
             assert image.size == (96, 96)
             assert max(high - low for low, high in image.getextrema()) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", DEMOS, ids=lambda path: path.stem)
+def test_its_thumbnail_was_made_by_its_own_run(path: Path, ran: Any):
+    """The first image of each of its first four branches; after a training on another machine they differ more."""
+    trains = any(node["type"] == "D2FTrainLora" for node in read(path)["nodes"])
+    with Image.open(path.with_suffix(".jpg")) as thumbnail:
+        for place, (_, images) in enumerate(sorted(ran(path).items())[:4]):
+            left, top = GAP + (place % 2) * (TILE + GAP), GAP + (place // 2) * (TILE + GAP)
+            tile = thumbnail.convert("RGB").crop((left, top, left + TILE, top + TILE))
+            image = ImageOps.pad(images[0], (TILE, TILE), Image.Resampling.BICUBIC, BACKGROUND)
+            assert mean_difference(above_caption(tile), above_caption(image)) < (12 if trains else 4)
+
+
+def above_caption(tile: Image.Image) -> Image.Image:
+    """A quarter of the size, which JPEG leaves as it was."""
+    return tile.crop((0, 0, TILE, TILE - CAPTION)).resize((TILE // 4, (TILE - CAPTION) // 4), Image.Resampling.BOX)
+
+
+def mean_difference(a: Image.Image, b: Image.Image) -> float:
+    means = ImageStat.Stat(ImageChops.difference(a, b)).mean
+    return sum(means) / len(means)
 
 
 @pytest.mark.slow
