@@ -1,0 +1,184 @@
+"""The blueprints in the real editor: found by name, put down by clicking, wired, and the prompt is what we expect."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devtools.client import Client
+from devtools.workflow import to_prompt
+
+from .editor import RED_LINKS, UNKNOWN_NODES, blank, click_run, finish, prompt_of, show_all, wire
+
+FILES = sorted((Path(__file__).resolve().parents[2] / "subgraphs").glob("*.json"))
+SAMPLE = next(path for path in FILES if path.stem.startswith("Convert and Sample"))
+# What the first output of a blueprint goes to.
+READERS = {"MODEL": ("KSampler", "model"), "LATENT": ("VAEDecode", "samples"), "LORA_MODEL": ("D2FSaveLora", "lora")}
+MUTED, BYPASSED, ON = 2, 4, 0
+
+INSTANCE = "app.graph.nodes.find((n) => n.isSubgraphNode())"
+PUT_DOWN = f"() => {INSTANCE} && !{INSTANCE}.flags.ghost"
+TYPE = f"() => {INSTANCE}.type"
+LOADED = f"""() => {{
+  const node = {INSTANCE};
+  return [node.title, node.subgraph.description, Object.fromEntries(node.widgets.map((w) => [w.name, w.value]))];
+}}"""
+CONNECT = """([source, output, target, input]) => {
+  const of = (type) => app.graph.nodes.find((n) => n.type === type), to = of(target), from = of(source);
+  from.connect(from.outputs.findIndex((s) => s.name.toLowerCase() === output), to,
+               to.inputs.findIndex((s) => s.name === input));
+}"""
+SET = f"""(values) => {{
+  for (const widget of {INSTANCE}.widgets) widget.value = values[widget.name] ?? widget.value;
+}}"""
+SERIALIZED = "() => JSON.stringify(app.graph.serialize())"
+INNER_NODES = f"() => {INSTANCE}.subgraph.nodes.map((n) => n.id)"
+SET_MODE = f"([id, mode]) => {{ (id === null ? {INSTANCE} : {INSTANCE}.subgraph.getNodeById(id)).mode = mode; }}"
+WRAP = f"() => {{ app.graph.convertToSubgraph(new Set([{INSTANCE}])); }}"
+OPEN = f"() => app.canvas.openSubgraph({INSTANCE}.subgraph, {INSTANCE})"
+CLOSE = "() => app.canvas.setGraph(app.graph.rootGraph)"
+
+
+@pytest.fixture(scope="module")
+def definitions(server: Client) -> dict[str, Any]:
+    return server.object_info()
+
+
+@pytest.fixture
+def bench(editor: Any) -> Iterator[Any]:
+    """The page, on its main graph again afterwards."""
+    yield editor
+    editor.evaluate(CLOSE)
+
+
+def open_search(page: Any) -> Any:
+    """The search box; on a busy machine the two clicks of a double click may come too far apart."""
+    from playwright.sync_api import TimeoutError
+
+    box = page.get_by_placeholder("Add a node...")
+    for _ in range(3):
+        page.mouse.dblclick(700, 700)
+        with contextlib.suppress(TimeoutError):
+            box.wait_for(timeout=10_000)
+            break
+    return box
+
+
+def put_down(page: Any, name: str, picture: Any) -> str:
+    """Find a blueprint in the search box, click it and the canvas; the type of the new node."""
+    box = open_search(page)
+    box.fill(name)
+    option = page.get_by_role("option").filter(has_text=name).first
+    option.wait_for()
+    picture(page, "search")
+    option.click()
+    page.wait_for_function(f"() => {INSTANCE}")
+    page.wait_for_timeout(500)
+    page.mouse.move(700, 250, steps=5)
+    page.mouse.click(700, 250)  # the new node hangs on the pointer until it is put down
+    page.wait_for_function(PUT_DOWN)
+    return str(page.evaluate(TYPE))
+
+
+def check(page: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    """The prompt of the page, which is the one that we make of the graph that it would save."""
+    sent = prompt_of(page)
+    assert to_prompt(json.loads(page.evaluate(SERIALIZED)), definitions) == sent
+    return sent
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_it_is_found_put_down_and_wired_and_means_what_we_send(
+    path: Path, bench: Any, definitions: dict[str, Any], picture: Any
+):
+    graph = json.loads(path.read_text(encoding="ascii"))
+    (node,) = graph["nodes"]
+    kind, socket = READERS[node["outputs"][0]["type"]]
+    blank(bench, ("D2FDemoCheckpoint", 100, 150), (kind, 1150, 150))
+    instance = put_down(bench, path.stem, picture)
+    names = [slot["name"] for slot in node["inputs"] if slot.get("widget")]
+    expected = [
+        path.stem,
+        graph["extra"]["BlueprintDescription"],
+        dict(zip(names, node["widgets_values"], strict=True)),
+    ]
+    assert bench.evaluate(LOADED) == expected
+
+    wire(bench, ("D2FDemoCheckpoint", "model"), (instance, "model"))
+    wire(bench, (instance, node["outputs"][0]["name"]), (kind, socket))
+    for name in {"clip", "vae"} & {slot["name"] for slot in node["inputs"]}:
+        bench.evaluate(CONNECT, ["D2FDemoCheckpoint", name, instance, name])
+    bench.evaluate(SET, {"steps": 123, "name": "something", "solver": "dopri5", "count": 77})
+    picture(bench)
+    assert bench.evaluate(UNKNOWN_NODES) == []
+    assert bench.evaluate(RED_LINKS) == []
+    sent = check(bench, definitions)
+    (reader,) = (one for key, one in sent.items() if one["class_type"] == kind and ":" not in key)
+    assert ":" in reader["inputs"][socket][0]
+    assert 123 in [one["inputs"].get("steps") for key, one in sent.items() if ":" in key]
+
+    bench.evaluate(OPEN)
+    show_all(bench)
+    picture(bench, "inside")
+    assert bench.evaluate(RED_LINKS) == []
+    assert bench.get_by_test_id("error-overlay").count() == 0
+    assert bench.errors == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_switched_off_and_wrapped_it_still_means_what_we_send(
+    path: Path, bench: Any, definitions: dict[str, Any], picture: Any
+):
+    """Every node inside, and the whole, muted and bypassed; then once more inside a subgraph of its own."""
+    (node,) = json.loads(path.read_text(encoding="ascii"))["nodes"]
+    kind, socket = READERS[node["outputs"][0]["type"]]
+    blank(bench, ("D2FDemoCheckpoint", 100, 150), (kind, 1150, 150))
+    instance = put_down(bench, path.stem, picture)
+    bench.evaluate(CONNECT, ["D2FDemoCheckpoint", "model", instance, "model"])
+    bench.evaluate(CONNECT, [instance, node["outputs"][0]["name"], kind, socket])
+    prompts = set()
+    for one in [*bench.evaluate(INNER_NODES), None]:
+        for mode in (MUTED, BYPASSED):
+            bench.evaluate(SET_MODE, [one, mode])
+            prompts.add(json.dumps(check(bench, definitions)))
+        bench.evaluate(SET_MODE, [one, ON])
+    assert len(prompts) > 3
+    bench.evaluate(WRAP)
+    assert any(key.count(":") == 2 for key in check(bench, definitions))
+    for mode in (MUTED, BYPASSED):
+        bench.evaluate(SET_MODE, [None, mode])
+        check(bench, definitions)
+    assert bench.errors == []
+
+
+@pytest.mark.slow
+def test_run_makes_an_image_of_it(page: Any, server: Client, picture: Any):
+    blank(page, ("D2FDemoCheckpoint", 100, 100), ("CLIPTextEncode", 100, 260), ("EmptyLatentImage", 100, 520),
+          ("VAEDecode", 1100, 100), ("SaveImage", 1100, 250))  # fmt: skip
+    instance = put_down(page, SAMPLE.stem, picture)
+    loader, text = "D2FDemoCheckpoint", "CLIPTextEncode"
+    for link in (
+        [loader, "clip", text, "clip"],
+        [loader, "model", instance, "model"],
+        [text, "conditioning", instance, "positive"],
+        [text, "conditioning", instance, "negative"],
+        ["EmptyLatentImage", "latent", instance, "latent_image"],
+        [instance, "latent", "VAEDecode", "samples"],
+        [loader, "vae", "VAEDecode", "vae"],
+        ["VAEDecode", "image", "SaveImage", "images"],
+    ):
+        page.evaluate(CONNECT, link)
+    page.evaluate(SET, {"steps": 4, "seed": 5})
+    page.evaluate("() => { for (const w of app.graph.nodes.find((n) => n.type === 'EmptyLatentImage').widgets) "
+                  "w.value = { width: 96, height: 96, batch_size: 1 }[w.name]; }")  # fmt: skip
+    page.evaluate("() => app.canvas.deselectAll()")
+    prompt_id, sent = click_run(page)
+    assert [one["inputs"]["noise_seed"] for one in sent.values() if one["class_type"] == "SamplerCustom"] == [5]
+    assert finish(page, server, prompt_id)
+    picture(page)
+    assert page.errors == []
