@@ -66,17 +66,22 @@ UNITS = {
 DOCS = Path(__file__).parents[2] / "web" / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 TRANSLATIONS = sorted(DOCS.glob("*/*.md"))
-TABLE = re.compile(r"^\| (input|output) \| meaning \|\n\| --- \| --- \|\n((?:\|.*\n)+)", re.MULTILINE)
+ITEM = re.compile(r"- ((?:`\w+`(?:, )?)+)(?: \(([^)]+)\))?: (.+)")
 
 
-def tables(text):
-    """{"input": {name: (marks, meaning)}, "output": ...} of a page's tables."""
-    found = {"input": {}, "output": {}}
-    for kind, table in TABLE.findall(text):
-        for line in table.splitlines():
-            first, meaning = line.strip("| ").split(" | ", 1)
-            names, marks = re.fullmatch(r"(`[\w`, ]+`)(?: \(([^)]+)\))?", first).groups()
-            found[kind] |= dict.fromkeys(re.findall(r"`(\w+)`", names), (marks or "", meaning))
+def section(text, title):
+    return text.split(f"\n## {title}\n")[1].split("\n## ")[0] if f"\n## {title}\n" in text else ""
+
+
+def items(text, title):
+    """{name: (marks, meaning)} of a section that lists inputs or outputs: "- `width`, `height` (optional): In pixels."
+
+    Lists and not tables, as the page shows the help in a column that is too narrow for those.
+    """
+    found = {}
+    for line in re.findall(r"^- .*$", section(text, title), re.MULTILINE):
+        names, marks, meaning = ITEM.fullmatch(line).groups()
+        found |= dict.fromkeys(re.findall(r"`(\w+)`", names), (marks or "", meaning))
     return found
 
 
@@ -111,12 +116,12 @@ def test_sections(page, schema):
 
 
 def test_inputs_and_outputs_are_those_of_the_node(page, schema, inputs):
-    assert set(tables(page)["input"]) == set(inputs)
-    assert list(tables(page)["output"]) == [output.display_name for output in schema.outputs]
+    assert set(items(page, "Inputs")) == set(inputs)
+    assert list(items(page, "Outputs")) == [output.display_name for output in schema.outputs]
 
 
 def test_optional_and_advanced_ones_are_marked(page, schema):
-    rows = tables(page)["input"]
+    rows = items(page, "Inputs")
     for one in schema.inputs:
         assert ("optional" in rows[one.id][0]) == bool(one.optional), one.id
     for name, one in walk(schema.inputs):
@@ -131,20 +136,20 @@ def test_options_are_named(page, schema):
 
 
 def test_numbers_have_their_unit(page, inputs):
-    rows = tables(page)["input"]
+    rows = items(page, "Inputs")
     for name, one in inputs.items():
         if one.get_io_type() in ("INT", "FLOAT") and UNITS[name]:
             assert re.search(UNITS[name], rows[name][1]), (name, UNITS[name], rows[name][1])
 
 
 def test_there_is_an_example_and_there_are_mistakes(page):
-    example, mistakes = (page.split(f"\n## {title}\n")[1].split("\n## ")[0] for title in SECTIONS[2:])
+    example, mistakes = (section(page, title) for title in SECTIONS[2:])
     assert len(example.strip()) > 40
     assert len(re.findall(r"^- \*.+?\*", mistakes, re.MULTILINE)) >= 2
 
 
-def test_every_table_is_read(page):
-    assert len(re.findall(r"^\| (?:input|output) ", page, re.MULTILINE)) == len(TABLE.findall(page))
+def test_there_are_no_tables(page):
+    assert not re.search(r"^\|", page, re.MULTILINE)
 
 
 def plain(text):
@@ -153,13 +158,14 @@ def plain(text):
 
 
 def shape(text):
-    """Headings by their level, rows of tables by the names they begin with, items of lists."""
-    marks = re.findall(r"^(#+|\||- )(.*)$", plain(text), re.MULTILINE)
-    return [(mark, re.findall(r"`(\w+)`", rest.split(" | ")[0]) if mark == "|" else []) for mark, rest in marks]
+    """Headings by their level, and items of lists by the names that they begin with."""
+    lines = re.findall(r"^(#+|-) (.*)$", plain(text), re.MULTILINE)
+    heads = [(mark, re.split(": |\uff1a", rest)[0]) for mark, rest in lines]
+    return [(mark, re.findall(r"`(\w+)`", head) if mark == "-" else []) for mark, head in heads]
 
 
 def facts(text):
-    """All code and all numbers of a page."""
+    """All code and all numbers of a page, whatever the language."""
     code = set(re.findall(r"`[^`\n]+`", plain(text)))
     return code, set(re.findall(r"\d+(?:[.,^]\d+)*(?:e-?\d+)?", text))
 
