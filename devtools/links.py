@@ -135,14 +135,22 @@ def outer_source(graph: Graph, place: int) -> Source:
 
 def promoted_value(graph: Graph, instance: Node, place: int) -> Constant | None:
     """The instance's own value of an input, None where the node inside keeps its own."""
-    if (instance.get("properties") or {}).get("proxyWidgets"):
+    values = dict(zip(promoted_names(graph, instance), instance.get("widgets_values") or []))
+    value = values.get(graph.data["inputs"][place]["name"])
+    return None if value is None else Constant(value)
+
+
+def promoted_names(graph: Graph, instance: Node) -> list[str]:
+    """The inputs that an instance has widgets for, in the order of its values; older editors list them."""
+    listed = (instance.get("properties") or {}).get("proxyWidgets")
+    if not listed:
+        return [entry["name"] for entry in graph.data["inputs"] if is_promoted(graph, entry)]
+    if any(str(node) != "-1" for node, *_ in listed):
         raise DevError(
-            f"Node {graph.outside and graph.outside.name(instance)} keeps the values of its subgraph in an older form "
-            "(proxyWidgets); open the graph in ComfyUI 0.30 and save it."
+            f"Node {graph.outside and graph.outside.name(instance)} shows widgets of nodes inside of it in an older "
+            "form (proxyWidgets); open the graph in ComfyUI 0.30 and save it."
         )
-    promoted = [index for index, entry in enumerate(graph.data["inputs"]) if is_promoted(graph, entry)]
-    values = dict(zip(promoted, instance.get("widgets_values") or []))
-    return None if values.get(place) is None else Constant(values[place])
+    return [name for _, name, *_ in listed]
 
 
 def is_promoted(graph: Graph, entry: Node) -> bool:

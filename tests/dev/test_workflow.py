@@ -332,8 +332,15 @@ def test_a_type_may_be_a_choice_of_several():
     assert prompt["3"]["inputs"]["model"] == ["1", 0]
 
 
-def test_an_older_form_of_promoted_widgets_is_refused():
+def test_older_editors_list_the_promoted_widgets():
+    older = sampling([44, 33])
+    older["properties"] = {"proxyWidgets": [["-1", "seed"], ["-1", "steps"]]}
+    inputs = expand(older)["9:5"]["inputs"]
+    assert (inputs["seed"], inputs["steps"]) == (44, 33)
+
+
+def test_a_still_older_form_is_refused():
     older = sampling([33, 44])
     older["properties"] = {"proxyWidgets": [["5", "steps"]]}
-    with pytest.raises(DevError, match=r"Node 9 keeps the values .* in an older form"):
+    with pytest.raises(DevError, match=r"Node 9 shows widgets .* in an older form"):
         expand(older)
