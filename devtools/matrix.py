@@ -25,7 +25,7 @@ def matrix(wanted: str, rooms: Sequence[str], fast: bool, arguments: Sequence[st
         say(f"\n=== ComfyUI {version} ===")
         rows.append(row(version, rooms or ["host"], fast, arguments))
     say("\n" + table(rows))
-    return int(any(row["failed"] != 0 for row in rows))
+    return int(any(one["failed"] != 0 for one in rows))
 
 
 def chosen(wanted: str) -> list[str]:
