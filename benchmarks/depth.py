@@ -20,18 +20,16 @@ needs no training has a row of seed 0 and NFE 0. `cpu_seconds` is what the train
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import comfy.sample
 import comfy.samplers
 import comfy.utils
 import torch
-from bench_shared import RESULTS, Part, Rows, bars, call, graded, grid, kept, output_in, spread
+from bench_shared import RESULTS, Part, Rows, add_common_arguments, bars, call, graded, grid, kept, output_in, spread
 from torch import Tensor
 
 from devtools.console import say
@@ -71,18 +69,13 @@ Predict = Callable[[int], tuple[Tensor, Tensor]]  # number of calls -> depth in 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="a few steps and images, to see that everything runs; "
-                        "table and grid are left alone, but dev.py writes the rows and the plot")  # fmt: skip
+    add_common_arguments(parser, "depth")
     parser.add_argument("--steps", type=int, default=600, help="of training")
     parser.add_argument("--warmup", type=int, default=10, help="steps over which the learning rate rises")
     parser.add_argument("--batch", type=int, default=16, help="of training")
     parser.add_argument("--scenes", type=int, default=512, help="in the training set")
     parser.add_argument("--images", type=int, default=64, help="held out, that a model is graded on")
     parser.add_argument("--nfe", nargs="+", type=int, default=[1, 2, 4, 10])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1, help="of torch; 1 measures steadily on a busy machine")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "d2f_bench_depth",
-                        help="finished runs are kept here, and taken from here")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> Rows:

@@ -2,8 +2,9 @@
 
 A benchmark is a file `NAME.py` here with `run(options) -> rows`, flat dictionaries, and, if it wants,
 `add_arguments(parser)` and `plot(rows, axes)`. The harness prints the rows as a table and writes
-`results/NAME.json` and, with matplotlib, `results/NAME.png`. ComfyUI is importable in benchmarks, the
-pack is the package `diff2flow_kit`, and the folder `shared` is the package `bench_shared`.
+`results/NAME.json` and, with matplotlib, `results/NAME.png`; with `--quick`, if the benchmark has that, to the
+checkout's working directory instead. ComfyUI is importable in benchmarks, the pack is the package `diff2flow_kit`,
+and the folder `shared` is the package `bench_shared`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RESULTS = HERE / "results"
+TRIALS = ROOT / ".d2f" / "benchmarks"  # of --quick runs, whose figures mean nothing
 Rows = list[dict[str, Any]]
 
 
@@ -49,13 +51,16 @@ def main(arguments: Sequence[str]) -> None:
     load("bench_shared", HERE / "shared" / "__init__.py")
     name, *rest = arguments
     benchmark = load(f"benchmark_{name}", HERE / f"{name}.py")
-    rows = benchmark.run(options(benchmark, name, rest))
+    chosen = options(benchmark, name, rest)
+    rows = benchmark.run(chosen)
+    folder = TRIALS if getattr(chosen, "quick", False) else RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
     say("\n" + table(rows))
     record = {"command": " ".join(["python dev.py bench", *arguments]), "host": machine(host)}
     record |= {"versions": versions(read_version(host)), "rows": rows}
-    write(name, record)
-    draw(name, rows, getattr(benchmark, "plot", None))
-    say(f"\nWritten to {RESULTS / name}.json")
+    write(folder / f"{name}.json", record)
+    draw(folder / f"{name}.png", rows, getattr(benchmark, "plot", None))
+    say(f"\nWritten to {folder / name}.json")
 
 
 def options(benchmark: ModuleType, name: str, arguments: Sequence[str]) -> argparse.Namespace:
@@ -90,16 +95,15 @@ def pack_version() -> str:
     return next(line.split('"')[1] for line in lines if line.startswith("version"))
 
 
-def write(name: str, record: dict[str, Any]) -> None:
-    """`results/NAME.json`, one row a line, so that a change of figures reads well in a diff."""
-    RESULTS.mkdir(exist_ok=True)
+def write(path: Path, record: dict[str, Any]) -> None:
+    """One row a line, so that a change of figures reads well in a diff."""
     head = json.dumps({key: value for key, value in record.items() if key != "rows"}, indent=2)[:-2]
     rows = ",\n".join("    " + json.dumps(row) for row in record["rows"])
-    (RESULTS / f"{name}.json").write_text(f'{head},\n  "rows": [\n{rows}\n  ]\n}}\n', encoding="utf-8")
+    path.write_text(f'{head},\n  "rows": [\n{rows}\n  ]\n}}\n', encoding="utf-8")
 
 
-def draw(name: str, rows: Rows, plot: Callable[[Rows, Any], None] | None) -> None:
-    """`results/NAME.png`, if the benchmark draws something and matplotlib is there."""
+def draw(path: Path, rows: Rows, plot: Callable[[Rows, Any], None] | None) -> None:
+    """A plot, if the benchmark draws something and matplotlib is there."""
     if plot is None or importlib.util.find_spec("matplotlib") is None:
         return
     import matplotlib
@@ -109,7 +113,7 @@ def draw(name: str, rows: Rows, plot: Callable[[Rows, Any], None] | None) -> Non
 
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     plot(rows, axes)
-    figure.savefig(RESULTS / f"{name}.png", dpi=110)
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,10 @@ calls of the network, one for a CFG pair. The last rows time a step of the objec
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
@@ -31,6 +27,7 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import torch
+from bench_shared import RESULTS, Rows, add_common_arguments, bars, graded, kept
 from comfy_extras.nodes_train import TrainLoraNode
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -42,7 +39,6 @@ from diff2flow_kit.nodes.levels import flow_levels
 from diff2flow_kit.nodes.load_lora import D2FLoadLora
 from diff2flow_kit.nodes.train_lora import D2FTrainLora
 
-RESULTS = Path(__file__).resolve().parent / "results"
 RUNS = ("none", "diff2flow", "diffusion", "naive_fm", "stock")
 OBJECTIVES = RUNS[1:4]
 METHODS = ("none", "diff2flow", "diffusion", "diffusion_ddim", "naive_fm", "stock")
@@ -50,24 +46,19 @@ DENSITY = {"diffusion": "timestep"}
 """Objective -> its density of flow times; the others have the node's default."""
 CFG = 3.0
 UNIFORM = {"grid": "uniform"}
-Rows = list[dict[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="a few steps and images, to see that everything runs")
+    add_common_arguments(parser, "objectives")
     parser.add_argument("--task", choices=list(adaptation.TASKS), default="color")
     parser.add_argument("--budgets", nargs="+", type=int, default=[25, 50, 100, 200])
     parser.add_argument("--nfe", nargs="+", type=int, default=[4, 10, 25])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--scenes", type=int, default=96, help="in the training set, all with the new word")
     parser.add_argument("--images", type=int, nargs=2, default=[72, 24], help="with the new word, without it")
     parser.add_argument("--rounds", type=int, default=12, help="of timing")
-    parser.add_argument("--threads", type=int, default=1, help="of torch; 1 measures steadily on a busy machine")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "d2f_bench_objectives",
-                        help="finished runs are kept here, and taken from here")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> Rows:
@@ -108,15 +99,8 @@ class Bench:
     def kept_rows(self, name: str, seed: int) -> Rows:
         """Rows of a run, of the work folder if it was finished before."""
         wanted = {k: v for k, v in vars(self.options).items() if k not in ("seeds", "runs", "rounds", "work")}
-        digest = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]
-        file = self.options.work / f"{name}-{seed}-{digest}.json"
-        if not file.exists():
-            rows = list(self.rows(name, seed))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            partial_file = file.with_suffix(".partial")
-            partial_file.write_text(json.dumps(rows), encoding="utf-8")
-            partial_file.replace(file)
-        rows = json.loads(file.read_text(encoding="utf-8"))
+        part = kept(self.options.work, f"{name}-{seed}", wanted, lambda: {"rows": list(self.rows(name, seed))})
+        rows: Rows = part["rows"]
         say(f"{time.monotonic() - self.start:6.0f} s  {name}, seed {seed}: {len(rows)} rows")
         return rows
 
@@ -243,11 +227,6 @@ def rounded(grades: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 1 if name == "frechet" else 3) for name, value in grades.items()}
 
 
-def graded(rows: Rows, method: str, name: str, **where: int) -> list[float]:
-    """Grades of a method in the rows that fit, one a seed."""
-    return [r[name] for r in rows if r["method"] == method and name in r and where.items() <= r.items()]
-
-
 def budgets_and_nfe(rows: Rows) -> tuple[list[int], list[int]]:
     return tuple(sorted({row[key] for row in rows if row.get("budget")}) for key in ("budget", "nfe"))
 
@@ -261,7 +240,8 @@ def markdown(rows: Rows) -> str:
         lines.append("| --- " * (len(budgets) + 2) + "|")
         for method in METHODS:
             for nfe in nfes:
-                cells = [graded(rows, method, name, nfe=nfe, budget=0 if method == "none" else b) for b in budgets]
+                fitting = [{"nfe": nfe, "budget": 0 if method == "none" else b} for b in budgets]
+                cells = [graded(rows, name, method=method, **where) for where in fitting]
                 texts = [form.format(mean(cell), min(cell), max(cell)) if cell else "-" for cell in cells]
                 lines.append(f"| {method} | {nfe} | {' | '.join(texts)} |")
         lines.append("")
@@ -292,13 +272,11 @@ def plot(rows: Rows, axes: Any) -> None:
 
 def draw_panel(panel: Any, rows: Rows, name: str, nfe: int, budgets: list[int]) -> None:
     for method in METHODS[1:]:
-        found = [(b, cell) for b in budgets if (cell := graded(rows, method, name, nfe=nfe, budget=b))]
+        found = [(b, cell) for b in budgets if (cell := graded(rows, name, method=method, nfe=nfe, budget=b))]
         if found:
             places, cells = zip(*found)
-            centre = [mean(cell) for cell in cells]
-            spread = [[m - min(c) for m, c in zip(centre, cells)], [max(c) - m for m, c in zip(centre, cells)]]
-            panel.errorbar(places, centre, spread, marker="o", markersize=3, capsize=2, label=method)
-    for value in graded(rows, "none", name, nfe=nfe)[:1]:
+            panel.errorbar(places, *bars(cells), marker="o", markersize=3, capsize=2, label=method)
+    for value in graded(rows, name, method="none", nfe=nfe)[:1]:
         panel.axhline(value, color="gray", linewidth=0.8, linestyle=":", label="none")
     panel.set_xscale("log", base=2)
     panel.set_xticks(budgets, [str(budget) for budget in budgets])

@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import tempfile
 import time
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -29,7 +27,20 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import torch
-from bench_shared import RESULTS, Part, Rows, bars, call, graded, grid, kept, output_in, some_scenes, spread
+from bench_shared import (
+    RESULTS,
+    Part,
+    Rows,
+    add_common_arguments,
+    bars,
+    call,
+    graded,
+    grid,
+    kept,
+    output_in,
+    some_scenes,
+    spread,
+)
 from torch import Tensor
 
 from devtools.console import say
@@ -64,8 +75,7 @@ _PAIRS, _ASK, _COMPARE, _FLOOR = 1, 2, 3, 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="a few steps and images, to see that everything runs; "
-                        "table and grid are left alone, but dev.py writes the rows and the plot")  # fmt: skip
+    add_common_arguments(parser, "reflow")
     parser.add_argument("--pairs", type=int, default=2048)
     parser.add_argument("--teacher-pairs", type=int, default=512, help="samples of the teacher to compare with")
     parser.add_argument("--teacher-steps", type=int, default=25, help="of Euler's method, two calls each")
@@ -75,11 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=256, help="that a model is graded on")
     parser.add_argument("--paths", type=int, default=64, help="that straightness is measured on")
     parser.add_argument("--references", type=int, default=1024, help="renders to compare with")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=5, help="of timing")
-    parser.add_argument("--threads", type=int, default=1, help="of torch; 1 measures steadily on a busy machine")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "d2f_bench_reflow",
-                        help="pairs and finished runs are kept here, and taken from here")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> Rows:

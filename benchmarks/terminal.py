@@ -22,9 +22,7 @@ training took.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import comfy.sample
@@ -32,7 +30,20 @@ import comfy.samplers
 import comfy.utils
 import numpy as np
 import torch
-from bench_shared import RESULTS, Part, Rows, bars, call, graded, grid, kept, output_in, some_scenes, spread
+from bench_shared import (
+    RESULTS,
+    Part,
+    Rows,
+    add_common_arguments,
+    bars,
+    call,
+    graded,
+    grid,
+    kept,
+    output_in,
+    some_scenes,
+    spread,
+)
 from torch import Tensor
 
 from devtools.console import say
@@ -56,8 +67,7 @@ _TRAIN = 5  # the stream of random numbers that the scenes of the training set c
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="a few steps and images, to see that everything runs; "
-                        "table and grid are left alone, but dev.py writes the rows and the plot")  # fmt: skip
+    add_common_arguments(parser, "terminal")
     parser.add_argument("--steps", type=int, default=400, help="of training")
     parser.add_argument("--warmup", type=int, default=10, help="steps over which the learning rate rises")
     parser.add_argument("--batch", type=int, default=16, help="of training")
@@ -65,10 +75,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--copies", type=int, default=48, help="of each solid image in the training set")
     parser.add_argument("--nfe", type=int, default=25)
     parser.add_argument("--images", type=int, default=32, help="for each prompt")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=1, help="of torch; 1 measures steadily on a busy machine")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "d2f_bench_terminal",
-                        help="finished runs are kept here, and taken from here")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> Rows:

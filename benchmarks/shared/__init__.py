@@ -5,8 +5,10 @@ The harness and the tests load this folder as the package `bench_shared`, beside
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,16 @@ MARGIN = 180  # pixels before a line of pictures, for its name
 Rows = list[dict[str, Any]]
 Part = dict[str, Any]
 """A part of a benchmark: `rows`, and under `shown` images (N, H, W, 3) by the name of their line."""
+
+
+def add_common_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    """What every benchmark that trains can be told."""
+    parser.add_argument("--quick", action="store_true", help="a few steps and images, to see that everything runs; "
+                        "the committed results are left alone")  # fmt: skip
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=1, help="of torch; 1 measures steadily on a busy machine")
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / f"d2f_bench_{name}",
+                        help="what is finished is kept here, and taken from here")  # fmt: skip
 
 
 @contextmanager
