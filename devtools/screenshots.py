@@ -16,7 +16,6 @@ IMAGES = ROOT / "docs" / "images"
 GRAPHS = {
     "demo_text_to_image_graph.png": "demo_text_to_image",
     "demo_training_graph.png": "demo_train_lora",
-    "demo_reflow_graph.png": "demo_reflow",
     "demo_depth_graph.png": "demo_depth",
 }
 
