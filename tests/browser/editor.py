@@ -141,10 +141,11 @@ def bare(prompt: dict[str, Any]) -> dict[str, Any]:
 
 def click_run(page: Any) -> tuple[str, dict[str, Any]]:
     """Click Run; the id that the server gave the prompt, and the prompt that was sent."""
-    with page.expect_response("**/prompt") as reply:
+    with page.expect_response(lambda each: each.request.method == "POST" and each.url.endswith("/prompt")) as reply:
         page.get_by_role("button", name="Run", exact=True).first.click()
-    assert reply.value.ok, reply.value.text()
-    return reply.value.json()["prompt_id"], bare(reply.value.request.post_data_json["prompt"])
+    answer = reply.value.json()
+    assert reply.value.ok and not answer.get("node_errors"), answer
+    return answer["prompt_id"], bare(reply.value.request.post_data_json["prompt"])
 
 
 def click_cancel(page: Any, server: Client) -> None:
