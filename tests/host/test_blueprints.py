@@ -87,6 +87,14 @@ def test_every_node_says_where_it_comes_from_and_in_which_version(path: Path, ve
 
 
 @every_blueprint
+def test_the_picture_of_the_trainer_shows_outside(path: Path):
+    node, subgraph = parts(path)
+    trainers = [str(inner["id"]) for inner in subgraph["nodes"] if inner["type"] == "D2FTrainLora"]
+    shown = {(one["sourceNodeId"], one["sourcePreviewName"]) for one in node["properties"]["previewExposures"]}
+    assert shown == {(trainer, "$$canvas-image-preview") for trainer in trainers}
+
+
+@every_blueprint
 def test_links_name_their_ends(path: Path):
     _, subgraph = parts(path)
     nodes = {inner["id"]: inner for inner in subgraph["nodes"]}
