@@ -1,4 +1,4 @@
-"""The page in Chinese: names on the nodes, in the search box and in tooltips come from locales/zh."""
+"""The page in Chinese: names on nodes and in the search box, tooltips and help come from locales/zh and web/docs."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ SHOWN = """(type) => {
 }"""
 CHOOSE = """([type, name, value]) => {
   app.graph.nodes.find((n) => n.type === type).widgets.find((widget) => widget.name === name).value = value;
+}"""
+CUT_OFF = """(help) => {
+  const right = help.getBoundingClientRect().right + 1;
+  return [...help.querySelectorAll('*')].filter((part) => part.getBoundingClientRect().right > right)
+    .map((part) => part.textContent);
 }"""
 
 
@@ -90,3 +95,16 @@ def test_nodes_are_found_by_their_chinese_name(chinese, words):
     box.fill(words["D2FTrajectory"]["display_name"][:4])
     chinese.locator("[role=option]", has_text=words["D2FTrajectory"]["display_name"]).first.wait_for()
     chinese.keyboard.press("Escape")
+
+
+def test_the_help_is_chinese_and_fits_its_column(chinese, words, picture):
+    for node, entry in words.items():
+        blank(chinese, (node, 300, 120))
+        chinese.evaluate("() => app.canvas.selectItems(app.graph.nodes)")
+        chinese.get_by_test_id("info-button").click()
+        help_text = chinese.locator(".node-help-content")
+        help_text.get_by_role("heading", name=entry["display_name"], exact=True).wait_for()
+        assert help_text.evaluate(CUT_OFF) == [], node
+        if node == "D2FTrainLora":
+            picture(chinese)
+        chinese.get_by_test_id("info-button").click()

@@ -149,8 +149,9 @@ def test_there_is_an_example_and_there_are_mistakes(page):
 
 
 def test_nothing_is_wider_than_the_help(page):
-    """No tables, no blocks of code; the browser tests look at the true width."""
+    """No tables, no blocks of code, no long paths; the browser tests look at the true width."""
     assert not re.search(r"^(\||```)", page, re.MULTILINE)
+    assert [word for code in re.findall(r"`([^`\n]+)`", page) for word in code.split() if len(word) > 27] == []
 
 
 def shape(text):
