@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from devtools.client import Client
 from devtools.workflow import to_prompt
 
-from .editor import RED_LINKS, UNKNOWN_NODES, blank, click_run, finish, prompt_of, show_all, wire
+from .editor import RED_LINKS, UNKNOWN_NODES, blank, click_cancel, click_run, finish, prompt_of, show_all, wire
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "subgraphs").glob("*.json"))
-SAMPLE = next(path for path in FILES if path.stem.startswith("Convert and Sample"))
+SAMPLE, TRAIN = (f"{name} (Diff2Flow)" for name in ("Convert and Sample", "Train LoRA from Folder"))
 # What the first output of a blueprint goes to.
 READERS = {"MODEL": ("KSampler", "model"), "LATENT": ("VAEDecode", "samples"), "LORA_MODEL": ("D2FSaveLora", "lora")}
 MUTED, BYPASSED, ON = 2, 4, 0
@@ -39,6 +40,11 @@ SET = f"""(values) => {{
 SERIALIZED = "() => JSON.stringify(app.graph.serialize())"
 INNER_NODES = f"() => {INSTANCE}.subgraph.nodes.map((n) => n.id)"
 SET_MODE = f"([id, mode]) => {{ (id === null ? {INSTANCE} : {INSTANCE}.subgraph.getNodeById(id)).mode = mode; }}"
+PREVIEW_OFTEN = f"""() => {{
+  const trainer = {INSTANCE}.subgraph.nodes.find((n) => n.type === 'D2FTrainLora');
+  trainer.widgets.find((w) => w.name === 'preview_every').value = 2;
+}}"""
+PICTURE_OUTSIDE = f"() => document.querySelector(`[data-node-id='${{{INSTANCE}.id}}'] img`)?.naturalWidth > 300"
 WRAP = f"() => {{ app.graph.convertToSubgraph(new Set([{INSTANCE}])); }}"
 OPEN = f"() => app.canvas.openSubgraph({INSTANCE}.subgraph, {INSTANCE})"
 CLOSE = "() => app.canvas.setGraph(app.graph.rootGraph)"
@@ -160,7 +166,7 @@ def test_switched_off_and_wrapped_it_still_means_what_we_send(
 def test_run_makes_an_image_of_it(page: Any, server: Client, picture: Any):
     blank(page, ("D2FDemoCheckpoint", 100, 100), ("CLIPTextEncode", 100, 260), ("EmptyLatentImage", 100, 520),
           ("VAEDecode", 1100, 100), ("SaveImage", 1100, 250))  # fmt: skip
-    instance = put_down(page, SAMPLE.stem, picture)
+    instance = put_down(page, SAMPLE, picture)
     loader, text = "D2FDemoCheckpoint", "CLIPTextEncode"
     for link in (
         [loader, "clip", text, "clip"],
@@ -182,3 +188,30 @@ def test_run_makes_an_image_of_it(page: Any, server: Client, picture: Any):
     assert finish(page, server, prompt_id)
     picture(page)
     assert page.errors == []
+
+
+@pytest.mark.slow
+def test_training_shows_its_picture_outside(new_page: Any, server: Client, picture: Any):
+    """In the editor's newer look, where a subgraph's node shows what it exposes."""
+    folder = server.base / "input" / "outside"
+    folder.mkdir(exist_ok=True)
+    for i in range(2):
+        Image.new("RGB", (128, 128), (60 * i, 200, 90)).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text("a green cube", encoding="utf-8")
+    server.post("/settings", {"Comfy.VueNodes.Enabled": True})
+    page = new_page()
+    try:
+        blank(page, ("D2FDemoCheckpoint", 100, 150))
+        instance = put_down(page, TRAIN, picture)
+        for name in ("model", "clip", "vae"):
+            page.evaluate(CONNECT, ["D2FDemoCheckpoint", name, instance, name])
+        page.evaluate(SET, {"folder": "outside", "resolution": 128, "name": "outside", "steps": 400})
+        page.evaluate(PREVIEW_OFTEN)
+        click_run(page)
+        page.wait_for_function(PICTURE_OUTSIDE)
+        picture(page)
+        click_cancel(page, server)
+        assert page.errors == []
+    finally:
+        page.close()
+        server.post("/settings", {"Comfy.VueNodes.Enabled": False})
