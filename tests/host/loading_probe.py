@@ -10,6 +10,7 @@ not load.
 """
 
 import asyncio
+import importlib
 import json
 import os
 import sys
@@ -26,6 +27,7 @@ def enter(host, base):
     import comfy.options
 
     comfy.options.enable_args_parsing()
+    importlib.import_module("utils.extra_config")  # as main.py does: later, hosts to 0.24 take comfy/utils.py for it
     import server
 
     import nodes
