@@ -99,7 +99,7 @@ def build(folder: Path, arguments: list[str], probe: str, base: Path | None = No
         except DevError as error:
             say(f"That did not work ({str(error).splitlines()[0]}); building it anew.")
     shutil.rmtree(folder, ignore_errors=True)
-    size = "a few hundred MB" if base else "several GB"
+    size = "several GB" if TORCH[0] in arguments and not base else "up to a few hundred MB"
     say(f"Creating the environment in {folder}; the first time this downloads {size}.")
     create(folder, base)
     return fill(folder, arguments, probe)

@@ -36,6 +36,12 @@ def stock(comfy: ModuleType) -> Callable[..., Any]:
     return lambda module, name: getattr(importlib.import_module(f"comfy_extras.nodes_{module}"), name)
 
 
+@pytest.fixture(scope="session")
+def definitions(server: Any) -> dict[str, Any]:
+    """The server's definitions of all nodes."""
+    return server.object_info()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """The models here are too small to share out; threads only wait for each other."""

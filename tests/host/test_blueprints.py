@@ -35,11 +35,6 @@ def parts(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return node, subgraph
 
 
-@pytest.fixture(scope="session")
-def definitions(server: Client) -> dict[str, Any]:
-    return server.object_info()
-
-
 # --- The files ------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,43 @@
+"""The example graphs, and what a server makes of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from devtools.client import Client, Prompt
+
+FOLDER = Path(__file__).resolve().parents[3] / "workflows"
+FILES = sorted(FOLDER.glob("*.json"))
+DEMOS = [path for path in FILES if path.stem.startswith("demo_")]
+TASKS = ("text_to_image", "image_to_image", "inpainting")
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="ascii"))
+
+
+def in_small(prompt: Prompt, small: dict[str, dict[str, Any]]) -> Prompt:
+    """`prompt` with the demo model in a checkpoint's place, and with the inputs that `small` has by class of node."""
+    for node in prompt.values():
+        node["inputs"].update(small.get(node["class_type"], {}))
+        if node["class_type"] == "CheckpointLoaderSimple":
+            node.update(class_type="D2FDemoCheckpoint", inputs={})
+    return prompt
+
+
+def saved_images(server: Client, prompt: Prompt) -> dict[str, list[Image.Image]]:
+    """Run a prompt; {file name prefix: images}."""
+    outputs = server.run(prompt, seconds=300).outputs
+    return {
+        node["inputs"]["filename_prefix"]: [load(server, image) for image in outputs[node_id]["images"]]
+        for node_id, node in prompt.items()
+        if node["class_type"] == "SaveImage"
+    }
+
+
+def load(server: Client, image: dict[str, str]) -> Image.Image:
+    return Image.open(server.base / "output" / image["subfolder"] / image["filename"]).convert("RGB")

@@ -1,0 +1,169 @@
+"""The files of the example graphs: sound, explained, and of nodes and widgets that exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from devtools.client import Prompt
+from devtools.workflow import has_widget, to_prompt, widget_count
+
+from .graphs import DEMOS, FILES, FOLDER, TASKS, read
+
+HOST, FRONTEND = "0.30.0", "1.47.12"  # that the files were saved with
+MODEL_FILE = re.compile(r"\.(safetensors|sft|ckpt|pt|pth|bin|gguf|onnx)$")
+PRIVATE = re.compile(r"/(home|root|Users|tmp|mnt)/|[A-Za-z]:\\\\|file://|localhost|[\w.]+@[\w.]+")
+TITLE = 30  # height of a node's title bar, above its position
+
+every_workflow = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def test_every_model_has_every_task():
+    names = {path.stem for path in FILES}
+    tasks = {f"{model}_{task}" for model in ("demo", "sd15", "sd21_v", "sdxl") for task in TASKS}
+    training = {"demo_train_lora", "sd15_train_lora_folder", "sdxl_train_lora_folder"}
+    both = {f"{model}_{task}" for model in ("demo", "sd15") for task in ("reflow", "depth")}
+    assert names == {*tasks, "demo_solvers", *training, *both}
+
+
+def test_they_lie_side_by_side_each_with_its_thumbnail():
+    assert sorted(FOLDER.rglob("*.json")) == FILES
+    assert {path.stem for path in FOLDER.rglob("*.jpg")} == {path.stem for path in FILES}
+
+
+@every_workflow
+def test_the_template_browser_gets_a_thumbnail(path: Path):
+    with Image.open(path.with_suffix(".jpg")) as image:
+        assert image.format == "JPEG"
+        assert 300 <= image.width <= 800
+        assert image.width == image.height
+
+
+@every_workflow
+def test_links_name_their_ends(path: Path):
+    graph = read(path)
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    assert len(nodes) == len(graph["nodes"])
+    for link, source, output, target, socket, kind in graph["links"]:
+        assert link in nodes[source]["outputs"][output]["links"]
+        assert nodes[target]["inputs"][socket]["link"] == link
+        assert kind == nodes[source]["outputs"][output]["type"]
+    used = [socket["link"] for node in graph["nodes"] for socket in node["inputs"] if socket["link"] is not None]
+    assert sorted(used) == sorted(link[0] for link in graph["links"])
+
+
+@every_workflow
+def test_it_is_flat_saved_by_the_pinned_editor_and_keeps_nothing_private(path: Path):
+    graph = read(path)
+    assert "definitions" not in graph
+    assert graph["extra"]["frontendVersion"] == FRONTEND
+    assert set(graph["extra"]) == {"ds", "frontendVersion"}
+    assert not PRIVATE.search(path.read_text(encoding="ascii"))
+
+
+@every_workflow
+def test_nodes_name_the_pack_they_come_from_and_its_version(path: Path, version: str):
+    for node in read(path)["nodes"]:
+        expected = ("diff2flow-kit", version) if node["type"].startswith("D2F") else ("comfy-core", HOST)
+        if node["type"] != "MarkdownNote":
+            assert (node["properties"]["cnr_id"], node["properties"]["ver"]) == expected
+
+
+@every_workflow
+def test_it_is_explained_and_its_parts_have_titles(path: Path, definitions: dict[str, Any]):
+    graph = read(path)
+    (note,) = (node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote")
+    assert note.startswith("# ") and len(note.split()) >= 150
+    assert "### What you see" in note
+    assert "### Try" in note
+    assert all(group["title"] for group in graph["groups"])
+    for kind in {node["type"] for node in graph["nodes"] if node["type"].startswith("D2F")}:
+        assert definitions[kind]["display_name"].removesuffix(" (Diff2Flow)") in note
+
+
+@every_workflow
+def test_no_two_nodes_and_no_two_groups_overlap(path: Path):
+    graph = read(path)
+    nodes = [(*node["pos"], *node["size"]) for node in graph["nodes"]]
+    boxes = [(x, y - TITLE, width, height + TITLE) for x, y, width, height in nodes]
+    assert not list(overlaps(boxes))
+    assert not list(overlaps([tuple(group["bounding"]) for group in graph["groups"]]))
+
+
+def overlaps(boxes: list[tuple[float, ...]]) -> Iterator[tuple[Any, Any]]:
+    for index, (x, y, width, height) in enumerate(boxes):
+        for other in boxes[:index]:
+            if x < other[0] + other[2] and other[0] < x + width and y < other[1] + other[3] and other[1] < y + height:
+                yield boxes[index], other
+
+
+@every_workflow
+def test_the_editor_can_offer_the_download_of_every_file(path: Path):
+    for node in read(path)["nodes"]:
+        files = [value for value in node.get("widgets_values") or [] if MODEL_FILE.search(str(value))]
+        hints = node["properties"].get("models", [])
+        assert [hint["name"] for hint in hints] == (files if node["type"] != "MarkdownNote" else [])
+        for hint in hints:
+            assert hint["directory"] == "checkpoints"
+            assert hint["url"].startswith("https://huggingface.co/")
+            assert hint["url"].endswith("/" + hint["name"])
+
+
+def test_the_large_checkpoints_are_found_by_that_rule():
+    named = {path.stem for path in FILES if "huggingface.co" in path.read_text(encoding="ascii")}
+    assert named == {path.stem for path in FILES if path not in DEMOS}
+
+
+@every_workflow
+def test_every_node_and_widget_exists(path: Path, definitions: dict[str, Any]):
+    prompt = to_prompt(read(path), definitions)
+    for node_id, node in prompt.items():
+        specs = expanded(definitions[node["class_type"]]["input"], node["inputs"])
+        required = {name for name, (spec, needed) in specs.items() if needed}
+        assert required <= set(node["inputs"]) <= set(specs), f"{node['class_type']} (node {node_id})"
+        for name, value in node["inputs"].items():
+            check_value(f"{node['class_type']}.{name}", specs[name][0], value, prompt, definitions)
+
+
+@every_workflow
+def test_every_node_has_as_many_values_as_it_has_widgets(path: Path, definitions: dict[str, Any]):
+    """Values are stored by position, so that a widget put between others would shift them."""
+    for node in read(path)["nodes"]:
+        if node["type"] != "MarkdownNote":
+            assert len(node.get("widgets_values") or []) == widget_count(node, definitions[node["type"]]), node["type"]
+
+
+def expanded(groups: dict[str, Any], values: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, bool]]:
+    """{input name: (definition, required)}, with the inputs that the chosen options of dynamic combos bring."""
+    result: dict[str, tuple[Any, bool]] = {}
+    for group in ("required", "optional"):
+        for name, spec in (groups.get(group) or {}).items():
+            result[prefix + name] = (spec, group == "required")
+            for option in options_of(spec):
+                if isinstance(option, dict) and option["key"] == values.get(prefix + name):
+                    result.update(expanded(option["inputs"], values, f"{prefix}{name}."))
+    return result
+
+
+def options_of(spec: list[Any]) -> list[Any]:
+    return spec[0] if isinstance(spec[0], list) else (spec[1].get("options") or [] if len(spec) > 1 else [])
+
+
+def check_value(where: str, spec: list[Any], value: Any, prompt: Prompt, definitions: dict[str, Any]) -> None:
+    """A link brings the right type; a widget's value is one that the widget can have."""
+    options = (spec[1] if len(spec) > 1 else None) or {}
+    if isinstance(value, list):
+        source = definitions[prompt[value[0]]["class_type"]]
+        assert spec[0] == "*" or source["output"][value[1]] in spec[0].split(","), where
+        return
+    assert has_widget(spec[0], options), f"{where} is not linked"
+    keys = [option["key"] if isinstance(option, dict) else option for option in options_of(spec)]
+    if where not in ("CheckpointLoaderSimple.ckpt_name", "LoadImage.image") and keys:
+        assert value in keys, where
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        assert options.get("min", value) <= value <= options.get("max", value), where

@@ -1,0 +1,141 @@
+"""The graphs that train, on a real server: the demo model learns, and those for large checkpoints run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from devtools.client import Client
+from devtools.workflow import to_prompt
+
+from .graphs import FOLDER, in_small, load, read, saved_images
+
+pytestmark = pytest.mark.slow
+
+
+def read_colours(images: list[Image.Image]) -> list[str]:
+    """The colours that the demo's reader sees."""
+    from diff2flow_kit.demo.reader import read_attributes
+
+    pixels = torch.stack([torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8) for image in images])
+    found = read_attributes(pixels.view(len(images), *images[0].size[::-1], 3).float() / 255)
+    return [words["color"] for words in found]
+
+
+def test_the_demo_learns_a_colour_and_forgets_none(server: Client, ran: Any):
+    images = ran(FOLDER / "demo_train_lora.json")
+    colours = {prefix.removeprefix("diff2flow/demo_train_"): read_colours(batch) for prefix, batch in images.items()}
+    before, after = (colours[f"1_sphere_{when}"] + colours[f"2_cube_{when}"] for when in ("1_before", "2_after"))
+    assert before.count("cyan") <= 1
+    assert after.count("cyan") >= 7
+    assert colours["3_known_1_before"].count("red") == colours["3_known_2_after"].count("red") == 4
+    (plot,) = images["diff2flow/demo_train_loss"]
+    assert plot.width > plot.height > 300
+    assert list((server.base / "output" / "loras" / "diff2flow").glob("demo_200_steps_*.safetensors"))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of six pictures in two sizes, with captions."""
+    for i in range(6):
+        Image.new("RGB", (96, 96) if i % 2 else (128, 96), (40 * i, 200, 90)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text("a green cube", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("model", ["sd15", "sdxl"])
+def test_a_folder_is_trained_on(model: str, server: Client, definitions: dict[str, Any], pictures: Path):
+    """The graph for a large checkpoint, run with the demo model in its place, for a few steps."""
+    prompt = to_prompt(read(FOLDER / f"{model}_train_lora_folder.json"), definitions)
+    small = {
+        "D2FFolderDataset": {"folder": str(pictures), "resolution": 96, "bucket_step": 32},
+        "D2FTrainLora": {"run_name": f"folder_{model}", "steps": 4, "warmup_steps": 0, "preview_every": 2},
+        "EmptyLatentImage": {"width": 96, "height": 96},
+        "KSampler": {"steps": 4},
+    }
+    images = saved_images(server, in_small(prompt, small))
+    assert sorted(images) == [f"diff2flow/{model}_train_{name}" for name in ("1_before", "2_after", "loss")]
+    saved = (server.base / "output" / "loras" / "diff2flow").glob(f"folder_{model}_step*.safetensors")
+    assert [path.name for path in saved]
+
+
+def distance(images: list[Image.Image], others: list[Image.Image]) -> float:
+    """Root mean square difference of pixels, the median over the images: a short training misses a prompt at times."""
+    a, b = (torch.stack([torch.frombuffer(bytearray(i.tobytes()), dtype=torch.uint8) for i in each]).double()
+            for each in (images, others))  # fmt: skip
+    return float((a - b).square().mean(1).sqrt().median())
+
+
+def test_reflow_brings_few_steps_to_where_the_teacher_ends(server: Client, definitions: dict[str, Any]):
+    """On more prompts than the graph shows: over six of them the distance depends on which six."""
+    graph, count = read(FOLDER / "demo_reflow.json"), 24
+    prompt = to_prompt(graph, definitions)
+    (asked,) = (node for node in graph["nodes"] if node.get("title", "").startswith("New prompts"))
+    prompt[str(asked["id"])]["inputs"]["count"] = count
+    images = {prefix.removeprefix("diff2flow/demo_reflow_"): batch
+              for prefix, batch in saved_images(server, prompt).items()}  # fmt: skip
+    teacher = images["4_teacher"]
+    assert len(teacher) == count
+    for row, steps in enumerate((1, 2, 4), start=1):
+        before, after = (images[f"{row}_{steps}step_{when}"] for when in ("1_before", "2_after"))
+        assert len(before) == len(after) == count
+        ratio = distance(after, teacher) / distance(before, teacher)
+        print(f"{steps} steps: {ratio:.3f} of the distance")
+        assert ratio < (1 if steps == 1 else 0.8)
+    for plot in ("loss", "paths"):
+        (picture,) = images[plot]
+        assert picture.width > picture.height > 300
+    assert (server.base / "output" / "diff2flow" / "pairs" / "demo" / "manifest.json").is_file()
+    assert list((server.base / "output" / "loras" / "diff2flow").glob("demo_reflow_250_steps_*.safetensors"))
+
+
+def test_the_reflow_graph_for_a_large_checkpoint_runs(server: Client, definitions: dict[str, Any]):
+    """With the demo model in the checkpoint's place, for a few pairs and steps."""
+    prompt = to_prompt(read(FOLDER / "sd15_reflow.json"), definitions)
+    small = {
+        "D2FReflowPairs": {"count": 8, "width": 96, "height": 96, "steps": 3},
+        "D2FTrainLora": {"steps": 4, "warmup_steps": 0, "preview_every": 2, "batch_size": 2, "accumulation": 2},
+        "D2FTrajectory": {"width": 96, "height": 96, "reference_steps": 9},
+        "EmptyLatentImage": {"width": 96, "height": 96},
+    }
+    images = saved_images(server, in_small(prompt, small))
+    rows = [f"{row}_{steps}step_{when}" for row, steps in ((1, 1), (2, 2), (3, 4)) for when in ("1_before", "2_after")]
+    names = sorted([*rows, "4_teacher", "loss", "paths"])
+    assert sorted(images) == [f"diff2flow/sd15_reflow_{name}" for name in names]
+
+
+def test_the_demo_learns_to_see_depth(server: Client, definitions: dict[str, Any]):
+    prompt = to_prompt(read(FOLDER / "demo_depth.json"), definitions)
+    result = server.run(prompt)
+    images = {image["filename"].rpartition("_0")[0]: load(server, image) for image in result.images()}
+    assert {"demo_depth_1_image", "demo_depth_2_true"} < images.keys()
+    scores = [text for made in result.outputs.values() for text in made.get("text", []) if "AbsRel" in text]
+    means = [[float(value) for value in text.rpartition("mean")[2].split()] for text in scores]
+    assert len(means) == 3  # of 1, 2 and 10 calls
+    for absrel, delta1, *_ in means:
+        assert absrel < 0.08 and delta1 > 0.95
+    assert list((server.base / "output" / "loras" / "diff2flow").glob("demo_depth_160_steps_*.safetensors"))
+
+
+def test_the_depth_graph_for_a_large_checkpoint_runs(server: Client, definitions: dict[str, Any], tmp_path: Path):
+    """With the demo model in the checkpoint's place, on a small folder of images and depth maps, for a few steps."""
+    for name in ("images", "maps"):
+        (tmp_path / name).mkdir()
+    for i in range(4):
+        Image.effect_noise((96, 96), 40 + i).convert("RGB").save(tmp_path / "images" / f"{i}.png")
+        Image.linear_gradient("L").resize((96, 96)).convert("I").point(lambda v: v * 200 + 9).save(
+            tmp_path / "maps" / f"{i}.tiff"
+        )
+    prompt = to_prompt(read(FOLDER / "sd15_depth.json"), definitions)
+    small = {
+        "D2FPairedFolder": {"images": str(tmp_path / "images"), "targets": str(tmp_path / "maps"), "resolution": 96},
+        "D2FTrainLora": {"steps": 3, "warmup_steps": 0, "preview_every": 2, "batch_size": 2, "accumulation": 1},
+        "D2FDepthFromImage": {"resolution": 96, "ensemble": 2},
+        "LoadImage": {"image": server.upload_image(tmp_path / "images" / "0.png", "seen.png")},
+    }
+    images = saved_images(server, in_small(prompt, small))
+    assert sorted(images) == [f"diff2flow/sd15_depth_{name}" for name in ("1", "2_raw", "loss")]
