@@ -50,8 +50,11 @@ def test_training_never_draws_a_held_out_combination():
 
 def test_held_out_scenes_are_all_held_out():
     for scene in many(0, 500, held_out=True):
-        assert ((scene.color, scene.shape) in HELD_OUT_PAIRS or scene.color in HELD_OUT_COLORS
-                or scene.texture in HELD_OUT_TEXTURES)
+        assert (
+            (scene.color, scene.shape) in HELD_OUT_PAIRS
+            or scene.color in HELD_OUT_COLORS
+            or scene.texture in HELD_OUT_TEXTURES
+        )
 
 
 def test_every_training_word_is_drawn():
