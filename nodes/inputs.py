@@ -11,6 +11,8 @@ from . import host
 CATEGORY = "Diff2Flow"
 
 STOCK_GRID = "stock scheduler"
+TOLERANCES: Mapping[str, Any] = {"rtol": 1e-3, "atol": 1e-3, "max_nfe": 500}
+"""Of the adaptive solvers: the widgets' defaults."""
 
 
 def seed_input(tooltip: str) -> io.Int.Input:
@@ -42,7 +44,7 @@ def _tolerances() -> list[io.Input]:
         io.Float.Input(
             "rtol",
             optional=True,
-            default=1e-3,
+            default=TOLERANCES["rtol"],
             min=1e-7,
             max=1.0,
             step=1e-4,
@@ -52,7 +54,7 @@ def _tolerances() -> list[io.Input]:
         io.Float.Input(
             "atol",
             optional=True,
-            default=1e-3,
+            default=TOLERANCES["atol"],
             min=1e-7,
             max=1.0,
             step=1e-4,
@@ -62,7 +64,7 @@ def _tolerances() -> list[io.Input]:
         io.Int.Input(
             "max_nfe",
             optional=True,
-            default=500,
+            default=TOLERANCES["max_nfe"],
             min=1,
             max=100000,
             tooltip="Most model evaluations that the solver may use; it stops with an error when it needs more.",
@@ -72,9 +74,12 @@ def _tolerances() -> list[io.Input]:
 
 
 def solver_settings(solver: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of ``solver_input`` as arguments of ``OdeSampler``."""
-    given = {key: solver[key] for key in ("rtol", "atol", "max_nfe") if solver.get(key) is not None}
-    return {"method": solver["solver"], **given}
+    """The value of ``solver_input`` as arguments of ``OdeSampler``; missing tolerances are at their defaults."""
+    method = solver["solver"]
+    if method not in ADAPTIVE_METHODS:
+        return {"method": method}
+    given = {key: solver[key] for key in TOLERANCES if solver.get(key) is not None}
+    return {"method": method, **TOLERANCES, **given}
 
 
 def grid_input() -> io.DynamicCombo.Input:

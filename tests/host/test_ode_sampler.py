@@ -180,6 +180,20 @@ def test_no_step_changes_nothing(converted, ode, run, levels):
         assert torch.equal(out, noise * 3)
 
 
+@pytest.mark.parametrize("missing", [{}, {"rtol": None, "atol": None, "max_nfe": None}])
+def test_tolerances_that_are_missing_are_at_their_widgets_defaults(node, missing):
+    """As where the solver is chosen on the outside of a subgraph."""
+    (combo,) = node("sampler", "D2FSampler").define_schema().inputs
+    widgets = next(option.inputs for option in combo.options if option.key == "dopri5")
+    solver_settings = node("inputs", "solver_settings")
+    assert solver_settings({"solver": "dopri5", **missing}) == {
+        "method": "dopri5",
+        **{widget.id: widget.default for widget in widgets},
+    }
+    assert solver_settings({"solver": "dopri5", "max_nfe": 7})["max_nfe"] == 7
+    assert solver_settings({"solver": "rk4", **missing}) == {"method": "rk4"}
+
+
 def test_a_native_flow_model_is_welcome(build, ode, sample):
     native = build(flow=True)
     levels = torch.tensor([1.0, 0.7, 0.3, 0.0])

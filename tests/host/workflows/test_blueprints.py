@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ from PIL import Image, ImageChops
 from devtools.client import Client
 from devtools.workflow import to_prompt, widget_count
 
-FOLDER = Path(__file__).resolve().parents[2] / "subgraphs"
+from .graphs import read, saved_images
+
+FOLDER = Path(__file__).resolve().parents[3] / "subgraphs"
 FILES = sorted(FOLDER.glob("*.json"))
 SAMPLE, TRAIN, REFLOW, DEPTH = (
     f"{name} (Diff2Flow)" for name in ("Convert and Sample", "Train LoRA from Folder", "Reflow", "Train Depth")
@@ -22,10 +23,6 @@ INPUT_NODE, OUTPUT_NODE = -10, -20
 TITLE = 30  # height of a node's title bar, above its position
 
 every_blueprint = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-
-
-def read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="ascii"))
 
 
 def parts(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -186,17 +183,7 @@ def demo_model(wiring: Wiring) -> dict[str, tuple[int, int]]:
 
 def run(server: Client, definitions: dict[str, Any], wiring: Wiring) -> dict[str, list[Image.Image]]:
     """{file name prefix: images} of a run."""
-    prompt = to_prompt(wiring.graph, definitions)
-    outputs = server.run(prompt, seconds=300).outputs
-    return {
-        node["inputs"]["filename_prefix"]: [load(server, image) for image in outputs[key]["images"]]
-        for key, node in prompt.items()
-        if node["class_type"] == "SaveImage"
-    }
-
-
-def load(server: Client, image: dict[str, str]) -> Image.Image:
-    return Image.open(server.base / "output" / image["subfolder"] / image["filename"]).convert("RGB")
+    return saved_images(server, to_prompt(wiring.graph, definitions))
 
 
 def greatest_difference(images: list[Image.Image], others: list[Image.Image]) -> int:
