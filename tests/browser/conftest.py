@@ -15,6 +15,8 @@ from devtools.client import Client
 from devtools.console import DevError
 from devtools.screenshots import screenshot_folder
 
+from .editor import wait_until_idle
+
 # As for a user who has seen the editor's welcome before, and with text drawn in small nodes, too.
 SETTINGS = {
     "Comfy.TutorialCompleted": True,
@@ -85,6 +87,16 @@ def page(new_page: Callable[[], Any]) -> Iterator[Any]:
     page = new_page()
     yield page
     page.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running(server: Client) -> Iterator[None]:
+    """What a failed test leaves in the queue would hold up the next one's."""
+    yield
+    if any(server.get("/queue").values()):
+        server.post("/queue", {"clear": True})
+        server.interrupt()
+        wait_until_idle(server)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import time
@@ -117,6 +118,22 @@ def blank(page: Any, *nodes: tuple[str, int, int]) -> None:
     page.wait_for_timeout(300)
 
 
+def open_search(page: Any, x: int = 700, y: int = 700) -> Any:
+    """The search box, as a double click on the empty canvas brings it.
+
+    On a busy machine the two clicks may come too far apart to be one.
+    """
+    from playwright.sync_api import TimeoutError
+
+    box = page.locator("input[role=combobox]:focus")
+    for _ in range(3):
+        page.mouse.dblclick(x, y)
+        with contextlib.suppress(TimeoutError):
+            box.wait_for(timeout=10_000)
+            break
+    return box
+
+
 def wire(page: Any, source: tuple[str, str], target: tuple[str, str]) -> None:
     """Draw a link with the mouse, from an output (type of the node, name) to an input."""
     start, end = (
@@ -151,19 +168,19 @@ def click_run(page: Any) -> tuple[str, dict[str, Any]]:
 def click_cancel(page: Any, server: Client) -> None:
     """Click the cross, and wait until the server has stopped."""
     page.get_by_role("button", name="Cancel current run").click()
-    wait_until_idle(page, server)
+    wait_until_idle(server)
 
 
-def wait_until_idle(page: Any, server: Client, seconds: float = 60) -> None:
+def wait_until_idle(server: Client, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while any(server.get("/queue").values()):
         assert time.monotonic() < deadline, f"the queue is not empty after {seconds} s"
-        page.wait_for_timeout(100)
+        time.sleep(0.1)
 
 
 def finish(page: Any, server: Client, prompt_id: str, seconds: float = 600) -> dict[str, int]:
     """Wait for the end of a run that must succeed, and for its pictures; {node id: how many} by the server's record."""
-    wait_until_idle(page, server, seconds)
+    wait_until_idle(server, seconds)
     record = server.history(prompt_id)
     assert record["status"]["status_str"] == "success", record["status"]["messages"]
     saved = {key: len(made["images"]) for key, made in record["outputs"].items() if made.get("images")}

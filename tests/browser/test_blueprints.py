@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,18 @@ from PIL import Image
 from devtools.client import Client
 from devtools.workflow import to_prompt
 
-from .editor import RED_LINKS, UNKNOWN_NODES, blank, click_cancel, click_run, finish, prompt_of, show_all, wire
+from .editor import (
+    RED_LINKS,
+    UNKNOWN_NODES,
+    blank,
+    click_cancel,
+    click_run,
+    finish,
+    open_search,
+    prompt_of,
+    show_all,
+    wire,
+)
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "subgraphs").glob("*.json"))
 SAMPLE, TRAIN = (f"{name} (Diff2Flow)" for name in ("Convert and Sample", "Train LoRA from Folder"))
@@ -60,19 +70,6 @@ def bench(editor: Any) -> Iterator[Any]:
     """The page, on its main graph again afterwards."""
     yield editor
     editor.evaluate(CLOSE)
-
-
-def open_search(page: Any) -> Any:
-    """The search box; on a busy machine the two clicks of a double click may come too far apart."""
-    from playwright.sync_api import TimeoutError
-
-    box = page.get_by_placeholder("Add a node...")
-    for _ in range(3):
-        page.mouse.dblclick(700, 700)
-        with contextlib.suppress(TimeoutError):
-            box.wait_for(timeout=10_000)
-            break
-    return box
 
 
 def put_down(page: Any, name: str, picture: Any) -> str:

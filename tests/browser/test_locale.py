@@ -10,7 +10,7 @@ import pytest
 from devtools.client import Client
 from devtools.snapshot import LOCALES, read
 
-from .editor import SLOT_PLACE, WIDGET_PLACE, blank
+from .editor import SLOT_PLACE, WIDGET_PLACE, blank, open_search
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +26,7 @@ SHOWN = """(type) => {
 CHOOSE = """([type, name, value]) => {
   app.graph.nodes.find((n) => n.type === type).widgets.find((widget) => widget.name === name).value = value;
 }"""
+NAMED = "(name) => app.graph.nodes.some((n) => n.widgets?.some((widget) => widget.name === name && widget.label))"
 CUT_OFF = """(help) => {
   const right = help.getBoundingClientRect().right + 1;
   return [...help.querySelectorAll('*')].filter((part) => part.getBoundingClientRect().right > right)
@@ -55,7 +56,7 @@ def names(entries: dict[str, Any]) -> list[str]:
 
 def test_nodes_carry_their_chinese_names(chinese, words, picture):
     chinese.evaluate(CHOOSE, ["D2FKSampler", "solver", "dopri5"])
-    chinese.wait_for_timeout(500)
+    chinese.wait_for_function(NAMED, arg="solver.rtol")
     for node in ("D2FConvert", "D2FKSampler"):
         shown = chinese.evaluate(SHOWN, node)
         assert shown["title"] == words[node]["display_name"]
@@ -89,10 +90,7 @@ def test_tooltips_are_chinese(chinese, words, picture, place, target, path):
 
 def test_nodes_are_found_by_their_chinese_name(chinese, words):
     chinese.mouse.move(20, 900)
-    chinese.mouse.dblclick(300, 800)
-    box = chinese.locator("input:focus")
-    box.wait_for()
-    box.fill(words["D2FTrajectory"]["display_name"][:4])
+    open_search(chinese, 300, 800).fill(words["D2FTrajectory"]["display_name"][:4])
     chinese.locator("[role=option]", has_text=words["D2FTrajectory"]["display_name"]).first.wait_for()
     chinese.keyboard.press("Escape")
 
