@@ -40,6 +40,7 @@ from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Objective, Pair, TimeDensity
 from .metrics import SPACES, DepthScores, depth_scores
 from .naive import NaiveAlignment
 from .optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
+from .optional import install_command
 from .prediction import PREDICTIONS
 from .reflow import FlowPath, curvature, few_step_errors, follow, straightness
 from .schedule import NoiseSchedule
@@ -106,6 +107,7 @@ __all__ = [
     "flow_grid",
     "follow",
     "for_autograd",
+    "install_command",
     "make_adapters",
     "make_optimizer",
     "make_schedule",

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .optional import install_command
+
 Parameters = Iterable[nn.Parameter]
 Make = Callable[[Parameters, float, float], torch.optim.Optimizer]
 
@@ -42,7 +44,7 @@ def _optional(name: str, module: str, cls: str, **options: Any) -> Make:
             package_name = module.split(".")[0]
             raise ValueError(
                 f"the optimizer {name!r} needs the package {package_name}, which is not installed; run "
-                f"'python -m pip install {package_name}' in ComfyUI's environment, or choose 'adamw' or 'adafactor'"
+                f"{install_command(package_name)}, or choose 'adamw' or 'adafactor'"
             ) from error
         return getattr(package, cls)(parameters, lr=rate, weight_decay=decay, **options)
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .coordinate import coordinate_dtype
+from .optional import install_command
 
 VelocityFn = Callable[[Tensor, Tensor], Tensor]
 
@@ -91,7 +92,7 @@ class CountedVelocity:
         if self.limit is not None and self.nfe >= self.limit:
             raise EvaluationLimitError(
                 f"the solver reached its limit of {self.limit} evaluations at t = {float(t):.4f} of 1; raise the "
-                "limit, loosen the tolerances, or take fewer steps"
+                "limit (max_nfe), or loosen the tolerances (rtol, atol)"
             )
         self.nfe += 1
         return self.velocity_fn(t, x)
@@ -246,7 +247,7 @@ def _odeint() -> Callable[..., Tensor]:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"the adaptive solvers {', '.join(ADAPTIVE_METHODS)} need the package torchdiffeq; install it with "
-            f"'pip install torchdiffeq', or choose one of {', '.join(FIXED_METHODS)}"
+            f"{install_command('torchdiffeq')}, or choose one of {', '.join(FIXED_METHODS)}"
         ) from error
     return odeint
 

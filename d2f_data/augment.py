@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..d2f_core import install_command
 from .buckets import Bucket, Placement
 
 HUE_TURNS = 0.1
@@ -147,5 +148,7 @@ def _kornia() -> Any:
     try:
         import kornia
     except ImportError as error:
-        raise ValueError(f"kornia, which crops and augments images, is missing ({error}): pip install kornia") from None
+        raise ValueError(
+            f"kornia, which crops and augments images, is missing ({error}); run {install_command('kornia')}"
+        ) from None
     return kornia

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import check_resumable, load_state, save_state
+from .checkpoint import check_resumable, differences, load_state, save_state
 from .store import atomic_write, check_name
 
 RESUME = ("auto", "continue", "new")
@@ -32,6 +32,10 @@ class RunFolder:
         config: settings, and hashes of data and model, that must stay the same over a resume.
         resume: one of ``RESUME``.
 
+    Attributes:
+        previous: the run that ``auto`` did not go on with, as its settings are others; empty if there is none.
+        differs: its differences, a line a setting.
+
     Raises:
         ValueError: a bad name, "continue" without a run, or under other settings; lists the differences.
     """
@@ -46,7 +50,9 @@ class RunFolder:
         if resume == "continue":
             last = _existing(base, runs)
             check_resumable(last / "settings.json", _settings(last), self.config)
-        goes_on = last is not None and (resume == "continue" or (resume == "auto" and _settings(last) == self.config))
+        self.differs = differences(_settings(last), self.config) if last is not None and resume == "auto" else []
+        self.previous = last.name if last is not None and self.differs else ""
+        goes_on = last is not None and resume != "new" and not self.differs
         self.path = last if last is not None and goes_on else _next(base, runs)
         if not goes_on:
             text = json.dumps(self.config, indent=2, sort_keys=True)

@@ -90,7 +90,7 @@ class TrainingPlan:
     def config(self) -> dict[str, str | int | float | bool | None]:
         """Settings that must stay the same over a resume; a schedule over all steps fixes their number, too."""
         fixed = {name: value for name, value in asdict(self).items() if name not in _FREE}
-        return {**fixed, "schedule_steps": 0 if self.lr_schedule == "constant" else self.steps}
+        return {**fixed, "steps_of_lr_schedule": 0 if self.lr_schedule == "constant" else self.steps}
 
 
 def plottable(losses: list[float]) -> list[float]:

@@ -69,9 +69,9 @@ class TrainingRun:
 
     def run(self) -> Learned:
         """Train to the last step; saves on the way, and before any error goes on."""
-        clock = Clock(self.trainer.step, self.plan.steps)
+        clock = Clock(self.trainer.step, self.plan.steps, self._why_new())
         try:
-            self._show(None, "starting" if not self.trainer.step else f"going on after step {self.trainer.step}")
+            self._show(None, clock.opening())
             for record in self.trainer.run(self.plan.steps - self.trainer.step):
                 self.losses.append(record.loss)
                 self._after(record, clock)
@@ -125,6 +125,16 @@ class TrainingRun:
             self._save()
         picture = self._draw(step) if _due(step, plan.preview_every) else None
         self._show(picture, clock.line(record, self.losses, self.checks))
+
+    def _why_new(self) -> str:
+        """Why ``auto`` did not go on with the last run of the name, for the node's text; the log gets it in full."""
+        name, previous, differs = self.folder.name, self.folder.previous, self.folder.differs
+        if not differs:
+            return ""
+        host.LOGGER.info("%s is a new run; %s has other settings:\n  %s", name, previous, "\n  ".join(differs))
+        names = [line.partition(":")[0] for line in differs]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return f"; new run {name} (not as in {previous}: {', '.join(names[:3])}{more})"
 
     def _draw(self, step: int) -> Any:
         picture = self.preview.draw(self.trainer.averaged())
@@ -182,10 +192,19 @@ class TrainingRun:
 
 
 class Clock:
-    """Turns step records into a line of text with speed and time left."""
+    """Turns step records into a line of text with speed and time left.
 
-    def __init__(self, done: int, steps: int) -> None:
-        self.first, self.steps, self.start = done, steps, time.perf_counter()
+    Args:
+        done, steps: steps that are done, and of the whole run.
+        note: what every line ends with.
+    """
+
+    def __init__(self, done: int, steps: int, note: str = "") -> None:
+        self.first, self.steps, self.note, self.start = done, steps, note, time.perf_counter()
+
+    def opening(self) -> str:
+        """What is said before the first step."""
+        return (f"going on after step {self.first}" if self.first else "starting") + self.note
 
     def line(self, record: StepRecord, losses: list[float], checks: list[tuple[int, float]]) -> str:
         """Step, loss and its mean over 50 steps, validation loss, rate, speed, time left."""
@@ -195,7 +214,7 @@ class Clock:
         return (
             f"step {record.step} of {self.steps}: loss {record.loss:.4g} (mean {sum(recent) / len(recent):.4g}"
             f"{validation}), rate {record.learning_rate:.2g}, {1 / pace:.3g} steps/s, "
-            f"{_duration(pace * (self.steps - record.step))} left"
+            f"{_duration(pace * (self.steps - record.step))} left{self.note}"
         )
 
 

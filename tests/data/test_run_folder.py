@@ -40,6 +40,15 @@ def test_auto_compares_with_the_last_run_of_the_name(tmp_path):
     assert names == ["a", "a", "a_00002", "a_00002", "a_00003"]
 
 
+def test_auto_tells_what_made_it_begin_anew(tmp_path):
+    first, again = (RunFolder(tmp_path, "a", CONFIG) for _ in range(2))
+    assert [(folder.previous, folder.differs) for folder in (first, again)] == [("", [])] * 2
+    other = RunFolder(tmp_path, "a", {**CONFIG, "rank": 8, "targets": "attention"})
+    assert other.name == "a_00002" and other.previous == "a"
+    assert other.differs == ["rank: 16 in the file, 8 wanted", "targets: all in the file, attention wanted"]
+    assert RunFolder(tmp_path, "a", CONFIG, "new").differs == []
+
+
 def test_new_counts_on(tmp_path):
     names = [RunFolder(tmp_path, "a", CONFIG, "new").name for _ in range(3)]
     assert names == ["a", "a_00002", "a_00003"]

@@ -1,6 +1,7 @@
 """What a trainer inside of ComfyUI can stumble over: HAZARDS, "Training"."""
 
 import random
+import re
 
 import numpy
 import pytest
@@ -175,10 +176,12 @@ def test_what_the_host_may_print_is_short(build, host, train, part, latents, con
 def test_missing_optimizers_are_named(build, train, unharmed, monkeypatch, output, words):
     import sys
 
+    from diff2flow_kit.d2f_core import install_command
+
     name, package = words
     monkeypatch.setitem(sys.modules, package, None)
     model = build()
-    said = rf"'{name}' needs the package {package}, which is not installed; run 'python -m pip install {package}'"
+    said = rf"'{name}' needs the package {package}, which is not installed; run {re.escape(install_command(package))}"
     with unharmed(model), pytest.raises(ValueError, match=said):
         train(model, optimizer=name)
     assert not list(output.rglob("*"))

@@ -139,6 +139,25 @@ def test_a_resume_says_so(build, train, shown):
     assert shown.texts[0] == "going on after step 2" and shown.texts[1].startswith("step 3 of 3: ")
 
 
+def test_a_new_run_beside_one_of_its_name_says_why(build, train, shown, caplog):
+    """So that nobody takes it for the old one going on: in every line on the node, in full in the log."""
+    train(build(), steps=2, lr_schedule="cosine")
+    assert "new run" not in " ".join(shown.texts)
+    shown.texts.clear()
+    with caplog.at_level("INFO"):
+        train(build(), steps=3, lr_schedule="cosine")
+    note = "; new run my_lora_00002 (not as in my_lora: steps_of_lr_schedule)"
+    assert shown.texts[0] == f"starting{note}" and len(shown.texts) == 4
+    assert all(text.endswith(f" left{note}") for text in shown.texts[1:])
+    assert "my_lora has other settings:\n  steps_of_lr_schedule: 2 in the file, 3 wanted" in caplog.text
+    shown.texts.clear()
+    train(build(), steps=1, rank=3, targets="all", batch_size=1, dropout=0.1)
+    assert re.search(r"; new run my_lora_00003 \(not as in my_lora_00002: \w+, \w+, \w+ and 3 more\)$", shown.texts[0])
+    shown.texts.clear()
+    train(build(), steps=1, resume="new")
+    assert shown.texts[0] == "starting"
+
+
 def test_previews_show_the_lora_in_training(build, train, output):
     """Other pictures as it learns; at rate 0 the same ones. Their noise is the same each time."""
     for rate, alike in ((1e-7, True), (0.3, False)):
