@@ -1,4 +1,4 @@
-"""The commands of this repository; they need nothing but Python 3.10 or newer.
+"""The commands of this repository; they need nothing but Python 3.10 to 3.13.
 
     python dev.py demo              set everything up, make the demo's images on a real ComfyUI
     python dev.py test              run every test (--core, --data, --host, --browser: only those)

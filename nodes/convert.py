@@ -36,7 +36,7 @@ class D2FConvert(io.ComfyNode):
                     default="t_min",
                     tooltip="Where sampling starts. t_min: at the noisiest level that the network was trained on "
                     "(s = 0.936 for Stable Diffusion), with the right standard deviation. noise: at pure noise, s = 1; "
-                    "for models that were trained further with Diff2Flow.",
+                    "for models that were trained from there, such as reflow LoRAs.",
                 ),
                 io.Float.Input(
                     "shift",
@@ -59,7 +59,8 @@ class D2FConvert(io.ComfyNode):
             outputs=[
                 io.Model.Output(
                     display_name="model",
-                    tooltip="Flow matching model for any sampler node. Its SIGMAS are s = 1 - t, from 1 to 0.",
+                    tooltip="Flow matching model for any sampler node. Its SIGMAS are s = 1 - t: from 0.936 (start t_min, "
+                    "Stable Diffusion) or 1 (start noise) down to 0, the image.",
                 )
             ],
         )

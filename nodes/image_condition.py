@@ -19,8 +19,8 @@ class D2FImageCondition(io.ComfyNode):
             category=CATEGORY,
             description="Gives a model (SD1.5, SD2.1, SDXL) a second input, for a picture that it looks at: its first "
             "layer takes twice the channels, each half with half the weights. Untrained, the model answers two equal "
-            "inputs as it did one. Train it on pairs with the trainer's input 'condition': image to depth, edges or "
-            "masks to image.",
+            "inputs as it did one. Train it on pairs with the trainer's input 'condition': depth from an image, or an "
+            "image from edges or masks.",
             search_aliases=["diff2flow", "image condition", "image to depth", "concat latent", "pix2pix", "widen"],
             inputs=[
                 io.Model.Input(

@@ -81,7 +81,7 @@ class D2FTrainLora(io.ComfyNode):
                 io.Custom("LORA_MODEL").Output(
                     display_name="lora",
                     tooltip="For Save Diff2Flow LoRA, Load Diff2Flow LoRA, and ComfyUI's own Load LoRA Model and Save "
-                    "LoRA.",
+                    "LoRA Weights.",
                 ),
                 io.Custom("LOSS_MAP").Output(
                     display_name="loss_map", tooltip="Loss of each step, for ComfyUI's Plot Loss Graph."

@@ -33,7 +33,8 @@ def _run() -> list[io.Input]:
             "diffusion: the network's own eps or v. naive_fm: the raw output as velocity, the paper's baseline, for "
             "comparison.",
         ),
-        _int("steps", 500, 1, 1_000_000, "Steps of the whole run. A run that is continued counts on."),
+        _int("steps", 500, 1, 1_000_000, "Steps of the whole run. A run that is continued counts on; with an "
+         "lr_schedule other than constant, another number is another run."),
         _float("learning_rate", 1e-4, 1e-7, 10.0, 1e-5, "Full rate, reached after the warm-up. 1 for prodigy.", 1e-7),
         _int("batch_size", 1, 1, 1024, "Items a forward pass. Items of different sizes are never mixed in one."),
     ]

@@ -31,7 +31,7 @@ class D2FTrajectory(io.ComfyNode):
                 io.Conditioning.Input(
                     "negative",
                     optional=True,
-                    tooltip="For guidance, the empty prompt as a rule. Needed for a cfg above 1.",
+                    tooltip="For guidance, the empty prompt as a rule. Needed where a cfg is not 1.",
                 ),
             ],
             outputs=[
@@ -102,7 +102,7 @@ def _widgets() -> list[io.Input]:
         seed_input("Seed of the noise that the paths begin at."),
         _float("cfg", "Guidance of the first model; 1 is none."),
         _float("cfg_2", "Guidance of the second model; 1 is none, as for a reflow LoRA."),
-        _int("reference_steps", 50, 2, 1000, f"Steps of the fine path, 2 model calls each. Above {max(COUNTS)}."),
+        _int("reference_steps", 50, max(COUNTS) + 1, 1000, "Steps of the fine path, 2 model calls each."),
     ]
 
 

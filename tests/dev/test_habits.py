@@ -27,6 +27,18 @@ def test_the_workflow_runs_the_two_commands_of_the_readme(load, root):
     assert sorted(re.findall(r"^    (python dev\.py \w+)", tried, re.MULTILINE)) == sorted(COMMANDS)
 
 
+def test_the_mathematics_run_on_the_other_systems(load):
+    workflow = load(".github/workflows/core.yml")
+    assert runs(workflow) == ["python dev.py test --core"]
+    assert workflow["jobs"]["core"]["strategy"]["matrix"]["os"] == ["windows-latest", "macos-latest"]
+
+
+def test_what_gets_the_token_is_held_to_one_state(load):
+    steps = load(".github/workflows/publish.yml")["jobs"]["publish"]["steps"]
+    [trusted] = [step["uses"] for step in steps if "REGISTRY_ACCESS_TOKEN" in str(step)]
+    assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40}", trusted)
+
+
 def test_only_a_tag_publishes_and_it_has_to_be_the_version(load, root):
     workflow = load(".github/workflows/publish.yml")
     assert workflow[True] == {"push": {"tags": ["v*"]}}  # YAML reads `on` as a truth value
