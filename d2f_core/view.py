@@ -13,8 +13,9 @@ With ``recompute`` the blocks of the view keep only their inputs and compute the
 (Chen et al., arXiv 1604.06174): about a third more time for a fraction of the memory.
 """
 
-from collections.abc import Mapping
-from types import MappingProxyType
+import weakref
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def private_view(
     network: nn.Module,
     dtype: torch.dtype | None = None,
     recompute: bool = False,
-    replace: Mapping[str, Tensor] = MappingProxyType({}),
+    fetch: Callable[[str], Tensor] | None = None,
 ) -> nn.Module:
     """New modules over the weights and buffers of ``network``, frozen, in evaluation mode.
 
@@ -36,15 +37,16 @@ def private_view(
         network: any module; it is only read.
         dtype: compute in this floating point type; weights of another one are copied. None shares all of them.
         recompute: compute the blocks again in the backward pass instead of keeping what is inside them.
-        replace: path of a parameter -> tensor to use in its place.
+        fetch: gives the tensor to use for the parameter of a path, where those of ``network`` are not the ones.
     """
     copier = _Copier(dtype)
-    for path, tensor in replace.items():
-        copier.tensor(network.get_parameter(path), tensor)
+    if fetch is not None:
+        for path, parameter in network.named_parameters():
+            copier.tensor(parameter, fetch(path))
     view = copier.module(network)
     view.eval()
     for block in _blocks(view) if recompute else ():
-        block.forward = _recomputed(block.forward)
+        block.forward = _recomputed(block)
     return view
 
 
@@ -97,10 +99,32 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
     return found
 
 
-def _recomputed(forward: Any) -> Any:
+def _recomputed(block: nn.Module) -> Callable[..., Any]:
+    """The forward function of a block that keeps only its inputs. It must not keep the block, which keeps it."""
+    own, kind, alive = vars(block).get("forward"), type(block).forward, weakref.ref(block)
+
     def run(*args: Any, **kwargs: Any) -> Any:
+        forward = own or partial(kind, alive())
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+        return checkpoint(_repeatable(forward, args, kwargs), *args, use_reentrant=False, **kwargs)
 
     return run
+
+
+def _repeatable(forward: Callable[..., Any], args: Iterable[Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
+    """``forward`` whose later calls see dicts as they are now: networks note in them where they are, as they run."""
+    first, kept, named = True, [_copied(value) for value in args], {k: _copied(v) for k, v in kwargs.items()}
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal first
+        if first:
+            first = False
+            return forward(*args, **kwargs)
+        return forward(*map(_copied, kept), **{name: _copied(value) for name, value in named.items()})
+
+    return call
+
+
+def _copied(value: Any) -> Any:
+    return dict(value) if isinstance(value, dict) else value

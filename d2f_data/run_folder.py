@@ -29,7 +29,7 @@ class RunFolder:
     Args:
         root: folder of all runs.
         name: of the run; may have subfolders.
-        config: settings, and hashes of data and model, that must stay the same over a resume.
+        config: settings, and what says which data and model, that must stay the same over a resume.
         resume: one of ``RESUME``.
 
     Attributes:

@@ -59,8 +59,8 @@ class D2FConvert(io.ComfyNode):
             outputs=[
                 io.Model.Output(
                     display_name="model",
-                    tooltip="Flow matching model for any sampler node. Its SIGMAS are s = 1 - t: from 0.936 (start t_min, "
-                    "Stable Diffusion) or 1 (start noise) down to 0, the image.",
+                    tooltip="Flow matching model for any sampler node. Its SIGMAS are s = 1 - t: from 0.936 (start "
+                    "t_min, Stable Diffusion) or 1 (start noise) down to 0, the image.",
                 )
             ],
         )

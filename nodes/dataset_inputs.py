@@ -93,8 +93,8 @@ def dataset_inputs() -> list[io.Input]:
             min=8,
             max=512,
             step=8,
-            tooltip="Sides of buckets are multiples of this, in pixels. A smaller step crops less, but makes more buckets, "
-            "so that fewer images can share a batch.",
+            tooltip="Sides of buckets are multiples of this, in pixels. A smaller step crops less, but makes more "
+            "buckets, so that fewer images can share a batch.",
             advanced=True,
         ),
         io.Boolean.Input(

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from ..d2f_core import Batch, TrainingData
 from ..d2f_data.pairs import PairSet
 from . import host
-from .training_data import LatentItems, entries_of, join
+from .training_data import LatentItems, first_entry, join
 
 # Of the teacher, what a student's file says.
 _TOLD = ("solver", "steps", "cfg", "base", "seed")
@@ -58,7 +58,7 @@ class PairItems:
                 f"with latents of {network.channels}; generate pairs with the model that is to be trained"
             )
         self.groups = pairs.groups
-        self._null = network.condition([entries_of(negative)[0]], pairs.shape) if negative else None
+        self._null = network.condition([first_entry(negative, "negative")], pairs.shape) if negative else None
 
     def __len__(self) -> int:
         return len(self.pairs)

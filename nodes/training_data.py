@@ -58,7 +58,7 @@ class LatentItems:
         self._place = [(group, row) for group, size in enumerate(sizes) for row in range(size)]
         self._encoded: dict[tuple[int, tuple[int, ...]], Condition] = {}
         self._entries = _entries_for(entries_of(positive), sizes, what)
-        self._null = _null(entries_of(negative)) if negative else None
+        self._null = first_entry(negative, "negative") if negative else None
 
     def __len__(self) -> int:
         return len(self._place)
@@ -114,10 +114,15 @@ class LatentItems:
         for tensor in [*self.samples, *(mask for mask in self.masks if mask is not None), *self.seen]:
             _add(digest, tensor)
         for item in range(len(self)):
-            for name, tensor in sorted(self._text(item).items()):
-                digest.update(name.encode())
-                _add(digest, tensor)
+            _add_all(digest, self._text(item))
         return digest.hexdigest()[:16]
+
+
+def condition_fingerprint(condition: Condition) -> str:
+    """sha256 of what the network is told, 16 hex digits."""
+    digest = hashlib.sha256()
+    _add_all(digest, condition)
+    return digest.hexdigest()[:16]
 
 
 def join(conditions: Sequence[Condition]) -> Condition:
@@ -210,6 +215,18 @@ def entries_of(conditionings: Any) -> list[Entry]:
     return found
 
 
+def first_entry(conditionings: Any, what: str) -> Entry:
+    """The first entry of CONDITIONINGs.
+
+    Raises:
+        ValueError: there is none; names the input ``what``.
+    """
+    entries = entries_of(conditionings)
+    if not entries:
+        raise ValueError(f"'{what}' is an empty conditioning; connect the output of a CLIP Text Encode")
+    return entries[0]
+
+
 def _is_batch(value: Any, count: int) -> bool:
     return isinstance(value, Tensor) and value.ndim > 1 and len(value) == count
 
@@ -228,10 +245,10 @@ def _entries_for(entries: list[Entry], sizes: Sequence[int], what: str) -> list[
     )
 
 
-def _null(entries: list[Entry]) -> Entry:
-    if not entries:
-        raise ValueError("'negative' is an empty conditioning; connect the conditioning of an empty prompt, or nothing")
-    return entries[0]
+def _add_all(digest: Any, condition: Condition) -> None:
+    for name, tensor in sorted(condition.items()):
+        digest.update(name.encode())
+        _add(digest, tensor)
 
 
 def _add(digest: Any, tensor: Tensor) -> None:

@@ -17,6 +17,7 @@ from ..d2f_data.run_folder import RunFolder
 from ..d2f_data.store import free_path
 from . import host
 from .pair_items import TrainingItems
+from .training_data import condition_fingerprint
 from .training_plan import TrainingPlan
 from .training_preview import Preview
 
@@ -54,7 +55,7 @@ class TrainingRun:
         self.model, self.network, self.plan, self.validation = model, network, plan, validation
         self.items, self.base = items, weights_fingerprint(network.module)
         self.trainer = self._trainer()
-        config = {**plan.config(), "items": len(items), "data": items.fingerprint(), "base": self.base}
+        config = {**plan.config(), **self._subject()}
         self.folder = RunFolder(host.training_folder() / "runs", plan.run_name, config, plan.resume)
         self.losses: list[float] = []
         self.checks: list[tuple[int, float]] = []
@@ -87,6 +88,20 @@ class TrainingRun:
         """The LoRA as it is now."""
         tensors = lora_tensors(self.trainer.averaged(), host.lora_names(self.model))
         return LoraModel({key: tensor.cpu().clone() for key, tensor in tensors.items()}, self._facts())
+
+    def _subject(self) -> dict[str, str | int | None]:
+        """Data, model and arithmetic; a run goes on with the same ones only."""
+        network, items = self.network, self.items
+        drops = self.plan.caption_dropout > 0
+        return {
+            "items": len(items),
+            "data": items.fingerprint(),
+            "negative": condition_fingerprint(items.condition(0, drop=True)) if drops else None,
+            "base": self.base,
+            "prediction": network.alignment.prediction,
+            "noise_schedule": schedule_fingerprint(network.alignment.schedule)[:16],
+            "dtype": str(network.dtype).removeprefix("torch."),
+        }
 
     def _trainer(self) -> Trainer:
         plan, network = self.plan, self.network

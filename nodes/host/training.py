@@ -6,6 +6,7 @@ Nothing of the host's is changed: hooks and recomputed blocks sit on module obje
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import comfy.lora
@@ -52,7 +53,7 @@ class TrainingNetwork:
     def __init__(self, model: Any, dtype: torch.dtype | None, recompute: bool) -> None:
         base = model.model
         dynamic = getattr(model, "is_dynamic", lambda: False)()
-        self.module = private_view(base.diffusion_model, dtype, recompute, _fetched(model) if dynamic else {})
+        self.module = private_view(base.diffusion_model, dtype, recompute, partial(_fetch, model) if dynamic else None)
         for layer in self.module.modules() if dynamic else ():
             for name in _FETCHING:
                 layer.__dict__.pop(name, None)
@@ -98,7 +99,8 @@ class TrainingNetwork:
             self._base.extra_conds, cond, noise, noise.device, "positive", latent_image=noise
         )
         told = encoded[0]["model_conds"]
-        return {name: for_autograd(told[name].process_cond(batch_size=1, area=None).cond) for name in sorted(told)}
+        tensors = {name: told[name].process_cond(batch_size=1, area=None).cond for name in sorted(told)}
+        return {name: for_autograd(tensor).cpu() for name, tensor in tensors.items()}
 
 
 @contextmanager
@@ -146,16 +148,22 @@ def model_name(model: Any) -> str:
     return type(model.model.model_config).__name__
 
 
-def _fetched(model: Any) -> dict[str, Tensor]:
-    """Weights of a dynamic patcher, which are elsewhere until a layer runs: patched, on the load device."""
-    found = {}
-    for path, weight in model.model.diffusion_model.named_parameters():
-        key = f"diffusion_model.{path}"
-        # Small layers are patched when any clone is loaded; what they were lies here.
-        plain = model.backup[key].weight if key in model.backup else weight
-        there = plain.to(model.load_device, copy=True)
-        found[path] = comfy.lora.calculate_weight(model.patches[key], there, key) if key in model.patches else there
-    return found
+def _fetch(model: Any, path: str) -> Tensor:
+    """A weight of a dynamic patcher, which is elsewhere until its layer runs: patched, on the load device.
+
+    Until then it is of the file's type; that of the model is noted beside it. Types of fewer than 16 bits cannot be
+    computed with, so that patched weights are of the type that the layers compute in.
+    """
+    key, network = f"diffusion_model.{path}", model.model.diffusion_model
+    # Small layers are patched when any clone is loaded; what they were lies here.
+    plain = model.backup[key].weight if key in model.backup else network.get_parameter(path)
+    owner, _, name = path.rpartition(".")
+    dtype = getattr(network.get_submodule(owner), f"{name}_comfy_model_dtype", None) or plain.dtype
+    if key not in model.patches:
+        return plain.to(model.load_device, dtype, copy=True)
+    exact = plain.to(model.load_device, torch.float32, copy=True)
+    patched = comfy.lora.calculate_weight(model.patches[key], exact, key)
+    return patched.to(dtype if dtype.itemsize > 1 else model.model.get_dtype_inference())
 
 
 def _transformer_options(model: Any) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """The private view: same answers, no copies, nothing left on the network."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -88,14 +91,75 @@ def test_recomputing_gives_the_same_gradient_and_runs_the_blocks_again(network, 
     assert calls == [3, 6]
 
 
-def test_another_dtype_copies_and_replacements_are_used(network, x):
+def test_another_dtype_copies_and_fetched_weights_are_used(network, x):
     half = private_view(network, torch.bfloat16)
     assert half(x.bfloat16()).dtype is torch.bfloat16
     assert {p.dtype for p in network.parameters()} == {torch.float32}
-    name = "blocks.0.inner.weight"
-    view = private_view(network, replace={name: torch.zeros(6, 6)})
+    name, asked = "blocks.0.inner.weight", []
+
+    def fetch(path):
+        asked.append(path)
+        return torch.zeros(6, 6) if path == name else network.get_parameter(path)
+
+    view = private_view(network, fetch=fetch)
+    assert asked == [path for path, _ in network.named_parameters()]  # what is shared is fetched once
     assert not view.get_parameter(name).any() and network.get_parameter(name).any()
-    assert not view.again.inner.weight.any()
+    assert not view.again.inner.weight.any() and view.get_parameter("blocks.0.outer.weight").any()
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_view_is_gone_with_its_last_reference(network, x, recompute):
+    """Its weights may be copies on a small card, and nobody collects cycles in time."""
+    x.requires_grad_()
+    gc.collect()
+    gc.disable()
+    try:
+        view = private_view(network, torch.bfloat16, recompute)
+        view(x.bfloat16()).square().sum().backward()
+        parts = [weakref.ref(part) for part in (view, view.blocks[0], view.blocks[0].inner.weight)]
+        del view
+        assert [part() for part in parts] == [None] * 3
+    finally:
+        gc.enable()
+
+
+class Counting(nn.Module):
+    """Two blocks that look up in a shared dict where they are, and note it there, as the UNets of ComfyUI do."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([Located(), Located()])
+
+    def forward(self, x, options):
+        options["index"] = 1
+        for block in self.blocks:
+            x = block(x, options=options)
+            options["index"] += 1
+        return x
+
+
+class Located(Block):
+    def forward(self, x, options):
+        options["seen"] = options.get("seen", 0) + 1
+        return super().forward(x * options["index"])
+
+
+def test_recomputing_sees_what_the_block_saw(x):
+    network, gradients = Counting(), []
+    for recompute in (False, True):
+        leaf, options = x.clone().requires_grad_(), {}
+        private_view(network, recompute=recompute)(leaf, options).square().sum().backward()
+        assert options == {"index": 3, "seen": 2}  # what is noted on the way reaches the caller, once
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+
+
+def test_a_forward_function_that_somebody_has_put_on_a_block_is_kept(x):
+    network = Counting()
+    network.blocks[0].forward = lambda x, options: torch.zeros_like(x)
+    for recompute in (False, True):
+        view = private_view(network, recompute=recompute)
+        assert torch.equal(view(x.clone().requires_grad_(), {}), network(x, {}))
 
 
 def test_a_tensor_of_inference_mode_can_be_saved_for_backward():

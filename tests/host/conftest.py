@@ -58,8 +58,14 @@ def inference_mode() -> Iterator[None]:
         yield
 
 
-def build_model(model_type: str = "EPS", *, flow: bool = False, dtype: torch.dtype = torch.float32) -> Any:
-    """A MODEL with a small UNet of SD's shape, 4 latent channels, context of 16."""
+def build_model(
+    model_type: str = "EPS",
+    *,
+    flow: bool = False,
+    dtype: torch.dtype = torch.float32,
+    computes: torch.dtype | None = None,
+) -> Any:
+    """A MODEL with a small UNet of SD's shape, 4 latent channels, context of 16; `computes` in another `dtype`."""
     import comfy.latent_formats
     import comfy.model_base
     import comfy.model_management
@@ -87,7 +93,7 @@ def build_model(model_type: str = "EPS", *, flow: bool = False, dtype: torch.dty
             "legacy": False,
         }
     )
-    config.set_inference_dtype(dtype, None)
+    config.set_inference_dtype(dtype, computes)
     kind = comfy.model_base.ModelType.FLOW if flow else comfy.model_base.ModelType[model_type]
     model = comfy.model_base.BaseModel(config, model_type=kind)
     generator = torch.Generator().manual_seed(0)
@@ -228,7 +234,7 @@ def stock_sampling(stock: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture
 def dynamic(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """`dynamic(model_type)` -> a MODEL of the host's dynamic patcher, on the CPU."""
+    """`dynamic(model_type, dtype=...)` -> a MODEL of the host's dynamic patcher, on the CPU."""
     import comfy.model_management
     import comfy.model_patcher
     import comfy.utils
@@ -252,8 +258,8 @@ def dynamic(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Itera
 
     monkeypatch.setattr(patcher, "partially_unload", unload)
 
-    def make(model_type: str = "EPS") -> Any:
-        plain = build(model_type)
+    def make(model_type: str = "EPS", **types: Any) -> Any:
+        plain = build(model_type, **types)
         return patcher(plain.model, plain.load_device, plain.offload_device)
 
     yield make

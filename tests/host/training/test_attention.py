@@ -8,16 +8,21 @@ OTHERS = ["attention_basic", "attention_sub_quad", "attention_split"]
 
 @pytest.fixture
 def gradients(build, host, latents, conditioning, monkeypatch):
-    """`gradients(name)` -> gradient of all adapters of one model with that attention of the host's."""
+    """`gradients(name)` -> gradient of all adapters of one model with that attention of the host's.
+
+    With `recompute` under checkpointing; `put(model)` does something to a clone of the model before.
+    """
     from comfy.ldm.modules import attention
 
     from diff2flow_kit.d2f_core import AdapterSettings, attached, make_adapters
 
-    model = build()
+    base = build()
 
-    def of(name):
+    def of(name, recompute=False, put=lambda model: None):
         monkeypatch.setattr(attention, "optimized_attention", getattr(attention, name))
-        with host.training(model) as network:
+        model = base.clone()
+        put(model)
+        with host.training(model, recompute=recompute) as network:
             generator = torch.Generator().manual_seed(3)
             adapters = make_adapters(network.module, AdapterSettings("all", 2), generator)
             parameters = [p for adapter in adapters.values() for p in adapter.parameters()]
@@ -36,6 +41,16 @@ def test_gradients_agree(gradients, name):
     """To the rounding of float32 through the whole network: about 1e-6; of one attention it is 5e-7."""
     wanted = gradients("attention_pytorch")
     assert float((gradients(name) - wanted).norm() / wanted.norm()) < 2e-6
+
+
+def test_an_attention_that_another_node_has_put_in_is_recomputed_too(gradients):
+    """It is chosen by where in the network it is, which the host notes in a dict while the network runs."""
+
+    def put(model):
+        model.set_model_attn2_replace(lambda q, k, v, options: q.tanh() + (k * v).mean(1, True), "middle", 0)
+
+    plain, kept, again = (gradients("attention_pytorch", *how) for how in ((False,), (False, put), (True, put)))
+    assert torch.equal(kept, again) and not torch.equal(kept, plain)
 
 
 @pytest.mark.parametrize("name", OTHERS)

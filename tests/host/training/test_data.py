@@ -121,6 +121,19 @@ def test_a_wrong_number_of_captions_is_named(build, train, unharmed, captions, c
         train(model, positive=given)
 
 
+def test_what_the_network_is_told_is_kept_on_the_cpu(network, captions):
+    """A CONDITIONING may lie on the card (--gpu-only), those of caches and of pairs do not: they go into one batch."""
+
+    class OnACard(torch.Tensor):
+        def cpu(self):
+            return torch.Tensor.cpu(self.as_subclass(torch.Tensor))
+
+    ((text, options),) = captions[0]
+    for given in (text, text.as_subclass(OnACard)):
+        told = network.condition([[given, options]], (4, 8, 8))["c_crossattn"]
+        assert type(told) is torch.Tensor and torch.equal(told, text)
+
+
 def test_an_empty_negative_is_named(build, train, unharmed):
     model = build()
     with unharmed(model), pytest.raises(ValueError, match=r"'negative' is an empty conditioning; connect"):

@@ -38,6 +38,62 @@ def test_a_lora_before_the_node_is_kept_on_the_model(build, train, with_lora, sa
     assert torch.equal(sample(model, levels), before)
 
 
+def as_in_a_file(model, dtype):
+    """The weights in a checkpoint's type: the dynamic patcher casts them when a layer runs, to what is noted there."""
+    for layer in model.model.diffusion_model.modules():
+        for name, weight in list(layer._parameters.items()):
+            if weight is not None:
+                layer._parameters[name] = torch.nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+
+
+@pytest.fixture
+def answer(host, conditioning):
+    """`answer(model)` -> what the network in training says, and its weights by path."""
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+
+    def of(model, precision="auto"):
+        with host.training(model, precision) as network, torch.no_grad():
+            told = network.condition(conditioning[0], (4, 8, 8))
+            both = {name: tensor.repeat(2, *(1,) * (tensor.ndim - 1)) for name, tensor in told.items()}
+            said = network(noise, torch.tensor([500.0, 20.0]), both)
+            return said, {path: weight.clone() for path, weight in network.module.named_parameters()}
+
+    return of
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
+@pytest.mark.parametrize(
+    ("of_model", "of_file"),
+    [(torch.float16, torch.float32), (torch.float32, torch.float16), (torch.bfloat16, torch.float16)],
+)
+def test_weights_are_of_the_models_type_whatever_the_files(build, dynamic, answer, of_model, of_file, precision):
+    model, plain = dynamic(dtype=of_model), build(dtype=of_model)
+    if not hasattr(model.model.diffusion_model.input_blocks[0][0], "weight_comfy_model_dtype"):
+        pytest.skip("this ComfyUI loads weights into the model's own type")
+    for one in (model, plain):  # the plain patcher's weights have been through the file's type, too
+        as_in_a_file(one, of_file)
+    as_in_a_file(plain, of_model)
+    said, weights = answer(model, precision)
+    wanted, theirs = answer(plain, precision)
+    assert {weight.dtype for weight in weights.values()} == {of_model if precision == "auto" else torch.bfloat16}
+    assert all(torch.equal(weights[path], theirs[path]) for path in theirs) and torch.equal(said, wanted)
+
+
+def test_a_patch_on_weights_of_8_bits_is_kept(dynamic, answer):
+    """Nothing can be added to such weights; in the host the error of a LoRA there is only a line in the log."""
+    path = "middle_block.1.transformer_blocks.0.attn2.to_q.weight"
+    model = dynamic(dtype=torch.float8_e4m3fn, computes=torch.bfloat16)
+    plain = model.model.diffusion_model.get_parameter(path)
+    delta = 0.1 * torch.randn(plain.shape, generator=torch.Generator().manual_seed(4))
+    patched = model.clone()
+    patched.add_patches({f"diffusion_model.{path}": ("diff", (delta,))})
+    before, weights = answer(model)
+    after, changed = answer(patched)
+    assert weights[path].dtype is torch.float8_e4m3fn
+    assert torch.equal(changed[path], (plain.float() + delta).bfloat16())
+    assert not torch.equal(before, after) and torch.isfinite(after).all()
+
+
 def test_the_view_holds_its_weights_and_fetches_none(dynamic, host):
     model = dynamic()
     layer = model.model.diffusion_model.input_blocks[0][0]

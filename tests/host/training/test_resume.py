@@ -1,5 +1,6 @@
 """Runs that go on: N steps are k steps, a resume and N - k steps, bit for bit; other settings are refused."""
 
+import json
 import subprocess
 import sys
 
@@ -122,6 +123,33 @@ def test_continue_lists_what_differs(build, train, unharmed, output):
     assert "\n  data: " in words and "\n  base: " in words and "give the run another name" in words
     assert "learning_rate" not in words
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
+def test_another_reading_of_the_network_is_another_run(build, train, stock_sampling, output):
+    """Somebody trains a v-model as an eps-model, sees noise, puts the right node in and runs again."""
+    train(build(), steps=1)
+    right = stock_sampling(build(), "v_prediction", True)
+    with pytest.raises(ValueError, match="saved with other settings") as raised:
+        train(right, steps=2, resume="continue")
+    words = str(raised.value)
+    assert "prediction: eps in the file, v wanted" in words and "\n  noise_schedule: " in words
+    assert "\n  base: " not in words and "\n  data: " not in words
+    assert train(right, steps=2)[2] == 2 and runs(output) == ["my_lora", "my_lora_00002"]
+
+
+def test_auto_precision_is_a_run_s_own(build, train, output):
+    """On another device it may be another type, which has a scaler for its gradients or none."""
+    train(build(), steps=1)
+    (settings,) = output.rglob("settings.json")
+    assert json.loads(settings.read_text(encoding="utf-8"))["dtype"] == "float32"
+
+
+def test_dropped_captions_go_on_under_the_same_null_condition(build, train, output):
+    other = [[[torch.ones(1, 7, 16), {}]]]
+    for dropout, names in ((0.0, ["a"]), (0.5, ["b", "b_00002"])):
+        for negative in (NULL, other):
+            train(build(), run_name=names[0], steps=1, caption_dropout=dropout, negative=negative)
+        assert [name for name in runs(output) if name[0] == names[0]] == names
 
 
 def test_a_damaged_state_is_named(build, train, unharmed, output):
