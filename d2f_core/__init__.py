@@ -34,7 +34,7 @@ from .depth import (
     ensemble,
     valid_pixels,
 )
-from .grid import FLOW_GRIDS, flow_grid, shift_levels
+from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_levels
 from .lora import TARGETS, AdapterSettings, make_adapters
 from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Objective, Pair, TimeDensity
 from .metrics import SPACES, DepthScores, depth_scores
@@ -69,6 +69,7 @@ __all__ = [
     "PREDICTIONS",
     "SCHEDULES",
     "SPACES",
+    "STARTS",
     "TARGETS",
     "WEIGHTS",
     "Adapter",

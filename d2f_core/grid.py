@@ -18,6 +18,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+STARTS = ("t_min", "noise")
+"""Where sampling starts: at the noisiest level that the network was trained on, or at t = 0."""
+
 
 def shift_levels(s: Tensor, shift: float) -> Tensor:
     """``shift s / (1 + (shift - 1) s)`` for flow sigmas s in [0, 1], any shape; shift > 1 adds noise."""

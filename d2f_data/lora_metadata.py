@@ -11,10 +11,9 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from typing import Any
 
-from ..d2f_core import OBJECTIVES, PREDICTIONS
+from ..d2f_core import OBJECTIVES, PREDICTIONS, STARTS
 
 FORMAT = 1
-STARTS = ("t_min", "noise")
 CONDITIONS = ("", "image")
 KINDS = ("lora", "lokr", "loha")
 
@@ -30,8 +29,12 @@ _ARCHITECTURES = {
     "SDXL": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
     "SDXLRefiner": ("stable-diffusion-xl-v1-refiner", "sdxl_refiner_v1-0"),
 }
-_V_ARCHITECTURES = {**_ARCHITECTURES, "SD20": ("stable-diffusion-v2-768-v", "sd_v2_768_v")}
-_PREDICTION_TYPES = {"eps": "epsilon", "v": "v", "x0": "sample"}
+# Prediction -> its name in ModelSpec, whether sd-scripts call it a v-parameterization, and architectures of its own.
+_PREDICTIONS = {
+    "eps": ("epsilon", False, {}),
+    "v": ("v", True, {"SD20": ("stable-diffusion-v2-768-v", "sd_v2_768_v")}),
+    "x0": ("sample", False, {}),
+}
 
 # Setting of a training -> name in sd-scripts.
 _SS_NAMES = {
@@ -170,12 +173,12 @@ def modelspec(facts: LoraFacts | None, title: str, digest: str, original_names: 
         spec["modelspec.architecture"] = _architecture(facts)[0] + "/lora"
         # With naive_fm the network returns velocities, for which the schema has no word.
         if facts.objective != "naive_fm":
-            spec["modelspec.prediction_type"] = _PREDICTION_TYPES[facts.prediction]
+            spec["modelspec.prediction_type"] = _PREDICTIONS[facts.prediction][0]
     return spec
 
 
 def _architecture(facts: LoraFacts) -> tuple[str, str]:
-    known = _V_ARCHITECTURES if facts.prediction == "v" else _ARCHITECTURES
+    known = {**_ARCHITECTURES, **_PREDICTIONS[facts.prediction][2]}
     return known.get(facts.base_model, (facts.base_model.lower() or "unknown", facts.base_model))
 
 
@@ -190,7 +193,7 @@ def kohya(facts: LoraFacts | None, title: str, digest: str) -> dict[str, str]:
         "ss_network_alpha": str(facts.alpha or "Dynamic"),
         "ss_base_model_version": _architecture(facts)[1],
         "ss_v2": str(facts.base_model == "SD20"),
-        "ss_v_parameterization": str(facts.prediction == "v"),
+        "ss_v_parameterization": str(_PREDICTIONS[facts.prediction][1]),
         "ss_steps": str(facts.steps),
         "ss_training_comment": f"Diff2Flow Kit, objective {facts.objective}",
     }

@@ -4,6 +4,7 @@ A file is written into a hidden folder beside its place, synced to the disk and 
 a full disk or a cancelled run leaves the old file as it was. Only safetensors are read: a pickle can run code.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -23,6 +24,10 @@ _LONGEST_NAME = 100
 _FORBIDDEN = re.compile(r'[<>:"|?*\\\x00-\x1f\x7f]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 _LEFT_BEHIND_S = 24 * 3600
+_WINDOWS = os.name == "nt"
+_WAITS, _WAIT_S = 10, 0.1
+# What network and FUSE mounts answer when a folder is to be opened or synced.
+_UNSYNCED = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM}
 
 
 def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
@@ -39,13 +44,13 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
     path = Path(path)
     workshop = _make_workshop(path)
     try:
-        made = workshop / (path.name + ".part")  # an ending that no list of models shows
+        made = workshop / "part"  # no ending, so that no list of models shows it
         write(made)
         # As a file that open() makes: some writers give theirs to the owner alone.
         made.chmod(workshop.stat().st_mode & 0o666)
         with made.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(made, path)
+        _replace(made, path)
         _sync_folder(path.parent)
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
@@ -54,9 +59,12 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def _make_workshop(path: Path) -> Path:
-    """A new folder in a hidden one beside ``path``; what a killed process left there long ago is removed."""
-    hidden = path.parent / f".{path.name[:40]}.tmp"
-    workshop = hidden / uuid.uuid4().hex
+    """A new folder in a hidden one beside ``path``; what a killed process left there long ago is removed.
+
+    Names are short, since Windows takes no path beyond 259 characters: a cache's file has 76 of its own.
+    """
+    hidden = path.parent / f".{path.name[:8]}.tmp"
+    workshop = hidden / uuid.uuid4().hex[:8]
     try:
         for old in hidden.iterdir() if hidden.is_dir() else ():
             _remove_left_behind(old)
@@ -76,15 +84,29 @@ def _remove_left_behind(folder: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _replace(made: Path, path: Path) -> None:
+    """Move a file over another; on Windows a virus scanner may hold either for a moment, which is waited for."""
+    for _ in range(_WAITS if _WINDOWS else 0):
+        with suppress(PermissionError):
+            os.replace(made, path)
+            return
+        time.sleep(_WAIT_S)
+    os.replace(made, path)
+
+
 def _sync_folder(folder: Path) -> None:
-    """Put the new name on the disk; Windows opens no folders and needs none of this."""
-    if os.name == "nt":
+    """Put the new name on the disk; Windows opens no folders and needs none of this, and some mounts cannot."""
+    if _WINDOWS:
         return
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSYNCED:
+            raise
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -2,9 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..d2f_core import PREDICTIONS
+from ..d2f_core import PREDICTIONS, STARTS
 from . import host
-from .flow_sampling import STARTS
 from .inputs import CATEGORY
 
 AUTO = "auto"

@@ -15,11 +15,9 @@ i, so that they choose the same noise levels as on the unconverted model.
 import torch
 from torch import Tensor
 
-from ..d2f_core import FlowAlignment, shift_levels
+from ..d2f_core import STARTS, FlowAlignment, shift_levels
 from ..d2f_core.coordinate import coordinate_dtype
 from ..d2f_core.time_map import interpolant_norm
-
-STARTS = ("t_min", "noise")
 
 # The least weight of a latent in the state, so that states at s = 1 can leave the sampler and come back.
 LEAST_DATA_WEIGHT = 1e-4

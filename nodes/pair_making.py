@@ -18,7 +18,7 @@ from ..d2f_data.store import check_name, content_digest
 from . import host
 from .guided import GuidedVelocity
 from .pair_prompts import Prompts
-from .training_data import join
+from .training_data import first_entry, join
 from .training_run import weights_fingerprint
 
 GRID = "uniform"
@@ -80,7 +80,8 @@ class PairMaker:
         self.model, self.network, self.settings, self.prompts = model, network, settings, prompts
         shape = host.latent_shape(model, settings.width, settings.height)
         self.conditions = [network.condition([entry], shape) for entry in prompts.entries]
-        self.null = network.condition(negative, shape) if settings.cfg != 1 else None
+        guided = settings.cfg != 1
+        self.null = network.condition([first_entry([negative], "negative")], shape) if guided else None
         teacher = self._teacher()
         self.plan = PairPlan(shape, settings.count, settings.seed, teacher, settings.shard_size, settings.storage)
         self.times = flow_grid(GRID, settings.steps)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .host import encoding, throw_if_interrupted
-from .training_data import Entry, entries_of
+from .training_data import Entry, entries_of, first_entry
 
 
 class Prompts(NamedTuple):
@@ -32,6 +32,7 @@ def gather_prompts(texts: Sequence[str], file: str, clip: Any, positive: Sequenc
     if lines and positive:
         raise ValueError("both 'positive' and prompts are given; disconnect 'positive', or empty the prompts")
     if positive:
+        first_entry(positive, "positive")  # there is one
         entries = entries_of(positive)
         return Prompts([f"conditioning {i}" for i in range(len(entries))], entries)
     if not lines:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..d2f_core import curvature, few_step_errors, flow_grid, follow, straightness
 from . import host
 from .guided import GuidedVelocity
-from .training_data import entries_of, join
+from .training_data import first_entry, join
 
 COUNTS = (1, 2, 4, 8)
 
@@ -81,14 +81,14 @@ def measure(model: Any, question: Question, on_step: Callable[[int], None]) -> P
 
 
 def _velocity(network: host.TrainingNetwork, question: Question, shape: tuple[int, ...]) -> GuidedVelocity:
-    told = network.condition([entries_of([question.positive])[0]], shape)
+    told = network.condition([first_entry([question.positive], "positive")], shape)
     guided = question.cfg != 1
-    if guided and not question.negative:
+    if guided and question.negative is None:
         raise ValueError(
             f"the guidance is {question.cfg:g} but nothing is connected to 'negative'; connect the conditioning of an "
             "empty prompt, or set it to 1"
         )
-    null = network.condition([entries_of([question.negative])[0]], shape) if guided else None
+    null = network.condition([first_entry([question.negative], "negative")], shape) if guided else None
     return GuidedVelocity(network, network.alignment, join([told] * question.count), null, question.cfg)
 
 

@@ -223,7 +223,7 @@ def first_entry(conditionings: Any, what: str) -> Entry:
     """
     entries = entries_of(conditionings)
     if not entries:
-        raise ValueError(f"'{what}' is an empty conditioning; connect the output of a CLIP Text Encode")
+        raise ValueError(f"'{what}' is an empty conditioning; connect the conditioning of a prompt")
     return entries[0]
 
 

@@ -17,6 +17,7 @@ from ..d2f_data.run_folder import RunFolder
 from ..d2f_data.store import free_path
 from . import host
 from .pair_items import TrainingItems
+from .training_clock import Clock
 from .training_data import condition_fingerprint
 from .training_plan import TrainingPlan
 from .training_preview import Preview
@@ -131,7 +132,7 @@ class TrainingRun:
         self.losses, self.checks = list(state["losses"]), list(state["validation"])
         self.saved = self.trainer.step
 
-    def _after(self, record: StepRecord, clock: "Clock") -> None:
+    def _after(self, record: StepRecord, clock: Clock) -> None:
         """What is due after a step: measure, save, draw, tell."""
         plan, step = self.plan, record.step
         if self.validation is not None and (_due(step, plan.validate_every) or step == plan.steps):
@@ -206,33 +207,6 @@ class TrainingRun:
         )
 
 
-class Clock:
-    """Turns step records into a line of text with speed and time left.
-
-    Args:
-        done, steps: steps that are done, and of the whole run.
-        note: what every line ends with.
-    """
-
-    def __init__(self, done: int, steps: int, note: str = "") -> None:
-        self.first, self.steps, self.note, self.start = done, steps, note, time.perf_counter()
-
-    def opening(self) -> str:
-        """What is said before the first step."""
-        return (f"going on after step {self.first}" if self.first else "starting") + self.note
-
-    def line(self, record: StepRecord, losses: list[float], checks: list[tuple[int, float]]) -> str:
-        """Step, loss and its mean over 50 steps, validation loss, rate, speed, time left."""
-        recent = losses[-50:]
-        pace = (time.perf_counter() - self.start) / (record.step - self.first)
-        validation = f", validation {checks[-1][1]:.4g}" if checks else ""
-        return (
-            f"step {record.step} of {self.steps}: loss {record.loss:.4g} (mean {sum(recent) / len(recent):.4g}"
-            f"{validation}), rate {record.learning_rate:.2g}, {1 / pace:.3g} steps/s, "
-            f"{_duration(pace * (self.steps - record.step))} left{self.note}"
-        )
-
-
 def weights_fingerprint(network: nn.Module) -> str:
     """16 hex digits of sha256 over names, shapes and 64 evenly spaced values of each weight, in float32."""
     digest = hashlib.sha256()
@@ -245,8 +219,3 @@ def weights_fingerprint(network: nn.Module) -> str:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s"

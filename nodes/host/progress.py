@@ -43,14 +43,18 @@ class NodeProgress:
 
 
 def quick_picture(model: Any, latent: Tensor) -> Any | None:
-    """A rough PIL picture of a latent (1, C, h, w) in the model's scale; None if the host knows no way."""
+    """A rough PIL picture of a latent (1, C, h, w) in the model's scale; None if the host knows no way.
+
+    Made on the CPU: from CUDA the host copies a preview without waiting for it, and may show what was in the memory
+    before (Comfy-Org/ComfyUI#4183).
+    """
     latent_format = model.model.latent_format
-    previewer = latent_preview.get_previewer(model.load_device, latent_format)
+    previewer = latent_preview.get_previewer(torch.device("cpu"), latent_format)
     if previewer is None and latent_format.latent_rgb_factors is not None:
         previewer = latent_preview.Latent2RGBPreviewer(
             latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias
         )
-    return None if previewer is None else previewer.decode_latent_to_preview(latent)
+    return None if previewer is None else previewer.decode_latent_to_preview(latent.cpu())
 
 
 def decode(vae: Any, samples: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The host's samplers: levels, SAMPLER objects, a whole sampling run."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,9 @@ import latent_preview
 from torch import Tensor
 
 from .model import NODE_NAME, sampling_of
+
+# Pixels, and frames, that a place of an empty latent stands for, where its node says so.
+_RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
 
 def scheduler_names() -> list[str]:
@@ -58,7 +62,7 @@ def sample(
 ) -> dict[str, Any]:
     """Sample a LATENT with the host's CFG guider: its noise for this seed, masks, progress and previews."""
     out = dict(latent)
-    out["samples"] = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    out["samples"] = _fit_empty(model, out)
     noise = comfy.sample.prepare_noise(out["samples"], seed, latent.get("batch_index"))
     out["samples"] = comfy.sample.sample_custom(
         model,
@@ -75,3 +79,14 @@ def sample(
         seed=seed,
     )
     return out
+
+
+def _fit_empty(model: Any, latent: dict[str, Any]) -> Tensor:
+    """Samples of a LATENT, empty ones in the model's channels and size; takes what the host used for that out of it.
+
+    As the host's own samplers do. ComfyUI 0.16.3 knows the first of the ratios alone.
+    """
+    fit = comfy.sample.fix_empty_latent_channels
+    known = inspect.signature(fit).parameters
+    ratios = {name: latent.pop(name) for name in _RATIOS if name in known and name in latent}
+    return fit(model, latent["samples"], **ratios)

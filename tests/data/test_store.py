@@ -1,5 +1,6 @@
 """Files on disk: whole or not there, whatever happens while they are written."""
 
+import errno
 import os
 import re
 import signal
@@ -8,11 +9,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
+from diff2flow_kit.d2f_data import store
 from diff2flow_kit.d2f_data.store import atomic_write, check_name, free_path, load_tensors, save_tensors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,6 +104,101 @@ def test_the_same_where_there_was_no_file(tmp_path):
     with pytest.raises(ZeroDivisionError):
         atomic_write(tmp_path / "new", lambda path: path.write_bytes(b"x") / 0)
     assert os.listdir(tmp_path) == []
+
+
+def test_the_path_on_the_way_is_short(tmp_path):
+    """Windows takes 259 characters, and the names of a cache's files have 76."""
+    seen = []
+
+    def write(path):
+        path.touch()
+        seen.extend(str(there.relative_to(tmp_path)) for there in tmp_path.rglob("*"))
+
+    atomic_write(tmp_path / ("f" * 64 + ".safetensors"), write)
+    assert len(seen) == 3 and max(map(len, seen)) <= 30 and all(name.startswith(".") for name in seen)
+
+
+def test_writers_in_one_folder_do_not_meet(tmp_path):
+    """Of one name, and of names that begin alike."""
+
+    def write(path):
+        path.write_text("first")
+        atomic_write(tmp_path / "my_lora_00001", lambda other: other.write_text("second"))
+        atomic_write(tmp_path / "my_lora_00002", lambda other: other.write_text("third"))
+        assert (tmp_path / "my_lora_00001").read_text() == "second"
+
+    atomic_write(tmp_path / "my_lora_00001", write)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "my_lora_00001": "first",
+        "my_lora_00002": "third",
+    }
+
+
+@pytest.fixture
+def scanner(monkeypatch):
+    """`scanner(windows, moments)`: files cannot be moved that many times; -> a list of the seconds waited."""
+    waited, replace = [], os.replace
+
+    def install(windows, moments, error=PermissionError):
+        left = iter(range(moments))
+
+        def held(source, target):
+            if next(left, None) is not None:
+                raise error(13, "held by a virus scanner")
+            replace(source, target)
+
+        monkeypatch.setattr(store, "_WINDOWS", windows)
+        monkeypatch.setattr(store.os, "replace", held)
+        monkeypatch.setattr(store.time, "sleep", waited.append)
+        return waited
+
+    return install
+
+
+def test_on_windows_a_file_that_is_held_for_a_moment_is_waited_for(saved, scanner):
+    waited = scanner(True, 10)
+    save_tensors(saved, {"a": torch.ones(1)}, {"note": "new"})
+    assert load_tensors(saved)[1] == {"note": "new"} and sum(waited) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("windows", "moments", "error"),
+    [(True, 11, PermissionError), (True, 1, FileNotFoundError), (False, 1, PermissionError)],
+)
+def test_what_cannot_be_moved_is_an_error(saved, scanner, windows, moments, error):
+    """After a second; at once where it is no scanner."""
+    waited = scanner(windows, moments, error)
+    with pytest.raises(error, match="virus scanner"):
+        save_tensors(saved, {"a": torch.ones(1)}, {})
+    assert is_old(saved) and os.listdir(saved.parent) == [saved.name] and len(waited) == moments - 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows opens no folders")
+@pytest.mark.parametrize(
+    ("call", "code", "passes"),
+    [
+        ("fsync", errno.EINVAL, True),
+        ("fsync", errno.EBADF, True),
+        ("fsync", errno.ENOTSUP, True),
+        ("open", errno.EACCES, True),
+        ("open", errno.EPERM, True),
+        ("fsync", errno.EIO, False),
+    ],
+)
+def test_a_mount_whose_folders_cannot_be_synced(saved, monkeypatch, call, code, passes):
+    """The file is there by then. A disk that fails is still an error."""
+    original = getattr(os, call)
+
+    def refuse(what, *args, **options):
+        is_folder = stat.S_ISDIR(os.fstat(what).st_mode) if call == "fsync" else what == saved.parent
+        if is_folder:
+            raise OSError(code, os.strerror(code))
+        return original(what, *args, **options)
+
+    monkeypatch.setattr(store.os, call, refuse)
+    with nullcontext() if passes else pytest.raises(OSError, match=os.strerror(code)):
+        save_tensors(saved, {"a": torch.ones(1)}, {"note": "new"})
+    assert load_tensors(saved)[1] == {"note": "new"} and os.listdir(saved.parent) == [saved.name]
 
 
 def test_a_kill_in_the_middle_of_a_save_leaves_the_old_file(saved):

@@ -110,6 +110,39 @@ def test_other_latent_channels_of_an_empty_latent_are_fixed(eps_model, ksampler)
     assert out["samples"].shape == (1, 4, 8, 8)
 
 
+@pytest.mark.parametrize("value, side", [(0.0, 8), (1.0, 4)], ids=["empty", "an image"])
+def test_a_latent_of_another_scale_is_as_with_the_stock_ksampler(host, eps_model, conditioning, ksampler, value, side):
+    import nodes
+
+    latent = {"samples": torch.full((1, 4, 4, 4), value), "downscale_ratio_spacial": 16}
+    ours, _ = ksampler(eps_model, **latent)
+    stock = nodes.KSampler().sample
+    theirs = stock(host.convert(eps_model), 9, 4, 2.0, "euler", "simple", *conditioning, latent, 1.0)[0]
+    assert ours["samples"].shape == theirs["samples"].shape == (1, 4, side, side)
+    assert set(ours) == set(theirs) == {"samples"}
+    assert set(latent) == {"samples", "downscale_ratio_spacial"}
+
+
+@pytest.mark.parametrize("known", [0, 1, 2])
+def test_the_host_is_told_the_ratios_that_it_knows(eps_model, ksampler, monkeypatch, known):
+    """ComfyUI 0.16.3 and 0.18.2 know one, later ones two; those that it does not know stay where they are."""
+    import comfy.sample
+
+    ratios = {"downscale_ratio_spacial": 16, "downscale_ratio_temporal": 4}
+    names, told = list(ratios)[:known], {}
+
+    def fit(model, samples, **options):
+        told.update(options)
+        return samples
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    fit.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in ["model", "samples", *names]])
+    monkeypatch.setattr(comfy.sample, "fix_empty_latent_channels", fit)
+    out, _ = ksampler(eps_model, **ratios)
+    assert told == {name: ratios[name] for name in names}
+    assert set(out) == {"samples", *ratios} - set(names)
+
+
 def test_models_that_cannot_be_converted_are_refused(build, ksampler):
     with pytest.raises(ValueError, match="ModelSamplingContinuousEDM"):
         ksampler(build("EDM"))

@@ -118,7 +118,7 @@ def test_progress_text_and_previews(build, train, shown, latents, output):
 def test_a_cancel_between_two_steps_is_noticed(build, train, part, saved, monkeypatch, unharmed):
     import comfy.model_management
 
-    model, line = build(), part("training_run").Clock.line
+    model, line = build(), part("training_clock").Clock.line
 
     def cancel(self, record, *args):
         if record.step == 2:
@@ -126,7 +126,7 @@ def test_a_cancel_between_two_steps_is_noticed(build, train, part, saved, monkey
         return line(self, record, *args)
 
     with unharmed(model):
-        monkeypatch.setattr(part("training_run").Clock, "line", cancel)
+        monkeypatch.setattr(part("training_clock").Clock, "line", cancel)
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             train(model, steps=2)
     assert [path.stem for path in saved()] == ["my_lora_step000002_00001"]
@@ -206,13 +206,26 @@ def test_the_plot_has_the_validation(build, train, latents):
 
 
 def test_time_left(part, monkeypatch):
-    run = part("training_run")
-    assert [run._duration(s) for s in (0.4, 59.6, 61, 3600, 90000)] == [
+    clocks = part("training_clock")
+    assert [clocks._duration(s) for s in (0.4, 59.6, 61, 3600, 90000)] == [
         "0 min 0 s", "1 min 0 s", "1 min 1 s", "1 h 0 min", "25 h 0 min",
     ]  # fmt: skip
     now = iter([100.0, 110.0])
-    monkeypatch.setattr(run.time, "perf_counter", lambda: next(now))
-    clock = run.Clock(20, 60)
+    monkeypatch.setattr(clocks.time, "perf_counter", lambda: next(now))
+    clock = clocks.Clock(20, 60)
     record = SimpleNamespace(step=25, loss=0.5, learning_rate=1e-4, seconds=2.0)
     line = clock.line(record, [0.25] * 10 + [0.5] * 50, [])
     assert line == "step 25 of 60: loss 0.5 (mean 0.5), rate 0.0001, 0.5 steps/s, 1 min 10 s left"
+
+
+def test_a_quick_picture_is_made_on_the_cpu(build, part, latents, monkeypatch):
+    """The host does not wait for a picture that it copies from CUDA (Comfy-Org/ComfyUI#4183)."""
+    import latent_preview
+
+    model, asked = build(), []
+    expected = part("host.progress").quick_picture(model, latents[:1])
+    monkeypatch.setattr(latent_preview, "get_previewer", lambda device, latent_format: asked.append(device))
+    monkeypatch.setattr(model, "load_device", torch.device("cuda"))
+    on_device = SimpleNamespace(cpu=lambda: latents[:1])
+    assert part("host.progress").quick_picture(model, on_device).tobytes() == expected.tobytes()
+    assert asked == [torch.device("cpu")]

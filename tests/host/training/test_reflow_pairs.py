@@ -197,6 +197,8 @@ REFUSED = {
     "both": ({"prompts": "a cat", "positive": "given"}, "both 'positive' and prompts"),
     "no file": ({"prompt_file": "/nowhere/x.txt"}, r"prompt_file .*x\.txt cannot be read"),
     "no negative": ({"positive": "given", "cfg": 3.0}, "cfg is 3 but nothing is connected to 'negative'"),
+    "empty positive": ({"positive": []}, "'positive' is an empty conditioning; connect"),
+    "empty negative": ({"positive": "given", "cfg": 3.0, "negative": []}, "'negative' is an empty conditioning; con"),
     "size": ({"positive": "given", "width": 60}, "multiples of 8 for this model, got 60 and 48"),
     "name": ({"positive": "given", "name": "../x"}, "the name of the pairs '../x' leads out of its folder"),
 }
@@ -205,7 +207,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_refusals(generate, build, conditioning, output, case):
     given, words = REFUSED[case]
-    given = {**given, "positive": conditioning[0]} if "positive" in given else given
+    given = {**given, "positive": conditioning[0]} if given.get("positive") == "given" else given
     with pytest.raises(ValueError, match=words):
         generate(build(), **given)
     assert not list(output.rglob("*.safetensors"))

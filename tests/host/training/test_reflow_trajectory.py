@@ -114,6 +114,14 @@ def test_guidance_needs_a_negative(build, report, unharmed):
         report(model, cfg=4.0, negative=None)
 
 
+@pytest.mark.parametrize("empty", [[], [[torch.zeros(0, 7, 16), {}]]], ids=["no entry", "no text"])
+@pytest.mark.parametrize("name", ["positive", "negative"])
+def test_an_empty_conditioning_is_named(build, measure, unharmed, name, empty):
+    model = build()
+    with unharmed(model), pytest.raises(ValueError, match=f"'{name}' is an empty conditioning; connect"):
+        measure(model, cfg=4.0, **{name: empty})
+
+
 def test_nothing_of_the_model_is_changed_and_it_can_be_cancelled(build, report, unharmed, part, monkeypatch):
     import comfy.model_management
 
