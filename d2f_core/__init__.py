@@ -24,6 +24,7 @@ The v of v-prediction is ``alpha * eps - sigma * x0``; it is never called veloci
 """
 
 from .adapter import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, attached
+from .adaptive import ADAPTIVE_METHODS
 from .batches import Batch, TrainingData, mix
 from .depth import (
     DepthRange,
@@ -34,6 +35,7 @@ from .depth import (
     ensemble,
     valid_pixels,
 )
+from .evaluation import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, SolverStep
 from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_levels
 from .lora import TARGETS, AdapterSettings, make_adapters
 from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Objective, Pair, TimeDensity
@@ -44,16 +46,7 @@ from .optional import install_command
 from .prediction import PREDICTIONS
 from .reflow import FlowPath, curvature, few_step_errors, follow, straightness
 from .schedule import NoiseSchedule
-from .solve import (
-    ADAPTIVE_METHODS,
-    FIXED_METHODS,
-    METHODS,
-    CountedVelocity,
-    EvaluationLimitError,
-    NonFiniteVelocityError,
-    SolverStep,
-    solve,
-)
+from .solve import FIXED_METHODS, METHODS, solve
 from .train import NonFiniteLossError, StepRecord, Trainer, TrainSettings
 from .velocity import FlowAlignment
 from .view import for_autograd, private_view

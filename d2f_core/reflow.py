@@ -22,8 +22,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .evaluation import VelocityFn
 from .grid import flow_grid
-from .solve import VelocityFn, solve
+from .solve import solve
 
 
 class FlowPath(NamedTuple):

@@ -8,23 +8,18 @@ A velocity that is computed as (x0 - x) / (1 - t) does not exist at t = 1. Then 
 solved with ``open_end``: a tableau with all c < 1, of an order that keeps the order of the whole
 (one step of local error h^p is enough for a method of order p). Euler and midpoint never look at the end.
 
-The adaptive solvers, Dormand-Prince 5(4) and Bogacki-Shampine 3(2), are torchdiffeq's. The whole batch
-takes the same steps, and the error of a step is that of its worst item.
+The adaptive solvers choose their own steps; they are in ``adaptive``.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .coordinate import coordinate_dtype
-from .optional import install_command
-
-VelocityFn = Callable[[Tensor, Tensor], Tensor]
+from .adaptive import ADAPTIVE_METHODS, TorchdiffeqFlow
+from .evaluation import CountedVelocity, SolverStep, VelocityFn, check_finite
 
 
 @dataclass(frozen=True)
@@ -57,45 +52,7 @@ FIXED_METHODS: Mapping[str, Tableau] = MappingProxyType(
 )
 """Fixed-step solvers of order 1, 2, 2 and 4."""
 
-ADAPTIVE_METHODS: tuple[str, ...] = ("dopri5", "bosh3")
-"""Adaptive solvers of order 5 and 3; they need the package torchdiffeq."""
-
 METHODS: tuple[str, ...] = (*FIXED_METHODS, *ADAPTIVE_METHODS)
-
-
-@dataclass(frozen=True)
-class SolverStep:
-    """What ``on_step`` gets after each step: its number from 0, the flow time reached, calls so far."""
-
-    index: int
-    t: float
-    nfe: int
-
-
-class EvaluationLimitError(RuntimeError):
-    """A solver asked for more velocity evaluations than it was allowed."""
-
-
-class NonFiniteVelocityError(ArithmeticError):
-    """The velocity had NaN or infinite values."""
-
-
-class CountedVelocity:
-    """A velocity that counts its calls in ``nfe`` and stops at ``limit``."""
-
-    def __init__(self, velocity_fn: VelocityFn, limit: int | None = None) -> None:
-        self.velocity_fn = velocity_fn
-        self.limit = limit
-        self.nfe = 0
-
-    def __call__(self, t: Tensor, x: Tensor) -> Tensor:
-        if self.limit is not None and self.nfe >= self.limit:
-            raise EvaluationLimitError(
-                f"the solver reached its limit of {self.limit} evaluations at t = {float(t):.4f} of 1; raise the "
-                "limit (max_nfe), or loosen the tolerances (rtol, atol)"
-            )
-        self.nfe += 1
-        return self.velocity_fn(t, x)
 
 
 def solve(
@@ -164,7 +121,7 @@ def _step(velocity_fn: CountedVelocity, x: Tensor, start: float, end: float, tab
     for c, row in zip(tableau.c, ((), *tableau.a), strict=True):
         t = torch.tensor(end if c == 1 else start + c * h, dtype=torch.float64)
         k.append(velocity_fn(t, _advance(x, h, row, k)))
-    return _check_finite(_advance(x, h, tableau.b, k), start, end)
+    return check_finite(_advance(x, h, tableau.b, k), start, end)
 
 
 def _advance(x: Tensor, h: float, weights: tuple[float, ...], k: list[Tensor]) -> Tensor:
@@ -192,64 +149,12 @@ def _solve_adaptive(
             "an adaptive solver whose end is open needs a time before it at which to stop; pass 3 or more times"
         )
     inside = times[:-1] if open_end else times
-    flow = _TorchdiffeqFlow(velocity_fn, x, inside, on_step)
+    flow = TorchdiffeqFlow(velocity_fn, x, inside, on_step)
     if x.numel():
         x = flow.integrate(method, rtol, atol)
     if open_end:
         x = _solve_fixed(velocity_fn, x, times[-2:], _EULER, True, on_step, first_index=flow.accepted)
     return x
-
-
-class _TorchdiffeqFlow:
-    """The velocity as torchdiffeq wants it: state in float32 or better, callbacks as attributes."""
-
-    def __init__(
-        self, velocity_fn: CountedVelocity, x: Tensor, times: list[float], on_step: Callable[[SolverStep], None]
-    ) -> None:
-        self.velocity_fn, self.x, self.times, self.on_step = velocity_fn, x, times, on_step
-        self.accepted = 0
-
-    def integrate(self, method: str, rtol: float, atol: float) -> Tensor:
-        time_dtype = coordinate_dtype(self.x.device)
-        ts = torch.tensor(self.times, dtype=time_dtype, device=self.x.device)
-        # Every given time is a step, so that no stage lies beyond the last one.
-        options: dict[str, Any] = {"dtype": time_dtype, "norm": self._worst_item, "step_t": ts[1:]}
-        options["first_step"] = 0.05 * (ts[-1] - ts[0]).abs()
-        state = self.x.to(torch.promote_types(self.x.dtype, torch.float32))
-        try:
-            path = _odeint()(self, state, ts, rtol=rtol, atol=atol, method=method, options=options)
-        except AssertionError as error:
-            raise RuntimeError(
-                f"the adaptive solver {method!r} gave up ({error}); loosen rtol and atol, or use a fixed-step solver"
-            ) from error
-        return path[-1].to(self.x.dtype)
-
-    def __call__(self, t: Tensor, state: Tensor) -> Tensor:
-        # torchdiffeq rounds t to the dtype of the state, which may step over an end by one ulp.
-        inside = t.detach().to("cpu", torch.float64).clamp(min(self.times), max(self.times))
-        velocity = self.velocity_fn(inside, state.to(self.x.dtype)).to(state.dtype)
-        return _check_finite(velocity, float(inside), float(inside))
-
-    def callback_accept_step(self, t: Tensor, state: Tensor, dt: Tensor) -> None:
-        """torchdiffeq calls this with the start of an accepted step; the time reported is its end."""
-        direction = 1 if self.times[-1] > self.times[0] else -1
-        self.on_step(SolverStep(self.accepted, float(t + direction * dt), self.velocity_fn.nfe))
-        self.accepted += 1
-
-    def _worst_item(self, error: Tensor) -> Tensor:
-        """Largest root mean square over the items of a batch."""
-        return error.reshape(self.x.shape[0], -1).square().mean(dim=1).max().sqrt()
-
-
-def _odeint() -> Callable[..., Tensor]:
-    try:
-        from torchdiffeq import odeint
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"the adaptive solvers {', '.join(ADAPTIVE_METHODS)} need the package torchdiffeq; install it with "
-            f"{install_command('torchdiffeq')}, or choose one of {', '.join(FIXED_METHODS)}"
-        ) from error
-    return odeint
 
 
 def _check_times(ts: Tensor) -> list[float]:
@@ -262,13 +167,3 @@ def _check_times(ts: Tensor) -> list[float]:
             f"got shape {tuple(times.shape)} starting {shown}"
         )
     return times.tolist()
-
-
-def _check_finite(value: Tensor, start: float, end: float) -> Tensor:
-    if not bool(torch.isfinite(value).all()):
-        where = f"at t = {start:.4f}" if math.isclose(start, end) else f"between t = {start:.4f} and {end:.4f}"
-        raise NonFiniteVelocityError(
-            f"the velocity is NaN or infinite {where}; the network overflowed: run it in float32 or bfloat16, "
-            "lower the CFG, or check the LoRA"
-        )
-    return value
