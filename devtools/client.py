@@ -13,6 +13,7 @@ import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,22 +122,39 @@ class Client:
     ) -> Result:
         """Queue a prompt and wait for its end; `on_event` sees each message (`{"type", "data"}`).
 
-        Raises PromptError when ComfyUI refuses it or a node fails, Interrupted when someone stopped it.
+        Raises PromptError when ComfyUI refuses it or a node fails, Interrupted when someone stopped it. Whatever else
+        ends the waiting, the prompt is stopped, so that those of others need not wait for it.
         """
         start = time.monotonic()
         channel = WebSocket(self.address, self.port, f"/ws?clientId={self.id}")
         try:
-            prompt_id = self.queue(prompt, extra)
-            result = Result(prompt_id, 0.0)
-            for event in self.follow(channel, prompt_id, start + seconds):
-                result.messages.append(event)
-                note_steps(result.steps, event)
-                on_event(event)
+            result = Result(self.queue(prompt, extra), 0.0)
+            self.listen(channel, result, on_event, start + seconds)
         finally:
             channel.close()
         result.seconds = time.monotonic() - start
-        result.outputs = self.history(prompt_id).get("outputs", {})
+        result.outputs = self.history(result.prompt_id).get("outputs", {})
         return result
+
+    def listen(self, channel: WebSocket, result: Result, on_event: Callable[[Event], None], deadline: float) -> None:
+        """Hear of a prompt, up to its end."""
+        try:
+            for event in self.follow(channel, result.prompt_id, deadline):
+                result.messages.append(event)
+                note_steps(result.steps, event)
+                on_event(event)
+        except PromptError:
+            raise
+        except BaseException:
+            self.withdraw(result.prompt_id)
+            raise
+
+    def withdraw(self, prompt_id: str) -> None:
+        """Take a prompt out of the queue, or stop it if it runs; nothing if ComfyUI is gone."""
+        with suppress(OSError):
+            self.post("/queue", {"delete": [prompt_id]})
+            if any(entry[1] == prompt_id for entry in self.get("/queue")["queue_running"]):
+                self.interrupt()
 
     def follow(self, channel: WebSocket, prompt_id: str, deadline: float) -> Iterator[Event]:
         """The messages about a prompt, up to its end."""

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from .browser import ensure_browser
@@ -14,6 +15,7 @@ from .console import DevError
 from .env import core_python, imports, python_for
 from .host import find_host
 from .paths import ROOT
+from .tools import tools_python
 
 
 def test(rooms: Sequence[str], fast: bool, arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
@@ -44,13 +46,17 @@ def call(command: Sequence[str], environ: Mapping[str, str], patience: float = 3
             raise
 
 
-def interrupt(process: subprocess.Popen[bytes]) -> None:
-    """Ctrl-C for one process; Windows cannot, there it is ended."""
-    if os.name == "nt":
-        process.terminate()
-    else:
-        process.send_signal(signal.SIGINT)
-    process.wait()
+def interrupt(process: subprocess.Popen[bytes], patience: float = 30) -> None:
+    """Ctrl-C for one process, and harder words if it does not hear: what a shell runs in the background ignores it.
+
+    Windows has no Ctrl-C for one process; there it is ended.
+    """
+    ask = process.terminate if os.name == "nt" else partial(process.send_signal, signal.SIGINT)
+    for stop in (ask, process.terminate, process.kill):
+        stop()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+            return
 
 
 def prepare(rooms: Sequence[str], environ: dict[str, str]) -> Path:
@@ -62,4 +68,6 @@ def prepare(rooms: Sequence[str], environ: dict[str, str]) -> Path:
     environ["COMFYUI_PATH"] = str(host.path)
     if not rooms or "browser" in rooms:
         environ["D2F_CHROMIUM"] = str(ensure_browser(python))
+    if not rooms:
+        tools_python()
     return python

@@ -18,6 +18,7 @@ from .paths import cache_root
 
 TOOLS = ["comfy-cli==1.23.0", "comfy-test==0.4.15"]
 QUIET = {"DO_NOT_TRACK": "1", "NO_COLOR": "1", "COLUMNS": "500", "PYTHONIOENCODING": "utf-8"}
+PATIENCE = 900  # seconds that a tool may take
 LAUNCH = """
 import os, sys
 sys.path.append(os.environ["D2F_TOOLS"])
@@ -63,12 +64,15 @@ def comfy_test(pack: Path, config: Path, url: str, logs: Path, browser: Path) ->
 
 
 def output(command: list[str], what: str, folder: Path | None = None, variables: Mapping[str, str] = {}) -> str:
-    """All that `command` prints; a DevError with its last lines if it fails."""
+    """All that `command` prints; a DevError with its last lines if it fails, or does not end."""
     environ = {**os.environ, **variables}
-    result = subprocess.run(
-        command, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        encoding="utf-8", errors="replace",
-    )  # fmt: skip
+    try:
+        result = subprocess.run(
+            command, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, encoding="utf-8", errors="replace", timeout=PATIENCE,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise DevError(f"{what} did not end within {PATIENCE} s.") from None
     if result.returncode != 0:
         last = "\n".join(result.stdout.splitlines()[-40:])
         raise DevError(f"{what} failed with code {result.returncode}:\n{last}")

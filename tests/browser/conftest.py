@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -17,8 +18,11 @@ from devtools.screenshots import screenshot_folder
 
 from .editor import wait_until_idle
 
-# As for a user who has seen the editor's welcome before, and with text drawn in small nodes, too.
+# As for a user who has seen the editor's welcome before, and with text drawn in small nodes, too. Whatever a page has
+# changed before, the next one begins with these.
 SETTINGS = {
+    "Comfy.Locale": "en",
+    "Comfy.VueNodes.Enabled": False,
     "Comfy.TutorialCompleted": True,
     "Comfy.RightSidePanel.IsOpen": False,
     "Comfy.Minimap.Visible": False,
@@ -54,12 +58,15 @@ def browser_context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def new_page(browser_context: Any, server: Client, host_path: Path) -> Callable[[], Any]:
-    """`new_page()` is the editor with its default graph; `.errors` of it collects what goes wrong in it."""
-    server.post("/settings", SETTINGS)
+def new_page(browser_context: Any, server: Client, host_path: Path) -> Callable[..., Any]:
+    """`new_page()` is the editor with its default graph; `.errors` of it collects what goes wrong in it.
+
+    `new_page({"Comfy.Locale": "zh"})`: with other settings.
+    """
     server.upload_image(host_path / "input" / "example.png")  # ComfyUI's own, which a new base directory lacks
 
-    def make() -> Any:
+    def make(settings: Mapping[str, Any] = MappingProxyType({})) -> Any:
+        server.post("/settings", {**SETTINGS, **settings})
         page = browser_context.new_page()
         page.errors = []
         page.on("pageerror", lambda error: page.errors.append(str(error)))
@@ -74,7 +81,7 @@ def new_page(browser_context: Any, server: Client, host_path: Path) -> Callable[
 
 
 @pytest.fixture(scope="module")
-def editor(new_page: Callable[[], Any]) -> Iterator[Any]:
+def editor(new_page: Callable[..., Any]) -> Iterator[Any]:
     """One page for all tests of a file."""
     page = new_page()
     yield page
@@ -82,7 +89,7 @@ def editor(new_page: Callable[[], Any]) -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(new_page: Callable[[], Any]) -> Iterator[Any]:
+def page(new_page: Callable[..., Any]) -> Iterator[Any]:
     """A page of its own."""
     page = new_page()
     yield page

@@ -61,6 +61,7 @@ WIDGET_PLACE = f"""([type, name]) => {{
   const node = app.graph.nodes.find((n) => n.type === type), widget = node.widgets.find((w) => w.name === name);
   return onThePage([node.pos[0] + node.size[0] / 2, node.pos[1] + widget.y + 10]);
 }}"""
+NO_OPTIONS = "() => document.querySelectorAll('[role=option]').length === 0"
 LOOK = """([x, y, scale]) => {
   Object.assign(app.canvas.ds, { scale, offset: [-x, -y] });
   app.canvas.deselectAll();
@@ -134,10 +135,26 @@ def open_search(page: Any, x: int = 700, y: int = 700) -> Any:
     return box
 
 
+def choose(page: Any, title: str, y: int) -> None:
+    """Click the first hit of the search box, and put the new node, which hangs on the pointer, down at (700, y)."""
+    page.get_by_role("option").filter(has_text=title).first.click()
+    page.wait_for_function(NO_OPTIONS)
+    page.wait_for_function("() => app.graph.nodes.some((n) => n.flags.ghost)")
+    page.mouse.move(700, y, steps=5)
+    page.mouse.click(700, y)
+    page.wait_for_function("() => !app.graph.nodes.some((n) => n.flags.ghost)")
+
+
+def place_of(page: Any, script: str, which: list[str]) -> list[float]:
+    """Where on the page `SLOT_PLACE` or `WIDGET_PLACE` of something is, once it has been drawn."""
+    page.wait_for_function(f"(which) => ({script})(which).every(Number.isFinite)", arg=which)
+    return page.evaluate(script, which)
+
+
 def wire(page: Any, source: tuple[str, str], target: tuple[str, str]) -> None:
     """Draw a link with the mouse, from an output (type of the node, name) to an input."""
     start, end = (
-        page.evaluate(SLOT_PLACE, [kind, side, name])
+        place_of(page, SLOT_PLACE, [kind, side, name])
         for (kind, name), side in ((source, "outputs"), (target, "inputs"))
     )
     page.mouse.move(*start)

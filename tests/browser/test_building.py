@@ -8,13 +8,12 @@ import pytest
 
 from devtools.client import Client
 
-from .editor import WIDGET_PLACE, blank, open_search, wire
+from .editor import NO_OPTIONS, WIDGET_PLACE, blank, choose, open_search, place_of, wire
 
 OPTIONS_SHOW = """(titles) => {
   const options = [...document.querySelectorAll('[role=option]')].map((option) => option.innerText);
   return titles.every((title) => options.some((text) => text.includes(title)));
 }"""
-NO_OPTIONS = "() => document.querySelectorAll('[role=option]').length === 0"
 LINKS = """() => [...app.graph.links.values()].map((link) => {
   const source = app.graph.getNodeById(link.origin_id), target = app.graph.getNodeById(link.target_id);
   return [source.type, source.outputs[link.origin_slot].name, target.type, target.inputs[link.target_slot].name];
@@ -43,12 +42,8 @@ def test_every_node_is_found_by_all_its_aliases(page: Any, server: Client, pictu
 def test_a_node_is_dragged_from_the_search_box_and_wired_to_stock_nodes(loader: str, page: Any, picture: Any):
     blank(page, (loader, 100, 150), ("KSampler", 900, 150))
     open_search(page).fill("rectified flow")
-    page.get_by_role("option").filter(has_text="Convert to Flow Matching").first.click()
+    choose(page, "Convert to Flow Matching", 500)
     page.wait_for_function("() => app.graph.nodes.some((n) => n.type === 'D2FConvert')")
-    page.wait_for_timeout(500)
-    page.mouse.move(700, 500, steps=5)
-    page.mouse.click(700, 500)  # the new node hangs on the pointer until it is put down
-    page.wait_for_function("() => app.graph.nodes.some((n) => n.type === 'D2FConvert' && !n.flags.ghost)")
     wire(page, (loader, "model"), ("D2FConvert", "model"))
     wire(page, ("D2FConvert", "model"), ("KSampler", "model"))
     picture(page)
@@ -64,8 +59,7 @@ def test_tolerances_appear_for_adaptive_solvers_only(page: Any, picture: Any):
     blank(page, ("D2FSampler", 600, 300))
     shown = "(names) => app.graph.nodes[0].widgets.map((w) => w.name).join() === names"
     for solver, tolerances in (("dopri5", ["solver.rtol", "solver.atol", "solver.max_nfe"]), ("heun", [])):
-        page.wait_for_timeout(300)
-        page.mouse.click(*page.evaluate(WIDGET_PLACE, ["D2FSampler", "solver"]))
+        page.mouse.click(*place_of(page, WIDGET_PLACE, ["D2FSampler", "solver"]))
         page.locator(".litecontextmenu").get_by_text(solver, exact=True).click()
         page.wait_for_function("(name) => app.graph.nodes[0].widgets[0].value === name", arg=solver)
         page.wait_for_function(shown, arg=",".join(["solver", *tolerances]))

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from devtools.client import Client
 from devtools.snapshot import LOCALES, read
 
-from .editor import SLOT_PLACE, WIDGET_PLACE, blank, open_search
+from .editor import SLOT_PLACE, WIDGET_PLACE, blank, open_search, place_of
 
 pytestmark = pytest.mark.slow
 
@@ -35,14 +34,12 @@ CUT_OFF = """(help) => {
 
 
 @pytest.fixture(scope="module")
-def chinese(new_page: Callable[[], Any], server: Client) -> Iterator[Any]:
+def chinese(new_page: Callable[..., Any]) -> Iterator[Any]:
     """The page of a user who has chosen Chinese, with two nodes on it."""
-    server.post("/settings", {"Comfy.Locale": "zh"})
-    page = new_page()
+    page = new_page({"Comfy.Locale": "zh"})
     blank(page, ("D2FConvert", 500, 200), ("D2FKSampler", 900, 200))
     yield page
     page.close()
-    server.post("/settings", {"Comfy.Locale": "en"})
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +75,15 @@ def test_nodes_carry_their_chinese_names(chinese, words, picture):
 )
 def test_tooltips_are_chinese(chinese, words, picture, place, target, path):
     kind, name = path
+    wanted = words["D2FConvert"][kind][name]["tooltip"]
     chinese.mouse.move(20, 900)
-    x, y = chinese.evaluate(place, target)
+    x, y = place_of(chinese, place, target)
     chinese.mouse.move(x - 3, y)
     chinese.mouse.move(x, y, steps=3)
-    tooltip = chinese.locator(".node-tooltip")
+    tooltip = chinese.locator(".node-tooltip", has_text=wanted)
     tooltip.wait_for(state="visible")
     picture(chinese)
-    assert tooltip.inner_text() == words["D2FConvert"][kind][name]["tooltip"]
+    assert tooltip.inner_text() == wanted
 
 
 def test_nodes_are_found_by_their_chinese_name(chinese, words):

@@ -41,6 +41,7 @@ def test_it_opens_without_complaint_and_means_what_we_send(path: Path, editor: A
     assert editor.evaluate(RED_LINKS) == []
     assert len(workflow["links"]) == editor.evaluate("() => app.graph.links.size")
     assert to_prompt(workflow, server.object_info()) == prompt_of(editor)
+    editor.wait_for_load_state("networkidle")  # what is missing is complained of once the server has been asked
     assert editor.get_by_role("dialog").count() == 0
     if hinted(workflow):
         offers_what_is_hinted_and_complains_of_nothing_else(editor, hinted(workflow))

@@ -57,18 +57,19 @@ def test_training_shows_how_it_goes_and_goes_on_after_a_cancel(page: Any, server
 
 def test_pairs_go_on_after_a_cancel(page: Any, server: Client, picture: Any):
     open_template(page, "demo_reflow")
-    few = {"name": "browser", "count": 512, "batch_size": 4, "shard_size": 8}
+    many, shard = 4096, 8  # more than can be made before the click
+    few = {"name": "browser", "count": many, "batch_size": 4, "shard_size": shard}
     page.evaluate(SET_WIDGETS, ["D2FReflowPairs", few])
     page.evaluate(SET_WIDGETS, ["D2FTrainLora", {"steps": 2, "warmup_steps": 0, "batch_size": 2}])
     click_run(page)
-    page.wait_for_function(f"() => {GENERATOR}.progress > 0.05")
+    page.wait_for_function(f"() => {GENERATOR}.progress > {3 * shard / many}")
     picture(page, "running")
     click_cancel(page, server)
     pairs = server.base / "output" / "diff2flow" / "pairs" / "browser"
     made = {path: path.stat().st_mtime_ns for path in pairs.glob("shard-*.safetensors")}
     assert made and not (pairs / "manifest.json").exists()
 
-    page.evaluate(SET_WIDGETS, ["D2FReflowPairs", {"count": 4 * len(made) + 48}])
+    page.evaluate(SET_WIDGETS, ["D2FReflowPairs", {"count": shard * (len(made) + 2)}])
     finish(page, server, click_run(page)[0])
     picture(page, "finished")
     assert (pairs / "manifest.json").is_file()

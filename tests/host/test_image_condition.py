@@ -71,7 +71,8 @@ def test_on_a_doubled_input_the_untrained_model_answers_as_before(kind, build, h
                 told["c_concat"] = x
             with torch.no_grad():
                 answers.append(network(x, torch.full((2,), 500.0), told))
-    torch.testing.assert_close(*answers, rtol=1e-5, atol=1e-6)
+    # To the rounding of float32, which differs between processors: 7e-7 to 2.5e-6 of the whole.
+    assert float((answers[0] - answers[1]).norm() / answers[0].norm()) < 5e-6
     assert answers[0].std() > 1e-3
 
 

@@ -196,3 +196,18 @@ def test_an_interrupt_stops_the_run_and_the_next_prompt_works(server, picture, s
     assert stopped.value.details["node_id"] == "sampler"
     assert max(steps) < 300
     assert picture(graph(sampler=stock_ksampler(["conv", 0]))).std() > 5
+
+
+def test_a_prompt_that_nobody_waits_for_any_longer_holds_nobody_up(server, picture):
+    """One that runs is interrupted, one that waits is taken out; the queue is free soon, without their thousand steps."""
+    from devtools.console import DevError
+
+    long = [graph(sampler=stock_ksampler(["conv", 0], steps=5000, seed=seed)) for seed in (5, 6)]
+    waiting = threading.Thread(target=lambda: pytest.raises(DevError, server.run, long[0], seconds=4))
+    waiting.start()
+    with pytest.raises(DevError, match="did not finish in time"):
+        server.run(long[1], seconds=1)
+    waiting.join()
+    assert picture(graph(sampler=stock_ksampler(["conv", 0]))).std() > 5
+    done = server.get("/history")
+    assert [record["status"]["status_str"] for record in done.values()][-2:] == ["error", "success"]

@@ -159,10 +159,13 @@ def test_every_other_node_is_what_it_was(orders, order):
 
 
 def test_importing_it_is_quick_and_loads_no_optional_library(probe, ours):
-    """Median of five, where ComfyUI is loaded already; under another name each import is a whole one."""
+    """Five times, where ComfyUI is loaded already; under another name each import is a whole one.
+
+    Other programs add to the time on the wall, so its least counts, and of the processor's the median.
+    """
     runs = list(probe(*(ours(f"import {number}") for number in range(5)))["packs"].values())
     assert len({len(run["modules"]) for run in runs}) == 1 and len(runs) == 5
-    assert statistics.median(run["wall"] for run in runs) < 0.3
+    assert min(run["wall"] for run in runs) < 0.3
     assert statistics.median(run["processor"] for run in runs) < 0.3
     assert not OPTIONAL & {name.split(".")[0] for run in runs for name in run["modules"]}
 

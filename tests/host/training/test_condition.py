@@ -115,7 +115,10 @@ HALF[:, :, 32:] = 1  # the right half is known
 
 @pytest.fixture
 def blind(monkeypatch):
-    """The network does not see the left half of its input, so that only the loss could tell what is there."""
+    """The network does not see the left half of its input, so that only the loss could tell what is there.
+
+    With the objective naive_fm: velocities that are read off a noise prediction err there by what x0 has no part in.
+    """
     from diff2flow_kit.nodes.host.training import TrainingNetwork
 
     original = TrainingNetwork.__call__
@@ -132,6 +135,7 @@ def test_unknown_places_of_the_target_change_neither_loss_nor_lora(wide, train, 
             wide(),
             [{"samples": one, **({"noise_mask": HALF} if masked else {})}],
             condition=seen,
+            objective="naive_fm",
             run_name=f"{name}_{masked}",
         )
         for name, one in (("plain", latents), ("changed", changed))
@@ -140,7 +144,8 @@ def test_unknown_places_of_the_target_change_neither_loss_nor_lora(wide, train, 
     plain, other = runs["plain", True], runs["changed", True]
     assert plain[1] == other[1] and same(plain[0], other[0])
     plain, other = runs["plain", False], runs["changed", False]
-    assert plain[1] != other[1] and not same(plain[0], other[0])
+    assert all(abs(a / b - 1) > 1e-3 for a, b in zip(plain[1]["loss"], other[1]["loss"], strict=True))
+    assert not same(plain[0], other[0])
 
 
 def test_the_wide_convolution_is_trained_in_full_and_the_facts_say_so(wide, train, seen, saved):

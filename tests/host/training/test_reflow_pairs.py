@@ -102,7 +102,8 @@ def test_the_batch_changes_nothing(generate, build, conditioning):
         generate(model, positive=conditioning[0], batch_size=size, name=f"b{size}")[0].read(range(7)) for size in (1, 7)
     )
     assert torch.equal(one.eps, many.eps)
-    torch.testing.assert_close(one.x0, many.x0, rtol=1e-4, atol=1e-5)
+    # To the rounding of float32, which differs between processors: 2e-7 to 5e-7 of the whole.
+    assert float((one.x0 - many.x0).norm() / many.x0.norm()) < 2e-6
 
 
 def test_prompts_are_taken_in_turn(generate, build, output):
@@ -146,7 +147,7 @@ def test_a_cancel_keeps_what_was_made(generate, build, conditioning, cancel_afte
     assert f"made {7 - made} pairs in" in report
     whole = generate(model, positive=conditioning[0], name="whole")[0]
     assert torch.equal(pairs.read(range(7)).eps, whole.read(range(7)).eps)
-    torch.testing.assert_close(pairs.read(range(7)).x0, whole.read(range(7)).x0, rtol=1e-4, atol=1e-5)
+    assert torch.equal(pairs.read(range(7)).x0, whole.read(range(7)).x0)
 
 
 def test_the_set_is_loaded_and_listed(generate, build, conditioning, load, host):

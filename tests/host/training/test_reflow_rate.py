@@ -1,17 +1,16 @@
 """Pairs are made about as fast as the host samples the same batches."""
 
 import time
-from statistics import median
 
 import pytest
 import torch
 
-STEPS, BATCH, ROUNDS = 10, 8, 3
+STEPS, BATCH, ROUNDS = 10, 8, 5
 
 
 @pytest.mark.slow
 def test_pairs_are_made_at_the_rate_of_plain_sampling(pack, host, node, part, output):
-    """Demo model, guidance 3, writing to disk included; processor time, since other programs do not add to it."""
+    """Demo model, guidance 3, writing to disk included; the least processor time of each, as noise only adds to it."""
     from diff2flow_kit.demo.networks import load_demo_checkpoint
 
     model, clip, _ = load_demo_checkpoint()
@@ -40,6 +39,7 @@ def test_pairs_are_made_at_the_rate_of_plain_sampling(pack, host, node, part, ou
         return time.process_time() - start
 
     plain(), pairs("warm")
-    ratios = [seconds(plain) / seconds(pairs, f"r{i}") for i in range(ROUNDS)]
-    print(f"rate of pairs to plain sampling: {median(ratios):.3f} of {[round(ratio, 3) for ratio in ratios]}")
-    assert median(ratios) >= 0.95
+    rounds = [(seconds(plain), seconds(pairs, f"r{i}")) for i in range(ROUNDS)]
+    rate = min(one for one, _ in rounds) / min(other for _, other in rounds)
+    print(f"rate of pairs to plain sampling: {rate:.3f} of {[round(one / other, 3) for one, other in rounds]}")
+    assert rate >= 0.95

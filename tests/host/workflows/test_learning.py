@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,18 @@ def read_colours(images: list[Image.Image]) -> list[str]:
     return [words["color"] for words in found]
 
 
-def test_the_demo_learns_a_colour_and_forgets_none(server: Client, ran: Any):
+@pytest.fixture
+def new_files(server: Client) -> Callable[[str], list[str]]:
+    """`new_files("loras/*")` -> names of the files in the output folder that this test has made."""
+
+    def found(pattern: str) -> set[Path]:
+        return set((server.base / "output").glob(pattern))
+
+    before = found("**/*")
+    return lambda pattern: sorted(path.name for path in found(pattern) - before)
+
+
+def test_the_demo_learns_a_colour_and_forgets_none(server: Client, ran: Any, new_files: Callable[[str], list[str]]):
     images = ran(FOLDER / "demo_train_lora.json")
     colours = {prefix.removeprefix("diff2flow/demo_train_"): read_colours(batch) for prefix, batch in images.items()}
     before, after = (colours[f"1_sphere_{when}"] + colours[f"2_cube_{when}"] for when in ("1_before", "2_after"))
@@ -35,7 +47,7 @@ def test_the_demo_learns_a_colour_and_forgets_none(server: Client, ran: Any):
     assert colours["3_known_1_before"].count("red") == colours["3_known_2_after"].count("red") == 4
     (plot,) = images["diff2flow/demo_train_loss"]
     assert plot.width > plot.height > 300
-    assert list((server.base / "output" / "loras" / "diff2flow").glob("demo_200_steps_*.safetensors"))
+    assert len(new_files("loras/diff2flow/demo_200_steps_*.safetensors")) == 1
 
 
 @pytest.fixture
@@ -48,7 +60,9 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("model", ["sd15", "sdxl"])
-def test_a_folder_is_trained_on(model: str, server: Client, definitions: dict[str, Any], pictures: Path):
+def test_a_folder_is_trained_on(
+    model: str, server: Client, definitions: dict[str, Any], pictures: Path, new_files: Callable[[str], list[str]]
+):
     """The graph for a large checkpoint, run with the demo model in its place, for a few steps."""
     prompt = to_prompt(read(FOLDER / f"{model}_train_lora_folder.json"), definitions)
     small = {
@@ -59,8 +73,7 @@ def test_a_folder_is_trained_on(model: str, server: Client, definitions: dict[st
     }
     images = saved_images(server, in_small(prompt, small))
     assert sorted(images) == [f"diff2flow/{model}_train_{name}" for name in ("1_before", "2_after", "loss")]
-    saved = (server.base / "output" / "loras" / "diff2flow").glob(f"folder_{model}_step*.safetensors")
-    assert [path.name for path in saved]
+    assert new_files(f"loras/diff2flow/folder_{model}_step*.safetensors")
 
 
 def distance(images: list[Image.Image], others: list[Image.Image]) -> float:
@@ -70,10 +83,14 @@ def distance(images: list[Image.Image], others: list[Image.Image]) -> float:
     return float((a - b).square().mean(1).sqrt().median())
 
 
-def test_reflow_brings_few_steps_to_where_the_teacher_ends(server: Client, definitions: dict[str, Any]):
+def test_reflow_brings_few_steps_to_where_the_teacher_ends(
+    server: Client, definitions: dict[str, Any], new_files: Callable[[str], list[str]]
+):
     """On more prompts than the graph shows: over six of them the distance depends on which six."""
     graph, count = read(FOLDER / "demo_reflow.json"), 24
     prompt = to_prompt(graph, definitions)
+    for node in prompt.values():  # pairs of its own, which no other test has made
+        node["inputs"].update({"name": "demo_learning"} if node["class_type"] == "D2FReflowPairs" else {})
     (asked,) = (node for node in graph["nodes"] if node.get("title", "").startswith("New prompts"))
     prompt[str(asked["id"])]["inputs"]["count"] = count
     images = {prefix.removeprefix("diff2flow/demo_reflow_"): batch
@@ -89,8 +106,8 @@ def test_reflow_brings_few_steps_to_where_the_teacher_ends(server: Client, defin
     for plot in ("loss", "paths"):
         (picture,) = images[plot]
         assert picture.width > picture.height > 300
-    assert (server.base / "output" / "diff2flow" / "pairs" / "demo" / "manifest.json").is_file()
-    assert list((server.base / "output" / "loras" / "diff2flow").glob("demo_reflow_250_steps_*.safetensors"))
+    assert new_files("diff2flow/pairs/demo_learning/manifest.json")
+    assert len(new_files("loras/diff2flow/demo_reflow_250_steps_*.safetensors")) == 1
 
 
 def test_the_reflow_graph_for_a_large_checkpoint_runs(server: Client, definitions: dict[str, Any]):
@@ -108,7 +125,9 @@ def test_the_reflow_graph_for_a_large_checkpoint_runs(server: Client, definition
     assert sorted(images) == [f"diff2flow/sd15_reflow_{name}" for name in names]
 
 
-def test_the_demo_learns_to_see_depth(server: Client, definitions: dict[str, Any]):
+def test_the_demo_learns_to_see_depth(
+    server: Client, definitions: dict[str, Any], new_files: Callable[[str], list[str]]
+):
     prompt = to_prompt(read(FOLDER / "demo_depth.json"), definitions)
     result = server.run(prompt)
     images = {image["filename"].rpartition("_0")[0]: load(server, image) for image in result.images()}
@@ -118,7 +137,7 @@ def test_the_demo_learns_to_see_depth(server: Client, definitions: dict[str, Any
     assert len(means) == 3  # of 1, 2 and 10 calls
     for absrel, delta1, *_ in means:
         assert absrel < 0.08 and delta1 > 0.95
-    assert list((server.base / "output" / "loras" / "diff2flow").glob("demo_depth_160_steps_*.safetensors"))
+    assert len(new_files("loras/diff2flow/demo_depth_160_steps_*.safetensors")) == 1
 
 
 def test_the_depth_graph_for_a_large_checkpoint_runs(server: Client, definitions: dict[str, Any], tmp_path: Path):
