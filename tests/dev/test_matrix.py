@@ -1,6 +1,7 @@
 """The tests on several ComfyUIs: one run of pytest each, what went wrong on one stops no other, and a table."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -146,7 +147,8 @@ def test_only_what_lies_in_tests_takes_the_place_of_a_room():
 def test_pytest_gets_to_clean_up_when_only_this_process_is_interrupted(tmp_path, monkeypatch):
     """A stand-in for pytest starts, this process is interrupted, the stand-in hears of it and ends in its own time."""
     code = (
-        "import pathlib, time\n"
+        "import pathlib, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's job in the background ignores it
         "try:\n    pathlib.Path('started').touch()\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    time.sleep(0.5)\n    pathlib.Path('cleaned').touch()\n"
     )
@@ -164,3 +166,12 @@ def test_pytest_gets_to_clean_up_when_only_this_process_is_interrupted(tmp_path,
     with pytest.raises(KeyboardInterrupt):
         testing.call([sys.executable, "-c", code], os.environ, patience=0.1)
     assert (tmp_path / "cleaned").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
+def test_what_does_not_hear_an_interrupt_is_ended():
+    deaf = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"up\n"
+        testing.interrupt(process, patience=0.2)
+        assert process.returncode == -signal.SIGTERM
