@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..d2f_data.folder import CAPTION_SOURCES
+from .inputs import bucket_step_input, resolution_input
 
 
 def dataset_inputs() -> list[io.Input]:
@@ -17,15 +18,7 @@ def dataset_inputs() -> list[io.Input]:
             tooltip="Folder of the images: an absolute path, or one inside ComfyUI's input folder. Subfolders are "
             "searched, too.",
         ),
-        io.Int.Input(
-            "resolution",
-            default=512,
-            min=64,
-            max=4096,
-            step=8,
-            tooltip="Side of a square image in pixels; other aspect ratios get about the same area. 512 for SD1.5, 768 "
-            "for SD2.1, 1024 for SDXL, 96 for the demo model.",
-        ),
+        resolution_input(),
         io.Combo.Input(
             "captions",
             options=list(CAPTION_SOURCES),
@@ -87,16 +80,7 @@ def dataset_inputs() -> list[io.Input]:
             control_after_generate=False,
             tooltip="Seed of flip, crop and colour. A new seed encodes all augmented images again.",
         ),
-        io.Int.Input(
-            "bucket_step",
-            default=64,
-            min=8,
-            max=512,
-            step=8,
-            tooltip="Sides of buckets are multiples of this, in pixels. A smaller step crops less, but makes more "
-            "buckets, so that fewer images can share a batch.",
-            advanced=True,
-        ),
+        bucket_step_input(),
         io.Boolean.Input(
             "folder_repeats",
             default=False,

@@ -1,4 +1,4 @@
-"""Widgets that several nodes share: seed, solver, grid of noise levels, steps, denoise."""
+"""Widgets that several nodes share: seed, solver, grid of noise levels, steps, denoise, size of training images."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +24,33 @@ def seed_input(tooltip: str) -> io.Int.Input:
         max=0xFFFFFFFFFFFFFFFF,
         control_after_generate=io.ControlAfterGenerate.fixed,
         tooltip=tooltip,
+    )
+
+
+def resolution_input() -> io.Int.Input:
+    """The size of the images of a training set."""
+    return io.Int.Input(
+        "resolution",
+        default=512,
+        min=64,
+        max=4096,
+        step=8,
+        tooltip="Side of a square image in pixels; other aspect ratios get about the same area. 512 for SD1.5, 768 "
+        "for SD2.1, 1024 for SDXL, 96 for the demo model.",
+    )
+
+
+def bucket_step_input() -> io.Int.Input:
+    """How finely aspect ratios are told apart."""
+    return io.Int.Input(
+        "bucket_step",
+        default=64,
+        min=8,
+        max=512,
+        step=8,
+        tooltip="Sides of buckets are multiples of this, in pixels. A smaller step crops less, but makes more "
+        "buckets, so that fewer images can share a batch.",
+        advanced=True,
     )
 
 

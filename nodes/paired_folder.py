@@ -12,7 +12,7 @@ from ..d2f_data.paired_tensors import PairTensors, describe_pairs, read_pairs
 from ..d2f_data.set_report import list_files
 from .folders import existing_folder, folder_state
 from .host import encoding
-from .inputs import CATEGORY, seed_input
+from .inputs import CATEGORY, bucket_step_input, resolution_input, seed_input
 
 
 class D2FPairedFolder(io.ComfyNode):
@@ -32,15 +32,7 @@ class D2FPairedFolder(io.ComfyNode):
                 _folder(
                     "targets", "depths", "Folder of the targets, each named as its image: absolute, or one in input"
                 ),
-                io.Int.Input(
-                    "resolution",
-                    default=512,
-                    min=64,
-                    max=4096,
-                    step=8,
-                    tooltip="Side of a square image in pixels; other aspect ratios get about the same area. 512 for "
-                    "SD1.5, 768 for SD2.1, 1024 for SDXL, 96 for the demo model.",
-                ),
+                resolution_input(),
                 io.DynamicCombo.Input(
                     "target_values",
                     options=[io.DynamicCombo.Option("color", []), io.DynamicCombo.Option("raw", _raw_widgets())],
@@ -55,16 +47,7 @@ class D2FPairedFolder(io.ComfyNode):
                     "pair is there twice, as it is and mirrored.",
                 ),
                 seed_input("Seed of the random flips."),
-                io.Int.Input(
-                    "bucket_step",
-                    default=64,
-                    min=8,
-                    max=512,
-                    step=8,
-                    tooltip="Sides of buckets are multiples of this, in pixels. Smaller: less is cropped, batches mix "
-                    "less.",
-                    advanced=True,
-                ),
+                bucket_step_input(),
             ],
             outputs=[
                 io.Image.Output(
