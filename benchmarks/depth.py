@@ -41,7 +41,6 @@ from diff2flow_kit.nodes.demo_scenes import D2FDemoScenes
 from diff2flow_kit.nodes.depth_from_image import D2FDepthFromImage
 from diff2flow_kit.nodes.depth_target import D2FDepthTarget
 from diff2flow_kit.nodes.image_condition import D2FImageCondition
-from diff2flow_kit.nodes.image_conditions import with_condition
 from diff2flow_kit.nodes.load_lora import D2FLoadLora
 from diff2flow_kit.nodes.train_lora import D2FTrainLora
 
@@ -180,7 +179,7 @@ class Bench:
     def by_ddim(self, model: Any, seed: int, nfe: int) -> tuple[Tensor, Tensor]:
         """The host's own sampler, with the same noise for all images, as Depth from Image has it."""
         levels = host.stock_levels(model, "simple", nfe)
-        told = with_condition(self.prompt, self.encode(self.images))
+        told = host.with_condition(self.prompt, self.encode(self.images))
         empty = {"samples": torch.zeros(len(self.images), 4, SIDE // 8, SIDE // 8)}
         empty["batch_index"] = [0] * len(self.images)
         sampler = comfy.samplers.sampler_object("ddim")

@@ -7,7 +7,6 @@ import torch
 from comfy_api.latest import io
 
 from . import host
-from .image_conditions import with_condition
 from .inputs import CATEGORY
 
 
@@ -52,5 +51,5 @@ class D2FApplyCondition(io.ComfyNode):
                 f"'condition' is a latent of shape {tuple(samples.shape)}; it must be (items, channels, height, width) "
                 "and finite: encode the picture with the model's own VAE, in float32 if need be"
             )
-        told = with_condition(positive, samples)
-        return io.NodeOutput(told, told if negative is None else with_condition(negative, samples))
+        told = host.with_condition(positive, samples)
+        return io.NodeOutput(told, told if negative is None else host.with_condition(negative, samples))

@@ -10,7 +10,6 @@ from ..d2f_core import ensemble as joined
 from ..d2f_data.depth_images import COLORS, as_rgb, colorize, resize_depth, resize_image, working_size
 from . import host
 from .host import encoding
-from .image_conditions import with_condition
 from .inputs import CATEGORY, seed_input
 from .levels import flow_levels
 from .ode import OdeSampler
@@ -77,7 +76,7 @@ class D2FDepthFromImage(io.ComfyNode):
         counts: list[int] = []
         sampler = host.make_sampler(OdeSampler("euler", on_done=counts.append))
         levels = flow_levels(flow, {"grid": "uniform"}, steps)
-        told = with_condition(positive, latents)
+        told = host.with_condition(positive, latents)
         # The same noise for all images, so that an answer does not depend on what else is in the batch.
         empty = {"samples": torch.zeros_like(latents), "batch_index": [0] * len(latents)}
         samples = []

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..d2f_core import Batch, for_autograd
-from .host import CONDITION_NODE, Condition, TrainingNetwork
+from .host import CALL_KEY, CONDITION_NODE, Condition, TrainingNetwork
 
 Entry = list[Any]  # [cross attention (1, L, D), options]
 
@@ -97,7 +97,7 @@ class LatentItems:
 
     def _image(self, group: int, rows: list[int]) -> Condition:
         """The image conditions of items, (B, C, h, w) in the model's scale, under the host's name; {} without them."""
-        return {"c_concat": self.network.latents(self.seen[group][rows])} if self.seen else {}
+        return {CALL_KEY: self.network.latents(self.seen[group][rows])} if self.seen else {}
 
     def _text(self, item: int, drop: bool = False) -> Condition:
         """What the network is told in words, with a placeholder for an image condition; encoded once an entry."""

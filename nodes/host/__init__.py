@@ -7,7 +7,7 @@ train), ``progress`` (bar, text, previews), ``files`` (LoRA files), ``encoding``
 """
 
 from .adapters import ADAPTER_KINDS
-from .concat import APPLY_NODE, CONDITION_NODE, widen, widened
+from .concat import APPLY_NODE, CALL_KEY, CONDITION_NODE, widen, widened, with_condition
 from .conversion import convert
 from .files import apply_lora, lora_files, lora_folder, lora_names, lora_path, pair_sets, pairs_folder, training_folder
 from .guard import LOGGER
@@ -28,6 +28,7 @@ from .training import COMPUTE_DTYPES, Condition, TrainingNetwork, alignment_of, 
 __all__ = [
     "ADAPTER_KINDS",
     "APPLY_NODE",
+    "CALL_KEY",
     "COMPUTE_DTYPES",
     "CONDITION_NODE",
     "LOGGER",
@@ -65,4 +66,5 @@ __all__ = [
     "training_folder",
     "widen",
     "widened",
+    "with_condition",
 ]

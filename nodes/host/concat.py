@@ -16,6 +16,8 @@ from torch import Tensor
 
 CONCAT_KEY = "diff2flow_image_condition"
 FIRST_CONV = "input_blocks.0.0"
+# The host's names of the second latent: in a CONDITIONING, and where the network is called.
+ENTRY_KEY, CALL_KEY = "concat_latent_image", "c_concat"
 CONDITION_NODE = "Add Image Condition (Diff2Flow)"
 APPLY_NODE = "Apply Image Condition (Diff2Flow)"
 
@@ -44,6 +46,16 @@ def widen(model: Any) -> Any:
 def widened(model: Any) -> bool:
     """Whether this MODEL takes an image condition, by ``widen``."""
     return bool(model.get_wrappers(_OUTER_SAMPLE, CONCAT_KEY))
+
+
+def with_condition(conditioning: Any, samples: Tensor) -> Any:
+    """A CONDITIONING whose every entry carries latents, which the host concatenates with the noisy ones.
+
+    Args:
+        conditioning: CONDITIONING; it stays as it is.
+        samples: condition latents as a LATENT holds them, (B, C, h, w); item i belongs to item i of what is sampled.
+    """
+    return [[text, {**options, ENTRY_KEY: samples}] for text, options in conditioning]
 
 
 def sort_patches(model: Any) -> None:
@@ -97,7 +109,7 @@ def _check(model: Any) -> Tensor:
 def _guard_condition(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """Wrapper around every sampling of a widened model: without a condition the host would take the start latent."""
     for name, entries in executor.class_obj.conds.items():
-        if any(entry.get("concat_latent_image") is None for entry in entries):
+        if any(entry.get(ENTRY_KEY) is None for entry in entries):
             raise ValueError(
                 f"this model takes an image condition, but '{name}' has none; put '{APPLY_NODE}' between the text "
                 "encoder and the sampler, for positive and negative"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...d2f_core import FlowAlignment, for_autograd, private_view
 from ..flow_sampling import FlowSampling
-from .concat import FIRST_CONV, sort_patches, widened
+from .concat import CALL_KEY, FIRST_CONV, sort_patches, widened
 from .model import read_alignment, sampling_of
 
 # What the network is told beside its input and its timestep: name -> tensor (B, ...).
@@ -68,7 +68,7 @@ class TrainingNetwork:
 
     def __call__(self, network_input: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         told = {name: value.to(self.device, self.dtype) for name, value in condition.items()}
-        concat = told.pop("c_concat", None)
+        concat = told.pop(CALL_KEY, None)
         x = network_input.to(self.dtype)
         output = self.module(
             x if concat is None else torch.cat([x, concat], dim=1),

@@ -38,7 +38,7 @@ TRAINING_PARTS = {
     "training_run",
 }
 REFLOW_PARTS = {"guided", "pair_prompts", "pair_making", "pair_items", "path_measures"}
-DEPTH_PARTS = {"image_conditions", "depth_inputs"}
+DEPTH_PARTS = {"depth_inputs"}
 MAY_TOUCH_THE_HOST = {path.relative_to(ROOT).as_posix() for path in (ROOT / "nodes" / "host").glob("*.py")} | {
     "demo/networks.py"
 }

@@ -18,7 +18,7 @@ def condition():
 @pytest.fixture
 def sample(host, node, text, stock_sampler):
     """`sample(model, condition=None)` -> latents (2, 4, 8, 8) of four Euler steps from fixed noise."""
-    with_condition = node("image_conditions", "with_condition")
+    with_condition = node("host", "with_condition")
 
     def run(model, condition=None, negative=None):
         told = text if condition is None else with_condition(text, condition)

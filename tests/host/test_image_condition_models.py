@@ -65,7 +65,7 @@ def paint(host, node, conditioning, table_levels):
     """`paint(model, seen)` -> latents of a short run under guidance, with an image condition or without."""
     import comfy.samplers
 
-    with_condition = node("image_conditions", "with_condition")
+    with_condition = node("host", "with_condition")
 
     def run(model, seen=None):
         told = conditioning if seen is None else [with_condition(one, seen) for one in conditioning]
