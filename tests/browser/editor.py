@@ -111,8 +111,12 @@ def show_all(page: Any) -> None:
 
 
 def blank(page: Any, *nodes: tuple[str, int, int]) -> None:
-    """An empty graph but for `nodes` (type, x, y), at natural size with its origin at the canvas's."""
-    page.evaluate("() => app.graph.clear()")
+    """A new workflow with only `nodes` (type, x, y), at natural size with its origin at the canvas's.
+
+    In one that is cleared, new nodes may come with the values that others of their number had.
+    """
+    command(page, "Comfy.NewBlankWorkflow")
+    page.wait_for_function("() => app.graph.nodes.length === 0")
     for node in nodes:
         page.evaluate(ADD_NODE, list(node))
     page.evaluate(LOOK, [0, 0, 1])

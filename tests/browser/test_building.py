@@ -14,6 +14,7 @@ OPTIONS_SHOW = """(titles) => {
   const options = [...document.querySelectorAll('[role=option]')].map((option) => option.innerText);
   return titles.every((title) => options.some((text) => text.includes(title)));
 }"""
+VALUES = "() => Object.fromEntries((app.graph.nodes[0].widgets ?? []).map((w) => [w.name, w.value]))"
 LINKS = """() => [...app.graph.links.values()].map((link) => {
   const source = app.graph.getNodeById(link.origin_id), target = app.graph.getNodeById(link.target_id);
   return [source.type, source.outputs[link.origin_slot].name, target.type, target.inputs[link.target_slot].name];
@@ -52,6 +53,18 @@ def test_a_node_is_dragged_from_the_search_box_and_wired_to_stock_nodes(loader: 
         [loader, output, "D2FConvert", "model"],
         ["D2FConvert", "model", "KSampler", "model"],
     ]
+    assert page.errors == []
+
+
+def test_new_nodes_have_the_defaults_of_their_schema(page: Any, server: Client):
+    for name, node in server.object_info().items():
+        if not name.startswith("D2F"):
+            continue
+        blank(page, (name, 300, 100))
+        inputs = {key: spec for group in node["input"].values() for key, spec in group.items() if len(spec) > 1}
+        defaults = {key: spec[1]["default"] for key, spec in inputs.items() if "default" in spec[1]}
+        shown = page.evaluate(VALUES)
+        assert {key: shown[key] for key in defaults} == defaults, name
     assert page.errors == []
 
 
