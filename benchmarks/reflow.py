@@ -47,6 +47,7 @@ from devtools.console import say
 from diff2flow_kit.d2f_core import flow_grid, follow, straightness
 from diff2flow_kit.demo import evaluate, networks, reader, render
 from diff2flow_kit.nodes import host
+from diff2flow_kit.nodes.conditionings import join
 from diff2flow_kit.nodes.guided import GuidedVelocity
 from diff2flow_kit.nodes.levels import flow_levels
 from diff2flow_kit.nodes.load_lora import D2FLoadLora
@@ -55,7 +56,6 @@ from diff2flow_kit.nodes.pair_making import PairMaker, PairSettings
 from diff2flow_kit.nodes.pair_prompts import gather_prompts
 from diff2flow_kit.nodes.reflow_pairs import D2FReflowPairs
 from diff2flow_kit.nodes.train_lora import D2FTrainLora
-from diff2flow_kit.nodes.training_data import join
 
 MODELS = ("teacher", "ddim", "converted", "reflow", "reflow_diffusion")
 CFG, SIDE, BATCH, SHOWN = 3.0, networks.IMAGE_SIZE, 32, 8

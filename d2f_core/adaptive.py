@@ -69,7 +69,7 @@ def _odeint() -> Callable[..., Tensor]:
         from torchdiffeq import odeint
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"the adaptive solvers {', '.join(ADAPTIVE_METHODS)} need the package torchdiffeq; install it with "
-            f"{install_command('torchdiffeq')}, or choose a fixed-step solver such as 'euler' or 'heun'"
+            f"the adaptive solvers {', '.join(ADAPTIVE_METHODS)} need the package torchdiffeq, which is not "
+            f"installed; choose a fixed-step solver such as 'euler' or 'heun', or run {install_command('torchdiffeq')}"
         ) from error
     return odeint

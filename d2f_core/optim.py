@@ -43,8 +43,8 @@ def _optional(name: str, module: str, cls: str, **options: Any) -> Make:
         except ImportError as error:
             package_name = module.split(".")[0]
             raise ValueError(
-                f"the optimizer {name!r} needs the package {package_name}, which is not installed; run "
-                f"{install_command(package_name)}, or choose 'adamw' or 'adafactor'"
+                f"the optimizer {name!r} needs the package {package_name}, which is not installed; choose 'adamw' or "
+                f"'adafactor', or run {install_command(package_name)}"
             ) from error
         return getattr(package, cls)(parameters, lr=rate, weight_decay=decay, **options)
 

@@ -8,5 +8,10 @@ import sys
 
 
 def install_command(package: str) -> str:
-    """The command that installs a package into the running Python: ``"/usr/bin/python" -m pip install package``."""
-    return f'"{sys.executable}" -m pip install {package}'
+    """The command that installs a package into the running Python: ``/usr/bin/python -m pip install package``.
+
+    A message ends with it, so that nothing more is copied; in quotation marks only if it must, which PowerShell takes
+    for a value.
+    """
+    python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
+    return f"{python} -m pip install {package}"

@@ -66,9 +66,10 @@ def _make_workshop(path: Path) -> Path:
     hidden = path.parent / f".{path.name[:8]}.tmp"
     workshop = hidden / uuid.uuid4().hex[:8]
     try:
-        for old in hidden.iterdir() if hidden.is_dir() else ():
-            _remove_left_behind(old)
-        workshop.mkdir(parents=True)
+        with suppress(FileNotFoundError):  # there is none, or another writer has just removed it
+            for old in hidden.iterdir():
+                _remove_left_behind(old)
+        _make_folders(workshop)
     except OSError as error:
         raise OSError(
             error.errno,
@@ -76,6 +77,15 @@ def _make_workshop(path: Path) -> Path:
             "free some space, or choose another one",
         ) from error
     return workshop
+
+
+def _make_folders(folder: Path) -> None:
+    """``folder`` and those above it; another writer that has finished may remove the one above meanwhile."""
+    for _ in range(_WAITS):
+        with suppress(FileNotFoundError):
+            folder.mkdir(parents=True)
+            return
+    folder.mkdir(parents=True)
 
 
 def _remove_left_behind(folder: Path) -> None:

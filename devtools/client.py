@@ -153,8 +153,7 @@ class Client:
         """Take a prompt out of the queue, or stop it if it runs; nothing if ComfyUI is gone."""
         with suppress(OSError):
             self.post("/queue", {"delete": [prompt_id]})
-            if any(entry[1] == prompt_id for entry in self.get("/queue")["queue_running"]):
-                self.interrupt()
+            self.post("/interrupt", {"prompt_id": prompt_id})
 
     def follow(self, channel: WebSocket, prompt_id: str, deadline: float) -> Iterator[Event]:
         """The messages about a prompt, up to its end."""

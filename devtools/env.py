@@ -35,7 +35,7 @@ TOOLS = [
     "schedulefree==1.4.1",
     "matplotlib>=3.9,<4",
 ]
-CORE = [TORCH[0], "numpy", TOOLS[0]]
+CORE = [TORCH[0], "numpy", "transformers>=4.50", TOOLS[0]]
 STAMP = "diff2flow-kit.stamp"
 LAYER = "diff2flow-kit-base.pth"
 PROBE = "import torch, torchvision, torchaudio, aiohttp, pytest"

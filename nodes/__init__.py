@@ -6,9 +6,9 @@ Node files: ``convert``, ``sampler``, ``scheduler``, ``ksampler``, ``folder_data
 They do not import each other. What they share: ``inputs`` and ``dataset_inputs`` (widgets), ``folders`` (those that
 users name), ``levels`` (SIGMAS), ``ode`` (the sampling loop), ``flow_sampling`` (the object behind a converted MODEL),
 ``training_inputs``, ``training_plan``, ``training_data``, ``training_preview``, ``training_clock`` and ``training_run``
-(what is behind the trainer), ``guided`` (a network's velocity with guidance), ``pair_prompts``, ``pair_making`` and
-``pair_items`` (reflow pairs), ``path_measures`` (straightness), ``depth_inputs`` (image to depth) and ``host``, the
-only room that touches ComfyUI's internals.
+(what is behind the trainer), ``conditionings`` (taken apart and joined), ``guided`` (a network's velocity with
+guidance), ``pair_prompts``, ``pair_making`` and ``pair_items`` (reflow pairs), ``path_measures`` (straightness),
+``depth_inputs`` (image to depth) and ``host``, the only room that touches ComfyUI's internals.
 """
 
 from comfy_api.latest import ComfyExtension, io

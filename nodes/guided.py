@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..d2f_core import FlowAlignment
 from . import host
-from .training_data import join
+from .conditionings import join
 
 
 class GuidedVelocity:

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 from ..d2f_core import Batch, TrainingData
 from ..d2f_data.pairs import PairSet
 from . import host
-from .training_data import LatentItems, first_entry, join
+from .conditionings import first_entry, join
+from .training_data import LatentItems
 
 # Of the teacher, what a student's file says.
 _TOLD = ("solver", "steps", "cfg", "base", "seed")

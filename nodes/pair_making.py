@@ -16,9 +16,9 @@ from ..d2f_data.pairs_plan import PairPlan
 from ..d2f_data.pairs_writer import PairWriter
 from ..d2f_data.store import check_name, content_digest
 from . import host
+from .conditionings import first_entry, join
 from .guided import GuidedVelocity
 from .pair_prompts import Prompts
-from .training_data import first_entry, join
 from .training_run import weights_fingerprint
 
 GRID = "uniform"

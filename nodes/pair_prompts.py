@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .conditionings import Entry, entries_of, some_entries
 from .host import encoding, throw_if_interrupted
-from .training_data import Entry, entries_of, first_entry
 
 
 class Prompts(NamedTuple):
@@ -32,8 +32,7 @@ def gather_prompts(texts: Sequence[str], file: str, clip: Any, positive: Sequenc
     if lines and positive:
         raise ValueError("both 'positive' and prompts are given; disconnect 'positive', or empty the prompts")
     if positive:
-        first_entry(positive, "positive")  # there is one
-        entries = entries_of(positive)
+        entries = some_entries(positive, "positive")
         return Prompts([f"conditioning {i}" for i in range(len(entries))], entries)
     if not lines:
         raise ValueError("there are no prompts; write one a line, name a prompt_file, or connect 'positive'")

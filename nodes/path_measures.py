@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..d2f_core import curvature, few_step_errors, flow_grid, follow, straightness
 from . import host
+from .conditionings import first_entry, join
 from .guided import GuidedVelocity
-from .training_data import first_entry, join
 
 COUNTS = (1, 2, 4, 8)
 

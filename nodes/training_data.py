@@ -6,7 +6,6 @@ LATENT. Image conditions are LATENTs of their own, each item's at the item's pla
 """
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,9 +13,8 @@ import torch
 from torch import Tensor
 
 from ..d2f_core import Batch, for_autograd
+from .conditionings import add_condition, add_tensor, entries_for, entries_of, first_entry, join
 from .host import CALL_KEY, CONDITION_NODE, Condition, TrainingNetwork
-
-Entry = list[Any]  # [cross attention (1, L, D), options]
 
 # Input of latents -> input of their image conditions.
 CONDITION_INPUTS = {"latents": "condition", "validation_latents": "validation_condition"}
@@ -57,7 +55,7 @@ class LatentItems:
         self.groups = [range(start, start + size) for start, size in zip(starts, sizes)]
         self._place = [(group, row) for group, size in enumerate(sizes) for row in range(size)]
         self._encoded: dict[tuple[int, tuple[int, ...]], Condition] = {}
-        self._entries = _entries_for(entries_of(positive), sizes, what)
+        self._entries = entries_for(entries_of(positive), sizes, what)
         self._null = first_entry(negative, "negative") if negative else None
 
     def __len__(self) -> int:
@@ -112,35 +110,10 @@ class LatentItems:
         """sha256 of all latents, masks and conditions, 16 hex digits."""
         digest = hashlib.sha256()
         for tensor in [*self.samples, *(mask for mask in self.masks if mask is not None), *self.seen]:
-            _add(digest, tensor)
+            add_tensor(digest, tensor)
         for item in range(len(self)):
-            _add_all(digest, self._text(item))
+            add_condition(digest, self._text(item))
         return digest.hexdigest()[:16]
-
-
-def condition_fingerprint(condition: Condition) -> str:
-    """sha256 of what the network is told, 16 hex digits."""
-    digest = hashlib.sha256()
-    _add_all(digest, condition)
-    return digest.hexdigest()[:16]
-
-
-def join(conditions: Sequence[Condition]) -> Condition:
-    """Conditions of single items as one of a batch; shorter texts are repeated to the common length, as the host does.
-
-    Raises:
-        ValueError: the conditions do not tell the network the same kinds of things.
-    """
-    if any(condition.keys() != conditions[0].keys() for condition in conditions):
-        kinds = sorted({", ".join(condition) for condition in conditions})
-        raise ValueError(f"the conditionings differ in kind ({' | '.join(kinds)}); encode all captions in the same way")
-    joined = {}
-    for name in conditions[0]:
-        values = [condition[name] for condition in conditions]
-        length = math.lcm(*(value.shape[1] for value in values))
-        same = [value if value.shape[1] == length else value.repeat(1, length // value.shape[1], 1) for value in values]
-        joined[name] = torch.cat(same)
-    return joined
 
 
 def _checked(samples: Tensor, network: TrainingNetwork, what: str) -> Tensor:
@@ -199,58 +172,3 @@ def _seen(
 def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
     """Some of the shapes, for an error."""
     return (", ".join(map(str, shapes[:8])) or "none") + (" ..." if len(shapes) > 8 else "")
-
-
-def entries_of(conditionings: Any) -> list[Entry]:
-    """The entries of CONDITIONINGs, a batch of texts in one entry taken apart."""
-    found: list[Entry] = []
-    for conditioning in conditionings:
-        for cross, options in conditioning:
-            if len(cross) == 1:
-                found.append([cross, options])
-                continue
-            for row in range(len(cross)):
-                own = {k: v[row : row + 1] if _is_batch(v, len(cross)) else v for k, v in options.items()}
-                found.append([cross[row : row + 1], own])
-    return found
-
-
-def first_entry(conditionings: Any, what: str) -> Entry:
-    """The first entry of CONDITIONINGs.
-
-    Raises:
-        ValueError: there is none; names the input ``what``.
-    """
-    entries = entries_of(conditionings)
-    if not entries:
-        raise ValueError(f"'{what}' is an empty conditioning; connect the conditioning of a prompt")
-    return entries[0]
-
-
-def _is_batch(value: Any, count: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 1 and len(value) == count
-
-
-def _entries_for(entries: list[Entry], sizes: Sequence[int], what: str) -> list[Entry]:
-    """One entry an item."""
-    if len(entries) == 1:
-        return entries * sum(sizes)
-    if len(entries) == sum(sizes):
-        return entries
-    if len(entries) == len(sizes):
-        return [entry for entry, size in zip(entries, sizes) for _ in range(size)]
-    raise ValueError(
-        f"'{what}' has {sum(sizes)} items in {len(sizes)} latents but {len(entries)} conditionings; give one for all, "
-        "one an item or one a latent"
-    )
-
-
-def _add_all(digest: Any, condition: Condition) -> None:
-    for name, tensor in sorted(condition.items()):
-        digest.update(name.encode())
-        _add(digest, tensor)
-
-
-def _add(digest: Any, tensor: Tensor) -> None:
-    digest.update(str(tuple(tensor.shape)).encode())
-    digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())

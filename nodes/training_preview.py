@@ -8,9 +8,9 @@ import torch
 from ..d2f_core import Adapter, Objective, attached, flow_grid, solve
 from ..d2f_data.pictures import as_pictures, side_by_side
 from . import host
+from .conditionings import join
 from .guided import GuidedVelocity
 from .pair_items import TrainingItems
-from .training_data import join
 
 STEPS = 10
 PICTURES = 4

@@ -16,9 +16,9 @@ from ..d2f_data.lora_file import LoraFacts, LoraModel, lora_tensors, save_lora, 
 from ..d2f_data.run_folder import RunFolder
 from ..d2f_data.store import free_path
 from . import host
+from .conditionings import condition_fingerprint
 from .pair_items import TrainingItems
 from .training_clock import Clock
-from .training_data import condition_fingerprint
 from .training_plan import TrainingPlan
 from .training_preview import Preview
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,11 @@ load_devtools()
 from devtools import pack as loading  # noqa: E402
 
 loading.register()
+
+
+def pytest_configure() -> None:
+    """End as on Ctrl-C when pytest is told to end, so that its servers are stopped."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

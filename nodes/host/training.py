@@ -151,8 +151,8 @@ def model_name(model: Any) -> str:
 def _fetch(model: Any, path: str) -> Tensor:
     """A weight of a dynamic patcher, which is elsewhere until its layer runs: patched, on the load device.
 
-    Until then it is of the file's type; that of the model is noted beside it. Types of fewer than 16 bits cannot be
-    computed with, so that patched weights are of the type that the layers compute in.
+    Until then it is of the file's type; that of the model is noted beside it. To quantized weights and to those of
+    8 bits nothing can be added, so that patched ones are of the type that the layers compute in.
     """
     key, network = f"diffusion_model.{path}", model.model.diffusion_model
     # Small layers are patched when any clone is loaded; what they were lies here.
@@ -161,7 +161,7 @@ def _fetch(model: Any, path: str) -> Tensor:
     dtype = getattr(network.get_submodule(owner), f"{name}_comfy_model_dtype", None) or plain.dtype
     if key not in model.patches:
         return plain.to(model.load_device, dtype, copy=True)
-    exact = plain.to(model.load_device, torch.float32, copy=True)
+    exact = plain.to(model.load_device, torch.float32, copy=True).dequantize()
     patched = comfy.lora.calculate_weight(model.patches[key], exact, key)
     return patched.to(dtype if dtype.itemsize > 1 else model.model.get_dtype_inference())
 

@@ -33,6 +33,7 @@ TRAINING_PARTS = {
     "training_inputs",
     "training_plan",
     "training_data",
+    "conditionings",
     "training_clock",
     "training_preview",
     "training_run",

@@ -134,6 +134,20 @@ def test_writers_in_one_folder_do_not_meet(tmp_path):
     }
 
 
+def test_a_hidden_folder_that_another_writer_removes_is_made_again(tmp_path, monkeypatch):
+    """Names that begin alike share it, and who finishes takes it away if it is empty."""
+    mkdir, gone = Path.mkdir, iter(range(3))
+
+    def removed_under_way(self, *args, **kwargs):
+        if self.parent.suffix == ".tmp" and next(gone, None) is not None:
+            raise FileNotFoundError(errno.ENOENT, "the folder above has just been removed")
+        return mkdir(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", removed_under_way)
+    atomic_write(tmp_path / "a", lambda other: other.write_text("kept"))
+    assert next(gone, None) is None and (tmp_path / "a").read_text() == "kept"
+
+
 @pytest.fixture
 def scanner(monkeypatch):
     """`scanner(windows, moments)`: files cannot be moved that many times; -> a list of the seconds waited."""

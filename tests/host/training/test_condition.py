@@ -148,6 +148,14 @@ def test_unknown_places_of_the_target_change_neither_loss_nor_lora(wide, train, 
     assert not same(plain[0], other[0])
 
 
+def test_other_condition_images_are_other_data_under_the_same_negative(wide, train, seen):
+    dropping = {"steps": 1, "caption_dropout": 0.5, "negative": [[[torch.zeros(1, 7, 16), {}]]]}
+    train(wide(), condition=seen, **dropping)
+    with pytest.raises(ValueError, match="saved with other settings") as raised:
+        train(wide(), condition=seen + 1, resume="continue", **dropping)
+    assert "\n  data: " in str(raised.value) and "\n  negative: " not in str(raised.value)
+
+
 def test_the_wide_convolution_is_trained_in_full_and_the_facts_say_so(wide, train, seen, saved):
     from diff2flow_kit.d2f_data.lora_file import load_lora
 

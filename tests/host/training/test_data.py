@@ -49,7 +49,7 @@ def test_one_caption_a_latent(items, latents, captions):
 
 def test_a_batch_takes_its_pooled_output_apart(part):
     pooled = torch.arange(6.0).view(3, 2)
-    entries = part("training_data").entries_of([[[torch.zeros(3, 7, 16), {"pooled_output": pooled, "guidance": 3.5}]]])
+    entries = part("conditionings").entries_of([[[torch.zeros(3, 7, 16), {"pooled_output": pooled, "guidance": 3.5}]]])
     assert [entry[1]["pooled_output"].tolist() for entry in entries] == [[[0, 1]], [[2, 3]], [[4, 5]]]
     assert all(entry[1]["guidance"] == 3.5 for entry in entries)
 
