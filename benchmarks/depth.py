@@ -34,15 +34,15 @@ from torch import Tensor
 
 from devtools.console import say
 from diff2flow_kit.d2f_core import depth_scores
-from diff2flow_kit.d2f_data.depth_images import colorize
+from diff2flow_kit.d2f_data.plots.depth_images import colorize
 from diff2flow_kit.demo import evaluate, networks
 from diff2flow_kit.nodes import host
-from diff2flow_kit.nodes.demo_scenes import D2FDemoScenes
-from diff2flow_kit.nodes.depth_from_image import D2FDepthFromImage
-from diff2flow_kit.nodes.depth_target import D2FDepthTarget
-from diff2flow_kit.nodes.image_condition import D2FImageCondition
-from diff2flow_kit.nodes.load_lora import D2FLoadLora
-from diff2flow_kit.nodes.train_lora import D2FTrainLora
+from diff2flow_kit.nodes.demo.scenes import D2FDemoScenes
+from diff2flow_kit.nodes.image_to_image.add_condition import D2FImageCondition
+from diff2flow_kit.nodes.image_to_image.depth_from_image import D2FDepthFromImage
+from diff2flow_kit.nodes.image_to_image.depth_target import D2FDepthTarget
+from diff2flow_kit.nodes.training.load_lora import D2FLoadLora
+from diff2flow_kit.nodes.training.train_lora import D2FTrainLora
 
 RECIPE = {
     "targets": "all", "full_ends": True, "rank": 64, "learning_rate": 2e-3, "lr_schedule": "cosine",

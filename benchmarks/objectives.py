@@ -35,9 +35,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from devtools.console import say
 from diff2flow_kit.demo import adaptation, evaluate, networks
 from diff2flow_kit.nodes import host
-from diff2flow_kit.nodes.levels import flow_levels
-from diff2flow_kit.nodes.load_lora import D2FLoadLora
-from diff2flow_kit.nodes.train_lora import D2FTrainLora
+from diff2flow_kit.nodes.sampling.levels import flow_levels
+from diff2flow_kit.nodes.training.load_lora import D2FLoadLora
+from diff2flow_kit.nodes.training.train_lora import D2FTrainLora
 
 RUNS = ("none", "diff2flow", "diffusion", "naive_fm", "stock")
 OBJECTIVES = RUNS[1:4]

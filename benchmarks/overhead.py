@@ -27,7 +27,7 @@ from torch import Tensor
 from diff2flow_kit.d2f_core import ADAPTIVE_METHODS
 from diff2flow_kit.demo import networks
 from diff2flow_kit.nodes import host
-from diff2flow_kit.nodes.ode import OdeSampler
+from diff2flow_kit.nodes.sampling.ode import OdeSampler
 
 Runner = Callable[[], Any]
 Times = tuple[float, float]  # seconds by the clock, seconds of the processor

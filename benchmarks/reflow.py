@@ -47,15 +47,15 @@ from devtools.console import say
 from diff2flow_kit.d2f_core import flow_grid, follow, straightness
 from diff2flow_kit.demo import evaluate, networks, reader, render
 from diff2flow_kit.nodes import host
-from diff2flow_kit.nodes.conditionings import join
-from diff2flow_kit.nodes.guided import GuidedVelocity
-from diff2flow_kit.nodes.levels import flow_levels
-from diff2flow_kit.nodes.load_lora import D2FLoadLora
-from diff2flow_kit.nodes.ode import OdeSampler
-from diff2flow_kit.nodes.pair_making import PairMaker, PairSettings
-from diff2flow_kit.nodes.pair_prompts import gather_prompts
-from diff2flow_kit.nodes.reflow_pairs import D2FReflowPairs
-from diff2flow_kit.nodes.train_lora import D2FTrainLora
+from diff2flow_kit.nodes.network.cfg_velocity import CfgVelocity
+from diff2flow_kit.nodes.network.conditionings import join
+from diff2flow_kit.nodes.reflow.generate_pairs import D2FReflowPairs
+from diff2flow_kit.nodes.reflow.pair_generator import ReflowPairGenerator, ReflowPairSettings
+from diff2flow_kit.nodes.reflow.prompts import gather_prompts
+from diff2flow_kit.nodes.sampling.levels import flow_levels
+from diff2flow_kit.nodes.sampling.ode import OdeSampler
+from diff2flow_kit.nodes.training.load_lora import D2FLoadLora
+from diff2flow_kit.nodes.training.train_lora import D2FTrainLora
 
 MODELS = ("teacher", "ddim", "converted", "reflow", "reflow_diffusion")
 CFG, SIDE, BATCH, SHOWN = 3.0, networks.IMAGE_SIZE, 32, 8
@@ -233,7 +233,7 @@ class Bench:
             null = None if cfg == 1 else network.condition(self.negative, tuple(eps.shape[1:]))
             for first in range(0, count, BATCH):
                 part = eps[first : first + BATCH].to(network.device)
-                velocity = GuidedVelocity(network, network.alignment, join(told[first : first + BATCH]), null, cfg)
+                velocity = CfgVelocity(network, network.alignment, join(told[first : first + BATCH]), null, cfg)
                 found.append(straightness(follow(velocity, part, flow_grid("uniform", self.options.teacher_steps))))
         return round(float(torch.cat(found).mean()), 5)
 
@@ -259,12 +259,12 @@ class Bench:
 
     def pair_making(self, count: int, size: int, steps: int) -> float:
         """Processor seconds for as many pairs."""
-        settings = PairSettings("bench_rate", count, steps, CFG, "euler", SIDE, SIDE, size, 0, "auto", "fp16", 32)
+        settings = ReflowPairSettings("bench_rate", count, steps, CFG, "euler", SIDE, SIDE, size, 0, "auto", "fp16", 32)
         told = gather_prompts(["\n".join(self.prompts[:2])], "", self.clip, None)
         shutil.rmtree(settings.folder, ignore_errors=True)
         start = time.process_time()
         with host.training(self.model) as network:
-            PairMaker(self.model, network, settings, told, self.negative).run()
+            ReflowPairGenerator(self.model, network, settings, told, self.negative).run()
         return time.process_time() - start
 
     def say(self, text: str) -> None:

@@ -49,9 +49,9 @@ from torch import Tensor
 from devtools.console import say
 from diff2flow_kit.demo import captions, evaluate, networks, render
 from diff2flow_kit.nodes import host
-from diff2flow_kit.nodes.levels import flow_levels
-from diff2flow_kit.nodes.load_lora import D2FLoadLora
-from diff2flow_kit.nodes.train_lora import D2FTrainLora
+from diff2flow_kit.nodes.sampling.levels import flow_levels
+from diff2flow_kit.nodes.training.load_lora import D2FLoadLora
+from diff2flow_kit.nodes.training.train_lora import D2FTrainLora
 
 SOLID = {"black": 0.0, "white": 1.0}
 """Prompt -> value of all its pixels; the texts are `a black image` and `a white image`."""

@@ -25,20 +25,13 @@ The v of v-prediction is ``alpha * eps - sigma * x0``; it is never called veloci
 
 from .adapter import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, attached
 from .adaptive import ADAPTIVE_METHODS
-from .batches import Batch, TrainingData, mix
-from .depth import (
-    DepthRange,
-    align_to,
-    depth_from_target,
-    depth_range,
-    depth_target,
-    ensemble,
-    valid_pixels,
-)
+from .batches import Batch, TrainingData, derive_seed
+from .depth import DepthRange, align_to, depth_from_target, depth_range, depth_target, ensemble, valid_pixels
 from .evaluation import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, SolverStep
+from .frozen_copy import for_autograd, frozen_copy
 from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_levels
 from .lora import TARGETS, AdapterSettings, make_adapters
-from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Objective, Pair, TimeDensity
+from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Interpolant, Objective, TimeDensity
 from .metrics import SPACES, DepthScores, depth_scores
 from .naive import NaiveAlignment
 from .optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
@@ -49,7 +42,6 @@ from .schedule import NoiseSchedule
 from .solve import FIXED_METHODS, METHODS, solve
 from .train import NonFiniteLossError, StepRecord, Trainer, TrainSettings
 from .velocity import FlowAlignment
-from .view import for_autograd, private_view
 
 __all__ = [
     "ADAPTIVE_METHODS",
@@ -75,13 +67,13 @@ __all__ = [
     "FlowAlignment",
     "FlowPath",
     "FullAdapter",
+    "Interpolant",
     "LowRankAdapter",
     "NaiveAlignment",
     "NoiseSchedule",
     "NonFiniteLossError",
     "NonFiniteVelocityError",
     "Objective",
-    "Pair",
     "SolverStep",
     "StepRecord",
     "TimeDensity",
@@ -96,17 +88,17 @@ __all__ = [
     "depth_range",
     "depth_scores",
     "depth_target",
+    "derive_seed",
     "ensemble",
     "few_step_errors",
     "flow_grid",
     "follow",
     "for_autograd",
+    "frozen_copy",
     "install_command",
     "make_adapters",
     "make_optimizer",
     "make_schedule",
-    "mix",
-    "private_view",
     "shift_levels",
     "solve",
     "straightness",

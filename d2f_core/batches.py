@@ -38,7 +38,7 @@ def batch_items(groups: Sequence[Sequence[int]], batch_size: int, seed: int, ind
     if not per_epoch:
         raise ValueError("the training set is empty; give it at least one item")
     epoch, place = divmod(index, per_epoch)
-    generator = torch.Generator().manual_seed(mix(seed, -epoch - 1))
+    generator = torch.Generator().manual_seed(derive_seed(seed, -epoch - 1))
     batches = []
     for group in groups:
         order = torch.randperm(len(group), generator=generator).tolist()
@@ -46,7 +46,7 @@ def batch_items(groups: Sequence[Sequence[int]], batch_size: int, seed: int, ind
     return batches[torch.randperm(per_epoch, generator=generator)[place]]
 
 
-def mix(seed: int, index: int) -> int:
+def derive_seed(seed: int, index: int) -> int:
     """A well spread 63 bit seed of two integers (the finaliser of splitmix64)."""
     mask = (1 << 64) - 1
     z = (seed * 0x9E3779B97F4A7C15 + index * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) & mask

@@ -98,14 +98,14 @@ WEIGHTS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
 """Name of a weight -> t -> factor on the squared error; named for what it makes of a velocity loss."""
 
 
-class Question(NamedTuple):
+class ModelInput(NamedTuple):
     """What the network is asked: its input (B, *) and its fractional timestep (B,)."""
 
     network_input: Tensor
     timestep: Tensor
 
 
-class Pair(NamedTuple):
+class Interpolant(NamedTuple):
     """A training pair at flow time t: clean latent and noise (B, *), t (B,)."""
 
     x0: Tensor
@@ -118,11 +118,11 @@ class Pair(NamedTuple):
         return per_item(self.t, self.x0) * self.x0 + per_item(1 - self.t, self.x0) * self.eps
 
 
-def _compare_velocity(alignment: FlowAlignment, pair: Pair, output: Tensor) -> tuple[Tensor, Tensor]:
+def _compare_velocity(alignment: FlowAlignment, pair: Interpolant, output: Tensor) -> tuple[Tensor, Tensor]:
     return alignment.velocity(output, pair.x_fm, pair.t), pair.x0 - pair.eps
 
 
-def _compare_native(alignment: FlowAlignment, pair: Pair, output: Tensor) -> tuple[Tensor, Tensor]:
+def _compare_native(alignment: FlowAlignment, pair: Interpolant, output: Tensor) -> tuple[Tensor, Tensor]:
     alpha, sigma = (per_item(c, pair.x0) for c in vp_coefficients(pair.t))
     return output, PREDICTIONS[alignment.prediction].target(pair.x0, pair.eps, alpha, sigma)
 
@@ -133,7 +133,7 @@ def _naive(alignment: FlowAlignment) -> FlowAlignment:
 
 class _Rule(NamedTuple):
     coordinates: Callable[[FlowAlignment], FlowAlignment]
-    compare: Callable[[FlowAlignment, Pair, Tensor], tuple[Tensor, Tensor]]
+    compare: Callable[[FlowAlignment, Interpolant, Tensor], tuple[Tensor, Tensor]]
 
 
 OBJECTIVES: Mapping[str, _Rule] = MappingProxyType(
@@ -173,11 +173,11 @@ class Objective:
         """The coordinates in which the network is trained, and is to be sampled: naive ones for ``naive_fm``."""
         return OBJECTIVES[self.name].coordinates(self.alignment)
 
-    def ask(self, pair: Pair) -> Question:
+    def model_input(self, pair: Interpolant) -> ModelInput:
         """What to give the network for a pair."""
-        return Question(self.coordinates.to_diffusion(pair.x_fm, pair.t), self.coordinates.timestep(pair.t))
+        return ModelInput(self.coordinates.to_diffusion(pair.x_fm, pair.t), self.coordinates.timestep(pair.t))
 
-    def loss(self, model_output: Tensor, pair: Pair, mask: Tensor | None = None) -> Tensor:
+    def loss(self, model_output: Tensor, pair: Interpolant, mask: Tensor | None = None) -> Tensor:
         """Loss of each item, float32 or better, shape (B,).
 
         Args:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .adapter import Adapter, attached, hooked
-from .batches import Batch, TrainingData, batch_items, mix
+from .batches import Batch, TrainingData, batch_items, derive_seed
 from .coordinate import coordinate_dtype
-from .loss import Objective, Pair, TimeDensity
+from .loss import Interpolant, Objective, TimeDensity
 from .train_settings import NonFiniteLossError, StepRecord, TrainSettings, seeded
 
 
@@ -113,21 +113,21 @@ class Trainer:
 
     def _backward(self, index: int) -> float:
         """Add the gradient of batch number ``index`` of the run; its share of the step's loss."""
-        generator = torch.Generator().manual_seed(mix(self.settings.seed, index))
+        generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, index))
         items = batch_items(self.data.groups, self.settings.batch_size, self.settings.seed, index)
         drop = torch.rand(len(items), generator=generator) < self.settings.drop_condition
         batch = self.data.batch(items, drop.tolist())
         pair = self._pair(batch, self.density.sample(len(items), self.objective.alignment, generator), generator)
         # Dropout, and blocks that recompute it, draw from the global generators.
-        with seeded(mix(self.settings.seed, ~index), self.device), hooked(self._pairs), torch.enable_grad():
+        with seeded(derive_seed(self.settings.seed, ~index), self.device), hooked(self._pairs), torch.enable_grad():
             loss = self._loss(batch, pair).mean() / self.settings.accumulation
             if not bool(torch.isfinite(loss)):
                 raise NonFiniteLossError(self._broken("loss"))
             self.scaler.scale(loss).backward()
         return float(loss.detach())
 
-    def _loss(self, batch: Batch, pair: Pair) -> Tensor:
-        question = self.objective.ask(pair)
+    def _loss(self, batch: Batch, pair: Interpolant) -> Tensor:
+        question = self.objective.model_input(pair)
         output = self.network(question.network_input, question.timestep, batch.condition)
         return self.objective.loss(output, pair, batch.mask)
 
@@ -140,14 +140,14 @@ class Trainer:
                 for at in range(0, len(group), self.settings.batch_size):
                     items = group[at : at + self.settings.batch_size]
                     t = (torch.arange(len(items), dtype=torch.float64) + at + 0.5) / len(group)
-                    generator = torch.Generator().manual_seed(mix(self.settings.seed, items[0]))
+                    generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, items[0]))
                     batch = data.batch(items, [False] * len(items))
                     total += float(self._loss(batch, self._pair(batch, t, generator)).sum())
         return total / count
 
-    def _pair(self, batch: Batch, t: Tensor, generator: torch.Generator) -> Pair:
+    def _pair(self, batch: Batch, t: Tensor, generator: torch.Generator) -> Interpolant:
         noise = torch.randn(batch.x0.shape, generator=generator) if batch.eps is None else batch.eps
-        return Pair(batch.x0, noise.to(batch.x0), t.to(batch.x0.device, coordinate_dtype(batch.x0.device)))
+        return Interpolant(batch.x0, noise.to(batch.x0), t.to(batch.x0.device, coordinate_dtype(batch.x0.device)))
 
     def _broken(self, what: str) -> str:
         return (

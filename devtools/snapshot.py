@@ -52,9 +52,7 @@ def main() -> None:
     sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != ROOT]  # its `nodes` is not ComfyUI's
     enter_host(Path(os.environ["COMFYUI_PATH"]))
     schemas = load(load_pack())
-    from diff2flow_kit.nodes.host.replacement import RENAMES
-
-    write(schemas, [rename.old for rename in RENAMES])
+    write(schemas, [])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from .ours import Ours, OursInFull
 from .stock import Stock, StockAsShipped, StockBypass
 
 RUNNERS = {
-    "bare": Bare, "bare_fused": BareFused,
+    "bare": Bare,
+    "bare_fused": BareFused,
     "ours": Ours,
     "ours_in_full": OursInFull,
     "stock": Stock,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diff2flow_kit.nodes.train_lora import D2FTrainLora
+from diff2flow_kit.nodes.training.train_lora import D2FTrainLora
 
 from .node import TrainerNode, listed
 from .task import Task

@@ -1,20 +1,45 @@
 """ComfyUI's internals, all in one place: what differs between host versions differs here.
 
-Rooms: ``model`` (what a MODEL is), ``conversion``, ``guard`` (around every sampling of a converted model),
-``concat`` (the image condition), ``sampling`` (levels, samplers, a whole run), ``training`` (a MODEL's network to
-train), ``progress`` (bar, text, previews), ``files`` (LoRA files), ``encoding`` (images and captions), ``latents``
-(their shape and scale), ``replacement`` (renamed nodes). Nothing here changes what the host shares.
+This module is the room's one door: the nodes use ``host.NAME`` and nothing behind it. Nothing here changes what the
+host shares.
 """
 
-from .adapters import ADAPTER_KINDS
-from .concat import APPLY_NODE, CALL_KEY, CONDITION_NODE, widen, widened, with_condition
 from .conversion import convert
-from .files import apply_lora, lora_files, lora_folder, lora_names, lora_path, pair_sets, pairs_folder, training_folder
+from .encoding import (
+    check_models,
+    clip_identity,
+    encode_caption,
+    encode_images,
+    latent_factor,
+    takes_sizes,
+    vae_identity,
+)
+from .folders import (
+    cache_folder,
+    input_folder,
+    lora_files,
+    lora_folder,
+    lora_path,
+    pair_sets,
+    pairs_folder,
+    training_folder,
+)
 from .guard import LOGGER
-from .latents import latent_shape, latent_space
-from .model import NODE_NAME, is_converted, is_flow, read_alignment, sampling_of
-from .progress import NodeProgress, decode, quick_picture
-from .replacement import register_renames
+from .image_condition import APPLY_NODE, CALL_KEY, CONDITION_NODE, widen, widened, with_condition
+from .lora import ADAPTER_KINDS, apply_lora, lora_names
+from .model import (
+    NODE_NAME,
+    alignment_of,
+    flow_settings,
+    is_converted,
+    is_flow,
+    latent_shape,
+    latent_space,
+    model_name,
+    read_alignment,
+    sampling_of,
+)
+from .progress import NodeProgress, decode, quick_picture, track
 from .sampling import (
     flow_sampling_in_call,
     make_sampler,
@@ -23,7 +48,7 @@ from .sampling import (
     stock_levels,
     throw_if_interrupted,
 )
-from .training import COMPUTE_DTYPES, Condition, TrainingNetwork, alignment_of, flow_settings, model_name, training
+from .training import COMPUTE_DTYPES, Condition, TrainingNetwork, training
 
 __all__ = [
     "ADAPTER_KINDS",
@@ -38,12 +63,19 @@ __all__ = [
     "TrainingNetwork",
     "alignment_of",
     "apply_lora",
+    "cache_folder",
+    "check_models",
+    "clip_identity",
     "convert",
     "decode",
+    "encode_caption",
+    "encode_images",
     "flow_sampling_in_call",
     "flow_settings",
+    "input_folder",
     "is_converted",
     "is_flow",
+    "latent_factor",
     "latent_shape",
     "latent_space",
     "lora_files",
@@ -56,14 +88,16 @@ __all__ = [
     "pairs_folder",
     "quick_picture",
     "read_alignment",
-    "register_renames",
     "sample",
     "sampling_of",
     "scheduler_names",
     "stock_levels",
+    "takes_sizes",
     "throw_if_interrupted",
+    "track",
     "training",
     "training_folder",
+    "vae_identity",
     "widen",
     "widened",
     "with_condition",

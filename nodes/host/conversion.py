@@ -6,7 +6,7 @@ import comfy.model_sampling
 import comfy.patcher_extension
 
 from ...d2f_core import Objective
-from ..flow_sampling import FlowSampling
+from .flow_sampling import FlowSampling
 from .guard import guard_sampling
 from .model import read_alignment, sampling_of
 

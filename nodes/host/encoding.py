@@ -3,31 +3,15 @@
 What is encoded is what the stock nodes VAEEncode, CLIPTextEncode and CLIPTextEncodeSDXL would give for it.
 """
 
-import hashlib
 import uuid
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import comfy.model_management
-import comfy.utils
-import folder_paths
 import torch
 from torch import Tensor
 
-T = TypeVar("T")
-SAMPLED = 64  # numbers of each weight that an identity looks at
+from ..fingerprints import patched_fingerprint
+
 SDXL_TOKENS = {"l", "g"}
-
-
-def input_folder() -> Path:
-    """ComfyUI's input folder."""
-    return Path(folder_paths.get_input_directory())
-
-
-def cache_folder() -> Path:
-    """Where encoded training sets are kept."""
-    return Path(folder_paths.get_output_directory()) / "diff2flow" / "cache"
 
 
 def check_models(clip: Any, vae: Any) -> None:
@@ -93,56 +77,17 @@ def takes_sizes(clip: Any) -> bool:
 
 def vae_identity(vae: Any) -> str:
     """Hash of a VAE's class, types and a sample of its weights."""
-    return _identity(vae.first_stage_model, getattr(vae, "patcher", None), str(vae.vae_dtype))
+    return _fingerprint(vae.first_stage_model, getattr(vae, "patcher", None), str(vae.vae_dtype))
 
 
 def clip_identity(clip: Any) -> str:
     """Hash of a CLIP's class, options, patches (LoRAs) and a sample of its weights."""
     hooks = uuid.uuid4().hex if clip.patcher.forced_hooks is not None else ""  # their effect is not to be hashed
     options = (clip.layer_idx, sorted(clip.tokenizer_options.items()), hooks)
-    return _identity(clip.cond_stage_model, clip.patcher, repr(options))
+    return _fingerprint(clip.cond_stage_model, clip.patcher, repr(options))
 
 
-def _identity(module: Any, patcher: Any, options: str) -> str:
-    """Hash of a module's weights as they are without patches, and of the patches."""
-    digest = hashlib.sha256(f"{type(module).__name__} {options}".encode())
-    untouched = getattr(patcher, "backup", {})  # the host patches weights in place and keeps the old ones here
-    for name, weight in sorted(module.state_dict().items()):
-        weight = untouched[name].weight if name in untouched else weight
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(_sampled(weight))
-    for name, patches in sorted(getattr(patcher, "patches", {}).items(), key=lambda entry: str(entry[0])):
-        digest.update(str(name).encode())
-        for part in _leaves(patches):
-            digest.update(_sampled(part) if isinstance(part, Tensor) else repr(part).encode())
-    return digest.hexdigest()
-
-
-def _sampled(weight: Tensor) -> bytes:
-    """Bytes of evenly spaced elements of a weight."""
-    if weight.is_meta or not weight.numel():
-        return b""
-    flat = weight.detach().reshape(-1)
-    return flat[:: max(1, len(flat) // SAMPLED)].double().cpu().numpy().tobytes()
-
-
-def _leaves(patch: Any) -> Iterator[Any]:
-    """Tensors, numbers and strings inside of the host's patch tuples and adapters."""
-    if isinstance(patch, list | tuple):
-        for part in patch:
-            yield from _leaves(part)
-    elif hasattr(patch, "weights"):
-        yield type(patch).__name__
-        yield from _leaves(patch.weights)
-    elif patch is None or isinstance(patch, Tensor | str | int | float):
-        yield patch
-
-
-def track(steps: Iterable[T], total: int) -> Iterator[T]:
-    """Pass steps on with the host's progress bar; raises the host's interrupt between them."""
-    bar = comfy.utils.ProgressBar(max(1, total))
-    comfy.model_management.throw_exception_if_processing_interrupted()
-    for number, step in enumerate(steps, 1):
-        bar.update_absolute(number, max(1, total))
-        yield step
-        comfy.model_management.throw_exception_if_processing_interrupted()
+def _fingerprint(module: Any, patcher: Any, options: str) -> str:
+    # The host patches weights in place and keeps the old ones here.
+    replaced = {name: saved.weight for name, saved in getattr(patcher, "backup", {}).items()}
+    return patched_fingerprint(module, options, replaced, getattr(patcher, "patches", {}))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..flow_sampling import FlowSampling
+from .flow_sampling import FlowSampling
 from .model import NODE_NAME, sampling_of
 
 LOGGER = logging.getLogger("diff2flow")

@@ -1,11 +1,11 @@
-"""What a MODEL is: its schedule, its prediction type, whether it is a flow matching model."""
+"""What a MODEL is: its schedule, prediction type and kind, and the shape and scale of its latents."""
 
 from typing import Any
 
 import comfy.model_sampling
 
 from ...d2f_core import FlowAlignment, NoiseSchedule
-from ..flow_sampling import FlowSampling
+from .flow_sampling import FlowSampling
 
 NODE_NAME = "Convert to Flow Matching"
 
@@ -80,3 +80,39 @@ def _prediction(sampling: Any, name: str) -> str:
             "node before it, or set 'prediction' to what the network was trained with"
         )
     return _PREDICTION_OWNERS[owner]
+
+
+def alignment_of(model: Any) -> FlowAlignment:
+    """Schedule and prediction type of a MODEL, converted or not."""
+    sampling = sampling_of(model)
+    return sampling.alignment if isinstance(sampling, FlowSampling) else read_alignment(model)
+
+
+def flow_settings(model: Any) -> tuple[str, float] | None:
+    """Start and shift of a converted MODEL; None of one that is not."""
+    sampling = sampling_of(model)
+    return (sampling.start, sampling.shift) if isinstance(sampling, FlowSampling) else None
+
+
+def model_name(model: Any) -> str:
+    """The host's name for the kind of model: SD15, SD20, SDXL, ..."""
+    return type(model.model.model_config).__name__
+
+
+def latent_shape(model: Any, width: int, height: int) -> tuple[int, int, int]:
+    """(C, h, w) of the latents of a picture in pixels.
+
+    Raises:
+        ValueError: the sides are no multiples of the pixels of a latent.
+    """
+    latent_format = model.model.latent_format
+    factor = int(getattr(latent_format, "spacial_downscale_ratio", 8))
+    if width % factor or height % factor:
+        raise ValueError(f"width and height must be multiples of {factor} for this model, got {width} and {height}")
+    return int(latent_format.latent_channels), height // factor, width // factor
+
+
+def latent_space(model: Any) -> str:
+    """In words, for files: the scale of latents in model space."""
+    latent_format = model.model.latent_format
+    return f"model space of {type(latent_format).__name__} (scale factor {latent_format.scale_factor:g})"

@@ -2,7 +2,8 @@
 
 import sys
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import comfy.model_management
 import comfy.utils
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 SECONDS_BETWEEN_TEXTS = 0.25
+
+T = TypeVar("T")
 
 
 class NodeProgress:
@@ -40,6 +43,16 @@ class NodeProgress:
         server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
         if self.node_id is not None and server is not None and hasattr(server, "send_progress_text"):
             server.send_progress_text(text, self.node_id)
+
+
+def track(steps: Iterable[T], total: int) -> Iterator[T]:
+    """Pass steps on with the host's progress bar; raises the host's interrupt between them."""
+    bar = comfy.utils.ProgressBar(max(1, total))
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    for number, step in enumerate(steps, 1):
+        bar.update_absolute(number, max(1, total))
+        yield step
+        comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 def quick_picture(model: Any, latent: Tensor) -> Any | None:

@@ -17,10 +17,9 @@ import torch
 from comfy.ldm.modules import attention
 from torch import Tensor
 
-from ...d2f_core import FlowAlignment, for_autograd, private_view
-from ..flow_sampling import FlowSampling
-from .concat import CALL_KEY, FIRST_CONV, sort_patches, widened
-from .model import read_alignment, sampling_of
+from ...d2f_core import for_autograd, frozen_copy
+from .image_condition import CALL_KEY, FIRST_CONV, sort_patches, widened
+from .model import alignment_of
 
 # What the network is told beside its input and its timestep: name -> tensor (B, ...).
 Condition = Mapping[str, Tensor]
@@ -53,7 +52,7 @@ class TrainingNetwork:
     def __init__(self, model: Any, dtype: torch.dtype | None, recompute: bool) -> None:
         base = model.model
         dynamic = getattr(model, "is_dynamic", lambda: False)()
-        self.module = private_view(base.diffusion_model, dtype, recompute, partial(_fetch, model) if dynamic else None)
+        self.module = frozen_copy(base.diffusion_model, dtype, recompute, partial(_fetch, model) if dynamic else None)
         for layer in self.module.modules() if dynamic else ():
             for name in _FETCHING:
                 layer.__dict__.pop(name, None)
@@ -129,23 +128,6 @@ def training(model: Any, dtype: str = "auto", recompute: bool = False) -> Iterat
                 del management.in_training
             else:
                 management.in_training = before
-
-
-def alignment_of(model: Any) -> FlowAlignment:
-    """Schedule and prediction type of a MODEL, converted or not."""
-    sampling = sampling_of(model)
-    return sampling.alignment if isinstance(sampling, FlowSampling) else read_alignment(model)
-
-
-def flow_settings(model: Any) -> tuple[str, float] | None:
-    """Start and shift of a converted MODEL; None of one that is not."""
-    sampling = sampling_of(model)
-    return (sampling.start, sampling.shift) if isinstance(sampling, FlowSampling) else None
-
-
-def model_name(model: Any) -> str:
-    """The host's name for the kind of model: SD15, SD20, SDXL, ..."""
-    return type(model.model.model_config).__name__
 
 
 def _fetch(model: Any, path: str) -> Tensor:

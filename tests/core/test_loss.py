@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from d2f_core import DENSITIES, OBJECTIVES, WEIGHTS, FlowAlignment, Objective, Pair, TimeDensity
+from d2f_core import DENSITIES, OBJECTIVES, WEIGHTS, FlowAlignment, Interpolant, Objective, TimeDensity
 
 
 @pytest.fixture
 def pair(generator):
     x0, eps = torch.randn(2, 6, 4, 5, generator=generator, dtype=torch.float64)
-    return Pair(x0, eps, torch.tensor([0.07, 0.2, 0.4, 0.6, 0.8, 0.97], dtype=torch.float64))
+    return Interpolant(x0, eps, torch.tensor([0.07, 0.2, 0.4, 0.6, 0.8, 0.97], dtype=torch.float64))
 
 
 def ideal_output(alignment, pair):
@@ -29,14 +29,14 @@ def test_the_ideal_output_has_no_loss(case, pair, name):
 def test_naive_fm_takes_the_output_for_a_velocity(sd, pair):
     objective = Objective(sd, "naive_fm")
     assert objective.loss(pair.x0 - pair.eps, pair).max() == 0
-    question = objective.ask(pair)
+    question = objective.model_input(pair)
     assert torch.equal(question.network_input, pair.x_fm)
     torch.testing.assert_close(question.timestep, ((1 - pair.t) * 1000).clamp(max=999))
 
 
 def test_aligned_objectives_ask_where_the_network_was_trained(case, pair):
     for name in ("diff2flow", "diffusion"):
-        question = Objective(case.alignment, name).ask(pair)
+        question = Objective(case.alignment, name).model_input(pair)
         assert torch.equal(question.network_input, case.alignment.to_diffusion(pair.x_fm, pair.t))
         assert torch.equal(question.timestep, case.alignment.timestep(pair.t))
 
@@ -73,7 +73,7 @@ def test_huber_is_linear_far_out(sd, pair):
 
 
 def test_low_precision_outputs_are_compared_in_float32(sd, pair):
-    half = Pair(pair.x0.bfloat16(), pair.eps.bfloat16(), pair.t)
+    half = Interpolant(pair.x0.bfloat16(), pair.eps.bfloat16(), pair.t)
     assert Objective(sd).loss(half.eps, half).dtype == torch.float32
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from d2f_core import NonFiniteLossError, Trainer, TrainSettings
-from d2f_core.batches import Batch, batch_items, mix
+from d2f_core.batches import Batch, batch_items, derive_seed
 from d2f_core.lora import AdapterSettings, make_adapters
 from d2f_core.loss import Objective, TimeDensity
 
@@ -195,7 +195,7 @@ def test_an_epoch_takes_each_item_once_and_groups_do_not_mix():
 
 
 def test_seeds_are_spread():
-    seeds = {mix(seed, index) for seed in range(40) for index in range(-40, 40)}
+    seeds = {derive_seed(seed, index) for seed in range(40) for index in range(-40, 40)}
     assert len(seeds) == 40 * 80 and all(0 <= seed < 2**63 for seed in seeds)
 
 

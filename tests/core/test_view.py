@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from d2f_core import for_autograd, private_view
+from d2f_core import for_autograd, frozen_copy
 
 
 class Block(nn.Module):
@@ -60,7 +60,7 @@ def facts(network):
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_same_answers_without_copies(network, x, recompute):
-    view = private_view(network, recompute=recompute)
+    view = frozen_copy(network, recompute=recompute)
     assert torch.equal(view(x), network(x))
     for (name, own), (_, theirs) in zip(view.named_parameters(), network.named_parameters(), strict=True):
         assert own.data_ptr() == theirs.data_ptr() and own is not theirs, name
@@ -71,12 +71,12 @@ def test_same_answers_without_copies(network, x, recompute):
 @pytest.mark.parametrize("recompute", [False, True])
 def test_gradients_flow_and_nothing_is_left_on_the_network(network, x, recompute):
     before = facts(network)
-    view = private_view(network, recompute=recompute)
+    view = frozen_copy(network, recompute=recompute)
     view.train().blocks[0].inner.register_forward_hook(lambda layer, inputs, output: 2 * output)
     x.requires_grad_()
     view(x).square().sum().backward()
     assert x.grad.abs().min() > 0
-    assert not torch.equal(view(x), private_view(network)(x))
+    assert not torch.equal(view(x), frozen_copy(network)(x))
     assert facts(network) == before
 
 
@@ -84,7 +84,7 @@ def test_recomputing_gives_the_same_gradient_and_runs_the_blocks_again(network, 
     gradients, calls = [], []
     for recompute in (False, True):
         leaf, Block.calls = x.clone().requires_grad_(), 0
-        private_view(network, recompute=recompute)(leaf).square().sum().backward()
+        frozen_copy(network, recompute=recompute)(leaf).square().sum().backward()
         gradients.append(leaf.grad)
         calls.append(Block.calls)
     assert torch.equal(*gradients)
@@ -92,7 +92,7 @@ def test_recomputing_gives_the_same_gradient_and_runs_the_blocks_again(network, 
 
 
 def test_another_dtype_copies_and_fetched_weights_are_used(network, x):
-    half = private_view(network, torch.bfloat16)
+    half = frozen_copy(network, torch.bfloat16)
     assert half(x.bfloat16()).dtype is torch.bfloat16
     assert {p.dtype for p in network.parameters()} == {torch.float32}
     name, asked = "blocks.0.inner.weight", []
@@ -101,7 +101,7 @@ def test_another_dtype_copies_and_fetched_weights_are_used(network, x):
         asked.append(path)
         return torch.zeros(6, 6) if path == name else network.get_parameter(path)
 
-    view = private_view(network, fetch=fetch)
+    view = frozen_copy(network, fetch=fetch)
     assert asked == [path for path, _ in network.named_parameters()]  # what is shared is fetched once
     assert not view.get_parameter(name).any() and network.get_parameter(name).any()
     assert not view.again.inner.weight.any() and view.get_parameter("blocks.0.outer.weight").any()
@@ -114,7 +114,7 @@ def test_a_view_is_gone_with_its_last_reference(network, x, recompute):
     gc.collect()
     gc.disable()
     try:
-        view = private_view(network, torch.bfloat16, recompute)
+        view = frozen_copy(network, torch.bfloat16, recompute)
         view(x.bfloat16()).square().sum().backward()
         parts = [weakref.ref(part) for part in (view, view.blocks[0], view.blocks[0].inner.weight)]
         del view
@@ -148,7 +148,7 @@ def test_recomputing_sees_what_the_block_saw(x):
     network, gradients = Counting(), []
     for recompute in (False, True):
         leaf, options = x.clone().requires_grad_(), {}
-        private_view(network, recompute=recompute)(leaf, options).square().sum().backward()
+        frozen_copy(network, recompute=recompute)(leaf, options).square().sum().backward()
         assert options == {"index": 3, "seen": 2}  # what is noted on the way reaches the caller, once
         gradients.append(leaf.grad)
     assert torch.equal(*gradients)
@@ -158,7 +158,7 @@ def test_a_forward_function_that_somebody_has_put_on_a_block_is_kept(x):
     network = Counting()
     network.blocks[0].forward = lambda x, options: torch.zeros_like(x)
     for recompute in (False, True):
-        view = private_view(network, recompute=recompute)
+        view = frozen_copy(network, recompute=recompute)
         assert torch.equal(view(x.clone().requires_grad_(), {}), network(x, {}))
 
 

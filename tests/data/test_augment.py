@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
-from diff2flow_kit.d2f_data.augment import Augmentation, Draw, apply, apply_to_mask, draw, mirrored_left
-from diff2flow_kit.d2f_data.buckets import Bucket, Placement
+from diff2flow_kit.d2f_data.image_sets.augment import Augmentation, Draw, apply, apply_to_mask, draw, mirrored_left
+from diff2flow_kit.d2f_data.image_sets.buckets import Bucket, Placement
 
 ALL = Augmentation(flip=True, crop=0.5, colour=0.4)
 BUCKET = Bucket(4, 3)

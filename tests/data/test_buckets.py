@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from diff2flow_kit.d2f_data.buckets import (
+from diff2flow_kit.d2f_data.image_sets.buckets import (
     Bucket,
     Placement,
     largest_zoom,

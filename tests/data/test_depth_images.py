@@ -5,7 +5,7 @@ import colorsys
 import pytest
 import torch
 
-from diff2flow_kit.d2f_data.depth_images import COLORS, as_rgb, colorize, resize_depth, resize_image, working_size
+from diff2flow_kit.d2f_data.plots.depth_images import COLORS, as_rgb, colorize, resize_depth, resize_image, working_size
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from diff2flow_kit.d2f_data import images
-from diff2flow_kit.d2f_data.folder import Captions, find_items
-from diff2flow_kit.d2f_data.images import OddImageError, read_image, read_mask, read_size
+from diff2flow_kit.d2f_data.image_sets import images
+from diff2flow_kit.d2f_data.image_sets.folder import Captions, find_items
+from diff2flow_kit.d2f_data.image_sets.images import InvalidImageError, read_image, read_mask, read_size
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_float_images_are_0_to_1(folder):
     Image.fromarray(np.full((16, 16), 0.5, dtype=np.float32)).save(folder / "half.tif")
     assert corner(read_image(folder / "half.tif")) == (128, 128, 128)
     Image.fromarray(np.full((16, 16), 7.0, dtype=np.float32)).save(folder / "hdr.tif")
-    with pytest.raises(OddImageError, match="outside 0 to 1"):
+    with pytest.raises(InvalidImageError, match="outside 0 to 1"):
         read_image(folder / "hdr.tif")
 
 
@@ -135,7 +135,7 @@ def test_truncated_images(folder):
         path = folder / f"a{suffix}"
         noise.save(path)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(OddImageError, match="damaged or cut off"):
+        with pytest.raises(InvalidImageError, match="damaged or cut off"):
             read_image(path)
 
 
@@ -144,7 +144,7 @@ def test_damaged_header(folder):
     data = bytearray(path.read_bytes())
     data[18] ^= 0xFF
     path.write_bytes(data)
-    with pytest.raises(OddImageError):
+    with pytest.raises(InvalidImageError):
         read_image(path)
 
 
@@ -154,7 +154,7 @@ def test_damaged_header(folder):
 )
 def test_what_is_no_image(folder, content, reason):
     (folder / "a.png").write_bytes(content)
-    with pytest.raises(OddImageError, match=reason):
+    with pytest.raises(InvalidImageError, match=reason):
         read_size(folder / "a.png")
 
 
@@ -166,13 +166,13 @@ def test_huge_images_are_refused_from_the_header(folder, monkeypatch):
     (folder / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")))
     for limit in (Image.MAX_IMAGE_PIXELS, None):  # whatever another pack has done to Pillow's limit
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        with pytest.raises(OddImageError, match="89 million pixels"):
+        with pytest.raises(InvalidImageError, match="89 million pixels"):
             read_size(folder / "bomb.png")
 
 
 def test_an_image_over_the_limit_that_pillow_only_warns_of(folder, monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 500)
-    with pytest.raises(OddImageError, match="32 x 24 is more than"):
+    with pytest.raises(InvalidImageError, match="32 x 24 is more than"):
         read_size(picture(folder / "a.png"))
 
 
@@ -180,12 +180,12 @@ def test_links_that_lead_nowhere(folder):
     (folder / "a.png").symlink_to(folder / "gone.png")
     (folder / "a.txt").write_text("a")
     assert set(found(folder)[0]) == {"a.png"}
-    with pytest.raises(OddImageError, match=r"cannot be opened.*check the link"):
+    with pytest.raises(InvalidImageError, match=r"cannot be opened.*check the link"):
         read_size(folder / "a.png")
 
 
 def test_tiny_images(folder):
-    with pytest.raises(OddImageError, match="4 x 24 is too small"):
+    with pytest.raises(InvalidImageError, match="4 x 24 is too small"):
         read_size(picture(folder / "a.png", (4, 24)))
 
 
@@ -193,7 +193,7 @@ def test_animations_and_pages(folder):
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue")]
     for suffix in (".gif", ".webp", ".tif", ".png"):
         frames[0].save(folder / f"a{suffix}", save_all=True, append_images=frames[1:])
-        with pytest.raises(OddImageError, match="3 frames"):
+        with pytest.raises(InvalidImageError, match="3 frames"):
             read_size(folder / f"a{suffix}")
 
 
@@ -363,5 +363,5 @@ def test_masks_are_found_and_are_no_items(folder):
 
 def test_a_black_mask_is_odd(folder):
     assert read_mask(picture(folder / "white.png", colour="white")).getpixel((0, 0)) == 255
-    with pytest.raises(OddImageError, match="black all over"):
+    with pytest.raises(InvalidImageError, match="black all over"):
         read_mask(picture(folder / "black.png", colour="black"))

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from diff2flow_kit.d2f_data.latent_cache import (
+from diff2flow_kit.d2f_data.image_sets.latent_cache import (
     FORMAT,
     SPACE,
     Cache,

@@ -12,17 +12,17 @@ from torch import nn
 
 from d2f_core import OBJECTIVES, PREDICTIONS, NoiseSchedule
 from d2f_core.lora import AdapterSettings, make_adapters
-from diff2flow_kit.d2f_data.lora_file import (
+from diff2flow_kit.d2f_data.files.lora_file import (
     LoraFacts,
     LoraModel,
     layer_of,
     load_lora,
     lora_tensors,
     save_lora,
-    schedule_fingerprint,
     smallest_dtype,
 )
-from diff2flow_kit.d2f_data.store import load_tensors, save_tensors
+from diff2flow_kit.d2f_data.files.store import load_tensors, save_tensors
+from diff2flow_kit.d2f_data.fingerprints import schedule_fingerprint
 
 FACTS = LoraFacts(
     objective="diff2flow",

@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from diff2flow_kit.d2f_data.buckets import Bucket
-from diff2flow_kit.d2f_data.images import OddImageError
-from diff2flow_kit.d2f_data.paired import PairSettings, RawValues, find_pairs, plan_rows
-from diff2flow_kit.d2f_data.paired_tensors import describe_pairs, read_pairs
-from diff2flow_kit.d2f_data.raw_values import read_raw, read_raw_size
+from diff2flow_kit.d2f_data.image_sets.buckets import Bucket
+from diff2flow_kit.d2f_data.image_sets.images import InvalidImageError
+from diff2flow_kit.d2f_data.image_sets.read_raw import read_raw, read_raw_size
+from diff2flow_kit.d2f_data.image_sets.target_pair_tensors import describe_target_pairs, read_target_pairs
+from diff2flow_kit.d2f_data.image_sets.target_pairs import RawValues, TargetPairSettings, find_target_pairs, plan_rows
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def save_array(path, values):
 
 def load(folders, **settings):
     """The set, and reasons by name of what was left out."""
-    settings = PairSettings(**{"resolution": 96, "step": 32, **settings})
-    pairs, odd = find_pairs(*folders, settings.raw is not None)
-    *_, found = read_pairs(plan_rows(pairs, settings, odd), settings.raw, odd)
+    settings = TargetPairSettings(**{"resolution": 96, "step": 32, **settings})
+    pairs, odd = find_target_pairs(*folders, settings.raw is not None)
+    *_, found = read_target_pairs(plan_rows(pairs, settings, odd), settings.raw, odd)
     return found, {file.name: file.reason for file in found.odd}
 
 
@@ -54,7 +54,7 @@ def test_partners_have_the_same_path_whatever_the_suffix(folders):
         save_grey(images / name, ramp())
     for name in ("a.png", "sub/a.tif", "b.c.webp"):
         save_grey(targets / name, ramp())
-    pairs, odd = find_pairs(images, targets, raw=False)
+    pairs, odd = find_target_pairs(images, targets, raw=False)
     names = [(pair.name, pair.image.name, pair.target.name) for pair in pairs]
     assert names == [("a", "a.jpg", "a.png"), ("b.c", "b.c.png", "b.c.webp"), ("sub/a", "a.png", "a.tif")]
     assert not odd
@@ -67,7 +67,7 @@ def test_files_without_a_partner_or_with_two_are_named(folders):
     for name in ("a.png", "twice.png", "nobody.png"):
         save_grey(targets / name, ramp())
     (targets / "b.exr").write_bytes(b"x")
-    pairs, odd = find_pairs(images, targets, raw=True)
+    pairs, odd = find_target_pairs(images, targets, raw=True)
     assert [pair.name for pair in pairs] == ["a", "twice"]
     reasons = {file.name: file.reason for file in odd}
     assert "twice.jpg has the same name; twice.png is left out" in reasons["image twice.png"]
@@ -81,17 +81,17 @@ def test_one_folder_may_lie_in_the_other(tmp_path, swap):
     save_grey(tmp_path / "a.png", ramp())
     save_grey(tmp_path / "inner" / "a.png", ramp())
     places = (tmp_path / "inner", tmp_path) if swap else (tmp_path, tmp_path / "inner")
-    pairs, odd = find_pairs(*places, raw=False)
+    pairs, odd = find_target_pairs(*places, raw=False)
     assert [pair.name for pair in pairs] == ["a"] and not odd
     with pytest.raises(ValueError, match="are the same folder"):
-        find_pairs(tmp_path, tmp_path / "inner" / "..", raw=False)
+        find_target_pairs(tmp_path, tmp_path / "inner" / "..", raw=False)
 
 
 def test_arrays_are_targets_of_raw_values_only(folders):
     save_grey(folders[0] / "a.png", ramp())
     save_array(folders[1] / "a.npy", ramp())
-    assert len(find_pairs(*folders, raw=True)[0]) == 1
-    assert not find_pairs(*folders, raw=False)[0]
+    assert len(find_target_pairs(*folders, raw=True)[0]) == 1
+    assert not find_target_pairs(*folders, raw=False)[0]
 
 
 # Raw values
@@ -139,7 +139,7 @@ BROKEN = {
 def test_arrays_that_cannot_be_used(tmp_path, kind):
     values, words = BROKEN[kind]
     np.save(tmp_path / "a.npy", values, allow_pickle=True)
-    with pytest.raises(OddImageError, match=words):
+    with pytest.raises(InvalidImageError, match=words):
         read_raw_size(tmp_path / "a.npy")
 
 
@@ -147,14 +147,14 @@ def test_arrays_that_are_cut_off_or_something_else(tmp_path):
     path = save_array(tmp_path / "a.npy", ramp())
     for content in (path.read_bytes()[:500], b"", b"hello", b"PK\x03\x04" + b"\0" * 100):
         path.write_bytes(content)
-        with pytest.raises(OddImageError, match="damaged, cut off"):
+        with pytest.raises(InvalidImageError, match="damaged, cut off"):
             read_raw_size(path)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "P", "LA"])
 def test_pictures_hold_no_values(tmp_path, mode):
     Image.new(mode, (16, 16)).save(tmp_path / "a.png")
-    with pytest.raises(OddImageError, match=f"has mode {mode} and not one value a pixel; save it as"):
+    with pytest.raises(InvalidImageError, match=f"has mode {mode} and not one value a pixel; save it as"):
         read_raw(tmp_path / "a.png")
 
 
@@ -270,7 +270,7 @@ def test_odd_files_are_named_and_the_rest_is_read(folders):
     assert "c.png: damaged or cut off" in odd["c"] and "d.png: not an image" in odd["d"]
     assert "no value other than 0" in odd["e"]
     assert float((found.images[0] * 255 - found.targets[0]).abs().max()) < 1e-3, "rows of others moved up"
-    report = describe_pairs(found, *folders)
+    report = describe_target_pairs(found, *folders)
     assert "2 pairs of" in report and "96x96: 2 pairs" in report and "left out (4):" in report and "e: the t" in report
 
 
@@ -283,8 +283,8 @@ def test_the_report_says_what_is_held(folders, raw):
     found, _ = load(folders, raw=raw)
     planes = 2 * 7 if raw is None else 5
     assert found.nbytes == planes * 96 * 96 * 4
-    assert f"({found.nbytes} bytes)" in describe_pairs(found, *folders)
-    assert "100.0% of the targets' pixels are valid" in describe_pairs(found, *folders)
+    assert f"({found.nbytes} bytes)" in describe_target_pairs(found, *folders)
+    assert "100.0% of the targets' pixels are valid" in describe_target_pairs(found, *folders)
 
 
 def test_nothing_is_an_empty_set(folders):
@@ -293,4 +293,4 @@ def test_nothing_is_an_empty_set(folders):
 
 def test_unknown_flips():
     with pytest.raises(ValueError, match="unknown flip 'up'; allowed are off, random, both"):
-        PairSettings(flip="up")
+        TargetPairSettings(flip="up")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from diff2flow_kit.d2f_data.pairs import PairSet
-from diff2flow_kit.d2f_data.pairs_plan import PairPlan
-from diff2flow_kit.d2f_data.pairs_writer import PairWriter
+from diff2flow_kit.d2f_data.reflow.pairs import ReflowPairSet
+from diff2flow_kit.d2f_data.reflow.plan import ReflowPairPlan
+from diff2flow_kit.d2f_data.reflow.writer import ReflowPairWriter
 
 SHAPE = (4, 3, 5)
 TEACHER = {"solver": "euler", "steps": 25, "cfg": 3.0}
@@ -18,7 +18,7 @@ PROMPTS = ["a red cube", "a cone", "nothing"]
 
 
 def plan(count=10, **changes):
-    return PairPlan(SHAPE, count, **{"seed": 7, "teacher": TEACHER, "shard_size": 4, **changes})
+    return ReflowPairPlan(SHAPE, count, **{"seed": 7, "teacher": TEACHER, "shard_size": 4, **changes})
 
 
 def told():
@@ -33,7 +33,7 @@ def teacher(eps):
 def write(folder, wanted, batch=3, stop=None, conditions=None):
     """Run a writer; ``stop`` raises after that many pairs. Returns the indices that were made."""
     made = []
-    with PairWriter(folder, wanted, PROMPTS, conditions or told()) as writer:
+    with ReflowPairWriter(folder, wanted, PROMPTS, conditions or told()) as writer:
         for items in writer.missing(batch):
             eps = wanted.noise(items)
             writer.add(items, eps, teacher(eps))
@@ -62,7 +62,7 @@ def shards(folder):
 def test_pairs_come_back_in_any_order(folder, storage):
     wanted = plan(storage=storage)
     assert write(folder, wanted) == list(range(10))
-    pairs = PairSet(folder)
+    pairs = ReflowPairSet(folder)
     items = [9, 0, 4, 3, 4]
     read = pairs.read(items)
     exact = wanted.noise(items)
@@ -78,7 +78,7 @@ def test_pairs_come_back_in_any_order(folder, storage):
 
 def test_conditions_are_kept_once_a_prompt(folder):
     write(folder, plan())
-    pairs = PairSet(folder)
+    pairs = ReflowPairSet(folder)
     one, other, again = pairs.conditions([2, 0, 2])
     assert torch.equal(one["c_crossattn"], torch.full((1, 2, 6), 2.0)) and torch.equal(other["y"], torch.zeros(1, 1))
     assert one is again
@@ -87,8 +87,8 @@ def test_conditions_are_kept_once_a_prompt(folder):
 
 def test_few_conditions_stay_in_memory(folder, monkeypatch):
     write(folder, plan())
-    monkeypatch.setattr("diff2flow_kit.d2f_data.pairs.HELD_PROMPTS", 2)
-    pairs = PairSet(folder)
+    monkeypatch.setattr("diff2flow_kit.d2f_data.reflow.pairs.HELD_PROMPTS", 2)
+    pairs = ReflowPairSet(folder)
     for prompt in (0, 1, 2, 0):
         assert float(pairs.conditions([prompt])[0]["y"]) == prompt
         assert len(pairs._held) <= 2
@@ -116,9 +116,9 @@ def test_a_cancel_neither_repeats_a_pair_nor_loses_one(folder, stop):
     wanted = plan()
     cancelled(folder, wanted, stop, batch=1)
     with pytest.raises(ValueError, match=rf"unfinished, {stop} of 10 are there; run Generate Reflow Pairs again"):
-        PairSet(folder)
+        ReflowPairSet(folder)
     assert write(folder, wanted) == list(range(stop, 10))
-    assert torch.equal(PairSet(folder).read(range(10)).eps, wanted.noise(range(10)))
+    assert torch.equal(ReflowPairSet(folder).read(range(10)).eps, wanted.noise(range(10)))
 
 
 def test_a_finished_set_is_left_as_it_is(folder):
@@ -131,15 +131,15 @@ def test_a_finished_set_is_left_as_it_is(folder):
 def test_a_set_grows_and_shrinks(folder):
     write(folder, plan(6))
     assert write(folder, plan(11)) == [6, 7, 8, 9, 10]
-    assert len(PairSet(folder)) == 11
-    assert write(folder, plan(3)) == [] and len(PairSet(folder)) == 3
+    assert len(ReflowPairSet(folder)) == 11
+    assert write(folder, plan(3)) == [] and len(ReflowPairSet(folder)) == 3
     assert write(folder, plan(11)) == []
-    assert torch.equal(PairSet(folder).read(range(11)).eps, plan().noise(range(11)))
+    assert torch.equal(ReflowPairSet(folder).read(range(11)).eps, plan().noise(range(11)))
 
 
 def test_batches_may_be_larger_than_shards(folder):
     assert write(folder, plan(11), batch=9) == list(range(11))
-    assert torch.equal(PairSet(folder).read(range(11)).eps, plan().noise(range(11)))
+    assert torch.equal(ReflowPairSet(folder).read(range(11)).eps, plan().noise(range(11)))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_other_settings_are_refused_with_what_differs(folder, changes, words):
     with pytest.raises(ValueError, match=words) as error:
         write(folder, plan(**changes))
     assert "choose another name" in str(error.value) and str(folder) in str(error.value)
-    assert len(PairSet(folder)) == 10
+    assert len(ReflowPairSet(folder)) == 10
 
 
 def test_other_conditions_are_other_settings(folder):
@@ -162,7 +162,7 @@ def test_other_conditions_are_other_settings(folder):
 
 def test_latents_that_are_not_finite_stop_the_writer(folder):
     with pytest.raises(ValueError, match="pairs 2 to 3 are NaN or infinite in fp16"):  # noqa: SIM117
-        with PairWriter(folder, plan(storage="fp16"), PROMPTS, told()) as writer:
+        with ReflowPairWriter(folder, plan(storage="fp16"), PROMPTS, told()) as writer:
             writer.add([0, 1], torch.zeros(2, *SHAPE), torch.zeros(2, *SHAPE))
             writer.add([2, 3], torch.zeros(2, *SHAPE), torch.full((2, *SHAPE), 1e6))
     assert write(folder, plan(storage="fp16")) == list(range(2, 10))
@@ -183,16 +183,16 @@ def peak_mib(folder: Path, count: int) -> float:
 import importlib.util, re, sys, types, torch
 root = {str(Path(__file__).resolve().parents[2])!r}
 kit = types.ModuleType("kit"); kit.__path__ = [root]; sys.modules["kit"] = kit
-from kit.d2f_data.pairs import PairSet
-from kit.d2f_data.pairs_plan import PairPlan
-from kit.d2f_data.pairs_writer import PairWriter
+from kit.d2f_data.reflow.pairs import ReflowPairSet
+from kit.d2f_data.reflow.plan import ReflowPairPlan
+from kit.d2f_data.reflow.writer import ReflowPairWriter
 torch.set_num_threads(1)
-plan = PairPlan((4, 16, 16), {count}, 0, {{}}, shard_size=128)
-with PairWriter({str(folder)!r}, plan, ["x"], [{{"c": torch.zeros(1, 2, 6)}}]) as writer:
+plan = ReflowPairPlan((4, 16, 16), {count}, 0, {{}}, shard_size=128)
+with ReflowPairWriter({str(folder)!r}, plan, ["x"], [{{"c": torch.zeros(1, 2, 6)}}]) as writer:
     for items in writer.missing(50):
         eps = plan.noise(items)
         writer.add(items, eps, eps)
-pairs = PairSet({str(folder)!r})
+pairs = ReflowPairSet({str(folder)!r})
 for items in torch.randperm({count})[:1000].split(50):
     pairs.read(items.tolist())
 print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024)

@@ -11,23 +11,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from diff2flow_kit.d2f_data import pairs_manifest, pairs_writer
-from diff2flow_kit.d2f_data.pairs import PairSet
-from diff2flow_kit.d2f_data.pairs_plan import PairPlan
-from diff2flow_kit.d2f_data.pairs_writer import PairWriter
+from diff2flow_kit.d2f_data.reflow import manifest as pairs_manifest
+from diff2flow_kit.d2f_data.reflow import writer as pairs_writer
+from diff2flow_kit.d2f_data.reflow.pairs import ReflowPairSet
+from diff2flow_kit.d2f_data.reflow.plan import ReflowPairPlan
+from diff2flow_kit.d2f_data.reflow.writer import ReflowPairWriter
 
 ROOT = Path(__file__).resolve().parents[2]
-PLAN = PairPlan((4, 3, 5), 10, 7, {"cfg": 3.0}, shard_size=4)
+PLAN = ReflowPairPlan((4, 3, 5), 10, 7, {"cfg": 3.0}, shard_size=4)
 
 PRELUDE = f"""
 import os, resource, signal, sys, time, types, torch
 kit = types.ModuleType("kit"); kit.__path__ = [{str(ROOT)!r}]; sys.modules["kit"] = kit
-from kit.d2f_data.pairs_plan import PairPlan
-from kit.d2f_data.pairs_writer import PairWriter
-plan = PairPlan((4, 3, 5), 10, 7, {{"cfg": 3.0}}, shard_size=4)
+from kit.d2f_data.reflow.plan import ReflowPairPlan
+from kit.d2f_data.reflow.writer import ReflowPairWriter
+plan = ReflowPairPlan((4, 3, 5), 10, 7, {{"cfg": 3.0}}, shard_size=4)
 told = [{{"c": torch.zeros(1, 2, 6)}}]
 def write(before=lambda items: None):
-    with PairWriter(sys.argv[1], plan, ["x"], told) as writer:
+    with ReflowPairWriter(sys.argv[1], plan, ["x"], told) as writer:
         for items in writer.missing(1):
             before(items[0])
             eps = plan.noise(items)
@@ -38,7 +39,7 @@ def write(before=lambda items: None):
 def write(folder, plan=PLAN):
     """The indices of the pairs that a writer makes."""
     made = []
-    with PairWriter(folder, plan, ["x"], [{"c": torch.zeros(1, 2, 6)}]) as writer:
+    with ReflowPairWriter(folder, plan, ["x"], [{"c": torch.zeros(1, 2, 6)}]) as writer:
         for items in writer.missing(3):
             eps = plan.noise(items)
             writer.add(items, eps, 2 * eps)
@@ -74,7 +75,7 @@ def refused(folder):
 
     def check(words, file):
         with pytest.raises(ValueError, match=words) as error:
-            PairSet(folder)
+            ReflowPairSet(folder)
         assert str(folder / file) in str(error.value)
         assert any(remedy in str(error.value) for remedy in ("run Generate Reflow Pairs again", "remove it"))
 
@@ -87,7 +88,7 @@ def put_right(folder):
 
     def check(items):
         assert write(folder) == items
-        read = PairSet(folder).read(range(10))
+        read = ReflowPairSet(folder).read(range(10))
         assert torch.equal(read.eps, PLAN.noise(range(10))) and torch.equal(read.x0, 2 * read.eps)
 
     return check
@@ -124,7 +125,7 @@ def test_an_extra_shard(folder, refused):
 
 
 def test_a_stale_shard_of_another_set(folder, tmp_path, refused):
-    write(tmp_path / "other", PairPlan((4, 3, 5), 10, 8, {"cfg": 3.0}, shard_size=4))
+    write(tmp_path / "other", ReflowPairPlan((4, 3, 5), 10, 8, {"cfg": 3.0}, shard_size=4))
     stale = folder / "shard-00001.safetensors"
     stale.write_bytes((tmp_path / "other" / stale.name).read_bytes())
     refused("is stale: it belongs to another set", stale.name)
@@ -150,17 +151,17 @@ def test_a_manifest_of_a_newer_version(folder):
     path = folder / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
     with pytest.raises(ValueError, match="has format 2, this version reads up to 1; update"):
-        PairSet(folder)
+        ReflowPairSet(folder)
 
 
 def test_no_set_at_all(tmp_path):
     with pytest.raises(ValueError, match="there are no reflow pairs in") as error:
-        PairSet(tmp_path / "nowhere")
+        ReflowPairSet(tmp_path / "nowhere")
     assert "nowhere" in str(error.value)
 
 
 def test_a_shard_that_goes_while_it_is_in_use(folder):
-    pairs = PairSet(folder)
+    pairs = ReflowPairSet(folder)
     (folder / "shard-00001.safetensors").unlink()
     assert len(pairs.read([0]).eps) == 1
     with pytest.raises(ValueError, match=r"shard-00001\.safetensors was removed or changed while it was in use"):
@@ -169,16 +170,16 @@ def test_a_shard_that_goes_while_it_is_in_use(folder):
 
 def test_files_are_hashed_once(folder, monkeypatch):
     hashed = []
-    original = pairs_manifest._sha256
-    monkeypatch.setattr(pairs_manifest, "_sha256", lambda path: hashed.append(path.name) or original(path))
-    PairSet(folder)
+    original = pairs_manifest.file_digest
+    monkeypatch.setattr(pairs_manifest, "file_digest", lambda path: hashed.append(path.name) or original(path))
+    ReflowPairSet(folder)
     assert hashed == []
     os.utime(folder / "shard-00001.safetensors", ns=(1, 1))
-    PairSet(folder)
-    PairSet(folder)
+    ReflowPairSet(folder)
+    ReflowPairSet(folder)
     assert hashed == ["shard-00001.safetensors"]
     (folder / "checked.json").write_text("{cut")
-    PairSet(folder)
+    ReflowPairSet(folder)
     assert len(hashed) == 5
 
 
@@ -196,7 +197,7 @@ def test_a_live_lock_names_its_holder(tmp_path):
 
 
 def test_a_lock_of_this_process_counts_too(tmp_path):
-    with PairWriter(tmp_path, PLAN, ["x"], [{"c": torch.zeros(1, 2, 6)}]):  # noqa: SIM117
+    with ReflowPairWriter(tmp_path, PLAN, ["x"], [{"c": torch.zeros(1, 2, 6)}]):  # noqa: SIM117
         with pytest.raises(ValueError, match=f"process {os.getpid()} on"):
             write(tmp_path)
 
@@ -207,7 +208,7 @@ def test_a_killed_writer_leaves_its_full_shards(tmp_path, caplog):
     assert killed.wait() == -signal.SIGKILL
     assert write(tmp_path) == list(range(4, 10))
     assert f"the last writer (process {killed.pid} on" in caplog.text and "its lock is taken over" in caplog.text
-    assert torch.equal(PairSet(tmp_path).read(range(10)).eps, PLAN.noise(range(10)))
+    assert torch.equal(ReflowPairSet(tmp_path).read(range(10)).eps, PLAN.noise(range(10)))
     caplog.clear()
     assert write(tmp_path) == [] and "taken over" not in caplog.text
 
@@ -238,7 +239,7 @@ def test_a_full_disk(tmp_path):
     assert "shard-00001.safetensors could not be written" in said and "free some space" in said
     assert sorted(path.name for path in tmp_path.glob("shard-*")) == ["shard-00000.safetensors"]
     assert write(tmp_path) == list(range(4, 10))
-    assert torch.equal(PairSet(tmp_path).read(range(10)).eps, PLAN.noise(range(10)))
+    assert torch.equal(ReflowPairSet(tmp_path).read(range(10)).eps, PLAN.noise(range(10)))
 
 
 def test_a_disk_that_is_too_small_is_refused_with_figures(tmp_path, monkeypatch):
@@ -247,7 +248,7 @@ def test_a_disk_that_is_too_small_is_refused_with_figures(tmp_path, monkeypatch)
 
     monkeypatch.setattr(pairs_writer.shutil, "disk_usage", lambda folder: Usage)
     with pytest.raises(ValueError, match=r"8000000 pairs need 3\.64 GiB, .* has 3\.00 GiB free; free some space"):
-        write(tmp_path, PairPlan((4, 3, 5), 8_000_000, 7, {}))
+        write(tmp_path, ReflowPairPlan((4, 3, 5), 8_000_000, 7, {}))
     assert not list(tmp_path.glob("*.safetensors"))
     assert write(tmp_path) == list(range(10))
 
@@ -258,4 +259,4 @@ def test_a_set_in_a_read_only_folder_is_read(folder, monkeypatch):
 
     (folder / "checked.json").unlink()
     monkeypatch.setattr(pairs_manifest, "_save_text", refuse)
-    assert len(PairSet(folder)) == 10
+    assert len(ReflowPairSet(folder)) == 10

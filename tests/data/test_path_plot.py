@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diff2flow_kit.d2f_data.path_plot import PathCurves, plot_paths
+from diff2flow_kit.d2f_data.plots.path_plot import PathCurves, plot_paths
 
 BLUE, RED = (torch.tensor(colour) / 255 for colour in ((0x1F, 0x5F, 0xB0), (0xD1, 0x49, 0x5B)))
 

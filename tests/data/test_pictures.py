@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diff2flow_kit.d2f_data.pictures import as_pictures, plot_losses, running_mean, side_by_side
+from diff2flow_kit.d2f_data.plots.loss_plot import as_pictures, plot_losses, running_mean, side_by_side
 
 LIGHT, DARK, RED = ((201, 216, 238), (31, 95, 176), (209, 73, 91))
 

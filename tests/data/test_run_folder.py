@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from diff2flow_kit.d2f_data.run_folder import RunFolder
+from diff2flow_kit.d2f_data.files.run_folder import RunFolder
 
 CONFIG = {"rank": 16, "learning_rate": 1e-4, "dropout": 0.0, "seed": 2**64 - 1, "full_ends": False, "targets": "all"}
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diff2flow_kit.d2f_data import store
-from diff2flow_kit.d2f_data.store import atomic_write, check_name, free_path, load_tensors, save_tensors
+from diff2flow_kit.d2f_data.files import store
+from diff2flow_kit.d2f_data.files.store import atomic_write, check_name, free_path, load_tensors, save_tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,7 +25,7 @@ def other_process(code: str, folder: Path) -> subprocess.Popen[str]:
     """A Python that has the store as ``store`` and its working directory in ``folder``."""
     load = f"""
         import importlib.util, sys
-        spec = importlib.util.spec_from_file_location("store", {str(ROOT / "d2f_data" / "store.py")!r})
+        spec = importlib.util.spec_from_file_location("store", {str(ROOT / "d2f_data" / "files" / "store.py")!r})
         store = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(store)
     """

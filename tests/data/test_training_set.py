@@ -4,15 +4,15 @@ import pytest
 import torch
 from PIL import Image
 
-from diff2flow_kit.d2f_data import samples as samples_module
-from diff2flow_kit.d2f_data import training_set
-from diff2flow_kit.d2f_data.augment import Augmentation
-from diff2flow_kit.d2f_data.buckets import Bucket
-from diff2flow_kit.d2f_data.folder import Captions, OddFile, find_items
-from diff2flow_kit.d2f_data.latent_cache import Cache
-from diff2flow_kit.d2f_data.samples import SetSettings, survey
-from diff2flow_kit.d2f_data.set_report import OddFilesError, Work, contact_sheet, describe
-from diff2flow_kit.d2f_data.training_set import (
+from diff2flow_kit.d2f_data.image_sets import samples as samples_module
+from diff2flow_kit.d2f_data.image_sets import training_set
+from diff2flow_kit.d2f_data.image_sets.augment import Augmentation
+from diff2flow_kit.d2f_data.image_sets.buckets import Bucket
+from diff2flow_kit.d2f_data.image_sets.folder import Captions, InvalidFile, find_items
+from diff2flow_kit.d2f_data.image_sets.latent_cache import Cache
+from diff2flow_kit.d2f_data.image_sets.samples import SetSettings, survey
+from diff2flow_kit.d2f_data.image_sets.set_report import InvalidFilesError, Work, contact_sheet, describe
+from diff2flow_kit.d2f_data.image_sets.training_set import (
     batches,
     encode,
     encode_captions,
@@ -166,7 +166,7 @@ def test_crop_coordinates_of_a_mirrored_image_are_mirrored(tmp_path, cache):
 def test_small_images_are_left_out_on_request(folder, cache):
     plan = plan_of(folder, cache, resolution=128, step=32, upscale=False)
     assert names(plan) == [["a"], ["b"]]
-    assert OddFile("c.png", "100 x 100 is smaller than its bucket 128x128") in plan.small and len(plan.small) == 2
+    assert InvalidFile("c.png", "100 x 100 is smaller than its bucket 128x128") in plan.small and len(plan.small) == 2
     assert not plan.odd
     assert not plan_of(folder, cache, resolution=128).small
 
@@ -325,7 +325,7 @@ def test_counts_start_at_one(name):
 def test_report_counts_and_names(masked, cache):
     settings = SetSettings(resolution=96, step=32, variants=4, repeats=2)
     plan = plan_of(masked, cache, variants=4, repeats=2)
-    plan.odd.extend(OddFile(f"odd{number}.png", "the file is empty") for number in range(25))
+    plan.odd.extend(InvalidFile(f"odd{number}.png", "the file is empty") for number in range(25))
     report = describe(masked, cache.folder, plan, settings, Work(3, 1, 0, 2, 1_500_000))
     for text in (
         "4 images, 8 rows in 3 buckets, 1 with a loss mask",
@@ -340,7 +340,7 @@ def test_report_counts_and_names(masked, cache):
     ):
         assert text in report, text
     assert "odd20.png" not in report
-    assert "odd0.png: the file is empty" in str(OddFilesError(masked, plan.odd))
+    assert "odd0.png: the file is empty" in str(InvalidFilesError(masked, plan.odd))
 
 
 @pytest.mark.parametrize("count, shape", [(1, (208, 192)), (4, (208, 768)), (6, (416, 768)), (40, (832, 768))])

@@ -26,8 +26,15 @@ def schemas(pack: ModuleType) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def node(pack: ModuleType) -> Callable[..., Any]:
-    """`node("convert", "D2FConvert")` -> that class of the pack's nodes."""
-    return lambda module, name: getattr(importlib.import_module(f"{pack.__name__}.nodes.{module}"), name)
+    """`node("D2FConvert")` -> that class of the pack's nodes."""
+    classes = {cls.__name__: cls for cls in importlib.import_module(f"{pack.__name__}.nodes").find_nodes()}
+    return classes.__getitem__
+
+
+@pytest.fixture(scope="session")
+def part(pack: ModuleType) -> Callable[[str], ModuleType]:
+    """`part("host.training")` -> that module of the pack's nodes."""
+    return lambda name: importlib.import_module(f"{pack.__name__}.nodes.{name}")
 
 
 @pytest.fixture(scope="session")

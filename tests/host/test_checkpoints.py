@@ -123,10 +123,10 @@ def test_an_sd15_checkpoint_samples_through_the_stock_nodes(host, node, loaded):
     assert type(model.model) is comfy.model_base.BaseModel and model.model.model_type.name == "EPS"
     assert sum(p.numel() for p in model.model.diffusion_model.parameters()) == 859_520_964
     positive, negative = (nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a red ball", ""))
-    converted = node("convert", "D2FConvert").execute(model, "t_min", 1.0, "auto").result[0]
+    converted = node("D2FConvert").execute(model, "t_min", 1.0, "auto").result[0]
     latent = {"samples": torch.zeros(1, 4, 32, 32)}
     grid = {"grid": "stock scheduler", "scheduler": "simple"}
-    ours, nfe = node("ksampler", "D2FKSampler").execute(
+    ours, nfe = node("D2FKSampler").execute(
         converted, 7, 2, 2.0, {"solver": "euler"}, grid, positive, negative, latent, 1.0
     ).result  # fmt: skip
     assert nfe == 2

@@ -65,7 +65,7 @@ def test_the_prediction_can_be_overridden(host, eps_model, stock_sampling, sampl
 
 
 def test_the_node_passes_its_options_on(host, node, eps_model):
-    convert = node("convert", "D2FConvert").execute
+    convert = node("D2FConvert").execute
     sampling = host.sampling_of(convert(eps_model, "noise", 3.0, "v").result[0])
     assert (sampling.start, sampling.shift, sampling.alignment.prediction) == ("noise", 3.0, "v")
     assert sampling.sigma_max == 1

@@ -7,7 +7,7 @@ import torch
 @pytest.fixture(scope="module")
 def render(node):
     def run(scenes, count=24, seed=0):
-        output = node("demo_scenes", "D2FDemoScenes").execute(scenes, count, seed)
+        output = node("D2FDemoScenes").execute(scenes, count, seed)
         return output.result
 
     return run
@@ -56,7 +56,7 @@ def test_a_seed_fixes_the_scenes(render):
 
 
 def test_captions_are_a_list_for_the_encoder(node):
-    schema = node("demo_scenes", "D2FDemoScenes").define_schema()
+    schema = node("D2FDemoScenes").define_schema()
     assert [output.is_output_list for output in schema.outputs] == [False, True, False]
 
 

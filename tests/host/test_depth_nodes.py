@@ -30,7 +30,7 @@ def empty_prompt(demo):
 @pytest.fixture
 def estimate(node, widened, demo, empty_prompt):
     """`estimate(image, ..)` -> colored, depth, uncertainty, nfe."""
-    execute = node("depth_from_image", "D2FDepthFromImage").execute
+    execute = node("D2FDepthFromImage").execute
 
     def run(image, model=None, steps=2, seed=0, ensemble=1, resolution=96, colors=GRAY, vae=demo[2]):
         return execute(model or widened, vae, image, empty_prompt, steps, seed, ensemble, resolution, colors).result
@@ -41,19 +41,19 @@ def estimate(node, widened, demo, empty_prompt):
 @pytest.fixture
 def scenes(node):
     """IMAGE (2, 96, 96, 3) of scenes and their metric depth, MASK (2, 96, 96)."""
-    images, _, depth = node("demo_scenes", "D2FDemoScenes").execute("known words", 2, 5).result
+    images, _, depth = node("D2FDemoScenes").execute("known words", 2, 5).result
     return images, depth
 
 
 @pytest.fixture
 def target(node):
-    execute = node("depth_target", "D2FDepthTarget").execute
+    execute = node("D2FDepthTarget").execute
     return lambda depth, low=1.0, high=99.0, clip=True, **rest: execute(depth, low, high, clip, **rest).result
 
 
 @pytest.fixture
 def metrics(node):
-    execute = node("depth_metrics", "D2FDepthMetrics").execute
+    execute = node("D2FDepthMetrics").execute
     return lambda prediction, depth, space="log", **rest: execute(prediction, depth, space, **rest).result
 
 
@@ -101,7 +101,7 @@ def test_it_is_the_ksampler_between_encoder_and_decoder(host, node, estimate, wi
     latents = vae.encode(scenes[0][:1])
     told = [[text, {**options, "concat_latent_image": latents}] for text, options in empty_prompt]
     flow = host.convert(widened, "noise")
-    ksampler = node("ksampler", "D2FKSampler").execute
+    ksampler = node("D2FKSampler").execute
     grid, solver = {"grid": "uniform"}, {"solver": "euler"}
     latent, nfe = ksampler(
         flow, 7, 3, 1.0, solver, grid, told, told, {"samples": torch.zeros_like(latents)}, 1.0
@@ -258,15 +258,8 @@ def test_sizes_that_differ_are_refused(metrics, scenes):
         metrics(scenes[1][:, ::2, ::2], scenes[1])
 
 
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [
-        ("depth_target", "D2FDepthTarget"),
-        ("depth_from_image", "D2FDepthFromImage"),
-        ("depth_metrics", "D2FDepthMetrics"),
-    ],
-)
-def test_arguments_of_execute_are_the_inputs_of_the_schema(node, module, name):
-    cls = node(module, name)
+@pytest.mark.parametrize("name", ["D2FDepthTarget", "D2FDepthFromImage", "D2FDepthMetrics"])
+def test_arguments_of_execute_are_the_inputs_of_the_schema(node, name):
+    cls = node(name)
     ids = {one.id for one in cls.define_schema().inputs}
     assert ids == set(inspect.signature(cls.execute).parameters)

@@ -21,9 +21,7 @@ def sampler_that(host, node, name, fault, calls):
     """The stock euler, or the pack's ODE sampler, with `fault()` at the second report of progress."""
     import comfy.samplers
 
-    inner = (
-        comfy.samplers.ksampler("euler") if name == "euler" else node("sampler", "D2FSampler").execute(name).result[0]
-    )
+    inner = comfy.samplers.ksampler("euler") if name == "euler" else node("D2FSampler").execute(name).result[0]
 
     def function(model, x, sigmas, extra_args, callback, disable):
         def report(step):
@@ -92,7 +90,7 @@ def test_an_interrupt_acts_within_one_model_call(
         return torch.zeros_like(x)
 
     ve = table_levels(eps_model, 6)
-    sampler = node("sampler", "D2FSampler").execute({"solver": method}).result[0]
+    sampler = node("D2FSampler").execute({"solver": method}).result[0]
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         sample(watch(host.convert(eps_model), network), ve / (1 + ve), sampler)
     assert len(calls) == 2
@@ -102,7 +100,7 @@ def test_an_interrupt_acts_within_one_model_call(
 @pytest.mark.parametrize("inside", [True, False])
 def test_it_runs_in_inference_mode_and_out_of_it(host, node, eps_model, conditioning, inside):
     """Tensors made in one mode may be used in the other."""
-    execute = node("ksampler", "D2FKSampler").execute
+    execute = node("D2FKSampler").execute
     latents = []
     for mode in (True, inside):
         with torch.inference_mode(mode), torch.no_grad():

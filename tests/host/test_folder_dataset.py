@@ -37,7 +37,7 @@ DEFAULTS = {
 
 @pytest.fixture(scope="module")
 def dataset(node):
-    return node("folder_dataset", "D2FFolderDataset")
+    return node("D2FFolderDataset")
 
 
 @pytest.fixture(scope="module")
@@ -387,7 +387,7 @@ def test_a_vae_that_overflows_is_refused_and_nothing_is_kept(run, vae, monkeypat
 def test_interrupt_keeps_what_is_done(run, calls, vae, monkeypatch, output):
     import comfy.model_management as management
 
-    from diff2flow_kit.d2f_data import training_set
+    from diff2flow_kit.d2f_data.image_sets import training_set
 
     monkeypatch.setattr(training_set, "BATCH_PIXELS", 2 * 96 * 96)
     encode = vae.encode
@@ -411,7 +411,7 @@ def test_interrupt_keeps_what_is_done(run, calls, vae, monkeypatch, output):
 def test_an_interrupt_inside_of_the_vae_loses_that_batch_alone(run, calls, vae, monkeypatch):
     import comfy.model_management as management
 
-    from diff2flow_kit.d2f_data import training_set
+    from diff2flow_kit.d2f_data.image_sets import training_set
 
     monkeypatch.setattr(training_set, "BATCH_PIXELS", 1)
     encode = vae.encode
@@ -551,7 +551,7 @@ def test_folder_is_read_inside_a_running_event_loop(run):
 
 def test_the_trainer_takes_what_comes_out(run, checkpoint, folder, pack):
     from diff2flow_kit.nodes import host
-    from diff2flow_kit.nodes.training_data import LatentItems
+    from diff2flow_kit.nodes.training.latent_items import LatentItems
 
     mask = Image.new("L", (96, 96), 255)
     mask.paste(0, (0, 0, 48, 96))

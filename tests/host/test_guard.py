@@ -136,7 +136,7 @@ def test_inversion_to_pure_noise_is_finite_and_comes_back(host, model, custom, n
 def test_inversion_with_the_ode_sampler_comes_back(host, node, model, custom, no_noise, method):
     converted = host.convert(model)
     solver = {"solver": method, **({"rtol": 1e-5, "atol": 1e-5, "max_nfe": 500} if method == "dopri5" else {})}
-    sampler = node("sampler", "D2FSampler").execute(solver).result[0]
+    sampler = node("D2FSampler").execute(solver).result[0]
     latent = converted.model.process_latent_out(0.5 * torch.randn(1, 4, 16, 16, generator=torch.manual_seed(3)))
     up = torch.linspace(0.03, 0.93, 100 if method == "euler" else 30)
     inverted = custom(converted, no_noise, up, latent, sampler)

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from diff2flow_kit.d2f_data.fingerprints import schedule_fingerprint
+
 
 @pytest.fixture
 def text(conditioning):
@@ -18,7 +20,7 @@ def condition():
 @pytest.fixture
 def sample(host, node, text, stock_sampler):
     """`sample(model, condition=None)` -> latents (2, 4, 8, 8) of four Euler steps from fixed noise."""
-    with_condition = node("host", "with_condition")
+    with_condition = host.with_condition
 
     def run(model, condition=None, negative=None):
         told = text if condition is None else with_condition(text, condition)
@@ -178,7 +180,7 @@ def test_a_model_without_a_unet_is_refused(eps_model, host):
 
 
 def test_the_node_shows_the_picture_to_both(node, text, condition):
-    execute = node("apply_condition", "D2FApplyCondition").execute
+    execute = node("D2FApplyCondition").execute
     positive, negative = execute(text, {"samples": condition}).args
     assert positive is negative
     assert positive[0][1]["concat_latent_image"] is condition
@@ -188,7 +190,7 @@ def test_the_node_shows_the_picture_to_both(node, text, condition):
 
 
 def test_a_condition_that_is_no_picture_is_refused(node, text, condition):
-    execute = node("apply_condition", "D2FApplyCondition").execute
+    execute = node("D2FApplyCondition").execute
     with pytest.raises(ValueError, match=r"shape \(4, 8, 8\)"):
         execute(text, {"samples": condition[0]})
     with pytest.raises(ValueError, match="finite"):
@@ -265,12 +267,12 @@ def test_our_loader_adds_the_condition_and_samples_the_same(
 
     import comfy.sd
 
-    files = importlib.import_module(f"{pack.__name__}.d2f_data.lora_file")
+    files = importlib.import_module(f"{pack.__name__}.d2f_data.files.lora_file")
     adapter = learned(torch.nn.Conv2d(8, 32, 3, padding=1))
     tensors = {f"lora_unet_input_blocks_0_0.{name}": tensor for name, tensor in adapter.file_tensors().items()}
     alignment = host.alignment_of(eps_model)
     facts = files.LoraFacts(
-        objective="diff2flow", prediction="eps", schedule=files.schedule_fingerprint(alignment.schedule),
+        objective="diff2flow", prediction="eps", schedule=schedule_fingerprint(alignment.schedule),
         start="noise", shift=1.0, base="", base_model=host.model_name(eps_model), steps=1, rank=0, alpha=0.0,
         kind="lora", training={}, condition="image",
     )  # fmt: skip
@@ -279,7 +281,7 @@ def test_our_loader_adds_the_condition_and_samples_the_same(
     read = files.load_lora(path)
     assert read.facts.condition == "image"
     assert read["lora_unet_input_blocks_0_0.reshape_weight"].tolist() == [32, 8, 3, 3]
-    loaded, info = node("load_lora", "D2FLoadLora").execute(eps_model, "none", 1.0, read).args
+    loaded, info = node("D2FLoadLora").execute(eps_model, "none", 1.0, read).args
     assert host.widened(loaded) and host.flow_settings(loaded) == ("noise", 1.0)
     assert "image condition added" in info
     stock = comfy.sd.load_lora_for_models(eps_model, None, dict(read), 1.0, 0)[0]

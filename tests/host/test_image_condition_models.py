@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from d2f_core.adapter import WidenedAdapter
+from diff2flow_kit.d2f_data.fingerprints import schedule_fingerprint
 
 KEY = "diffusion_model.input_blocks.0.0.weight"
 FLUX = {
@@ -65,7 +66,7 @@ def paint(host, node, conditioning, table_levels):
     """`paint(model, seen)` -> latents of a short run under guidance, with an image condition or without."""
     import comfy.samplers
 
-    with_condition = node("host", "with_condition")
+    with_condition = host.with_condition
 
     def run(model, seen=None):
         told = conditioning if seen is None else [with_condition(one, seen) for one in conditioning]
@@ -247,13 +248,13 @@ def test_an_inpainting_model_is_refused_by_its_first_layer(eps_model, host):
 
 def test_a_lora_with_a_condition_for_another_model_is_refused(build, host, node, pack, lora):
     """As one without: by what the network returns, and by the sizes of its layers."""
-    files = importlib.import_module(f"{pack.__name__}.d2f_data.lora_file")
+    files = importlib.import_module(f"{pack.__name__}.d2f_data.files.lora_file")
     model = build("EPS")
     facts = files.LoraFacts(
-        "diff2flow", "eps", files.schedule_fingerprint(host.alignment_of(model).schedule), "noise", 1.0, "",
+        "diff2flow", "eps", schedule_fingerprint(host.alignment_of(model).schedule), "noise", 1.0, "",
         host.model_name(model), 1, 0, 0.0, "lora", condition="image",
     )  # fmt: skip
-    load = node("load_lora", "D2FLoadLora").execute
+    load = node("D2FLoadLora").execute
     with pytest.raises(ValueError, match="eps-prediction, but this one has v-prediction"):
         load(build("V_PREDICTION"), "none", 1.0, files.LoraModel(lora, facts))
     larger = {**lora, "lora_unet_conv_in.lora_up.weight": torch.zeros(64, 32, 1, 1)}
@@ -265,13 +266,13 @@ def test_a_lora_with_a_condition_for_another_model_is_refused(build, host, node,
 
 
 def test_strength_zero_is_the_untrained_model_with_the_condition(build, host, node, pack, lora, paint, seen):
-    files = importlib.import_module(f"{pack.__name__}.d2f_data.lora_file")
+    files = importlib.import_module(f"{pack.__name__}.d2f_data.files.lora_file")
     model = build("EPS")
     facts = files.LoraFacts(
-        "diffusion", "eps", files.schedule_fingerprint(host.alignment_of(model).schedule), "noise", 1.0, "",
+        "diffusion", "eps", schedule_fingerprint(host.alignment_of(model).schedule), "noise", 1.0, "",
         host.model_name(model), 1, 0, 0.0, "lora", condition="image",
     )  # fmt: skip
-    load = node("load_lora", "D2FLoadLora").execute
+    load = node("D2FLoadLora").execute
     loaded = {strength: load(model, "none", strength, files.LoraModel(lora, facts)).result[0] for strength in (0, 0.5)}
     assert apart(paint(host.widen(model), seen), paint(loaded[0], seen)) < 1e-6
     half = stock_load(host.widen(model), lora, 0.5)

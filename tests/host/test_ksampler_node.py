@@ -21,7 +21,7 @@ SOLVERS = [
 @pytest.fixture
 def ksampler(node, conditioning):
     """`ksampler(model, ..)` -> (LATENT, number of model evaluations)."""
-    execute = node("ksampler", "D2FKSampler").execute
+    execute = node("D2FKSampler").execute
 
     def run(model, solver=SOLVERS[0], grid=GRIDS[0], steps=4, denoise=1.0, **latent):
         latent.setdefault("samples", torch.zeros(1, 4, 8, 8))
@@ -33,7 +33,7 @@ def ksampler(node, conditioning):
 @pytest.fixture
 def scheduler(node):
     """`scheduler(model, grid, steps, denoise)` -> SIGMAS."""
-    execute = node("scheduler", "D2FScheduler").execute
+    execute = node("D2FScheduler").execute
     return lambda model, grid, steps=8, denoise=1.0: execute(model, grid, steps, denoise).result[0]
 
 
@@ -48,7 +48,7 @@ def model(request, host, build):
 def test_it_equals_the_separate_nodes(host, node, stock, conditioning, ksampler, scheduler, model, solver, grid):
     latent, nfe = ksampler(model, solver, grid)
     flow = model if host.is_flow(model) else host.convert(model)
-    sampler = node("sampler", "D2FSampler").execute(solver).result[0]
+    sampler = node("D2FSampler").execute(solver).result[0]
     sigmas = scheduler(flow, grid, 4)
     empty = {"samples": torch.zeros(1, 4, 8, 8)}
     custom = stock("custom_sampler", "SamplerCustom").execute
@@ -191,7 +191,7 @@ def test_the_scheduler_refuses_a_diffusion_model_by_name(eps_model, scheduler):
 
 
 def test_arguments_of_execute_are_the_inputs_of_the_schema(node):
-    for module, name in (("ksampler", "D2FKSampler"), ("scheduler", "D2FScheduler"), ("convert", "D2FConvert")):
-        cls = node(module, name)
+    for name in ("D2FKSampler", "D2FScheduler", "D2FConvert"):
+        cls = node(name)
         ids = [one.id for one in cls.define_schema().inputs]
         assert ids == list(inspect.signature(cls.execute).parameters)

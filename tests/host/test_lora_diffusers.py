@@ -37,7 +37,7 @@ def unet(diffusers, eps_model):
 
 
 @pytest.fixture
-def ask():
+def model_input():
     """`ask(network)` -> output for one batch; both classes take the same arguments."""
     generator = torch.Generator().manual_seed(2)
     x, context = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 7, 16, generator=generator)
@@ -47,8 +47,8 @@ def ask():
 @pytest.fixture
 def save(pack, eps_model, tmp_path):
     """`save(targets, full_ends)` -> random adapters, and the file with them."""
-    lora_file = importlib.import_module(f"{pack.__name__}.d2f_data.lora_file")
-    files = importlib.import_module(f"{pack.__name__}.nodes.host.files")
+    lora_file = importlib.import_module(f"{pack.__name__}.d2f_data.files.lora_file")
+    files = importlib.import_module(f"{pack.__name__}.nodes.host.lora")
 
     def run(targets, full_ends=False):
         generator = torch.Generator().manual_seed(5)

@@ -11,6 +11,7 @@ import torch
 
 from d2f_core.adapter import attached
 from d2f_core.lora import AdapterSettings, make_adapters
+from diff2flow_kit.d2f_data.fingerprints import schedule_fingerprint
 
 # Fused weights are rounded once more than a sum of two layers is: float32 noise through a small UNet.
 SAME = 1e-5
@@ -19,13 +20,13 @@ SAME = 1e-5
 @pytest.fixture(scope="session")
 def files(pack):
     """The pack's `nodes.host.files`."""
-    return importlib.import_module(f"{pack.__name__}.nodes.host.files")
+    return importlib.import_module(f"{pack.__name__}.nodes.host.lora")
 
 
 @pytest.fixture(scope="session")
 def lora_file(pack):
     """The pack's `d2f_data.lora_file`."""
-    return importlib.import_module(f"{pack.__name__}.d2f_data.lora_file")
+    return importlib.import_module(f"{pack.__name__}.d2f_data.files.lora_file")
 
 
 @pytest.fixture(params=["EPS", "V_PREDICTION"])
@@ -55,7 +56,7 @@ def make_lora(host, files, lora_file):
         settings = {
             "objective": objective,
             "prediction": alignment.prediction,
-            "schedule": lora_file.schedule_fingerprint(alignment.schedule),
+            "schedule": schedule_fingerprint(alignment.schedule),
             "start": "t_min",
             "shift": 1.0,
             "base": "",
@@ -141,14 +142,14 @@ def test_saved_by_our_node_and_opened_by_the_stock_loader(node, model, make_lora
     import nodes
 
     adapters, lora = make_lora(model)
-    out = node("save_lora", "D2FSaveLora").execute(lora, "diff2flow/mine", "fp32", 500)
+    out = node("D2FSaveLora").execute(lora, "diff2flow/mine", "fp32", 500)
     path = output_folder / "loras" / "diff2flow" / "mine_500_steps_00001.safetensors"
     assert out.result == (str(path),) and out.ui.as_dict() == {"text": (str(path),)} and path.is_file()
     name = os.path.join("diff2flow", path.name)
     levels = table_levels(model, 6)
     stock = sample(nodes.LoraLoaderModelOnly().load_lora_model_only(model, name, 1.0)[0], levels)
-    assert name in node("load_lora", "D2FLoadLora").define_schema().inputs[1].options
-    loaded, info = node("load_lora", "D2FLoadLora").execute(model, name, 1.0).result
+    assert name in node("D2FLoadLora").define_schema().inputs[1].options
+    loaded, info = node("D2FLoadLora").execute(model, name, 1.0).result
     ours = sample(loaded, flow_levels(model, table_levels))
     with attached(model.model.diffusion_model, adapters):
         hooked = sample(model, levels)
@@ -174,7 +175,7 @@ def test_the_stock_nodes_of_lora_models_take_ours(model, make_lora, one_step, ou
 def test_saving_again_takes_the_next_number_and_warns_without_facts(
     node, eps_model, make_lora, output_folder, lora_file, caplog
 ):
-    save = node("save_lora", "D2FSaveLora").execute
+    save = node("D2FSaveLora").execute
     _, lora = make_lora(eps_model)
     first = Path(save(lora, "mine", "fp16").result[0])
     content = first.read_bytes()
@@ -190,16 +191,14 @@ def test_saving_again_takes_the_next_number_and_warns_without_facts(
 @pytest.mark.parametrize("name", ["", "../x", "/abs", "a\\b", "nul", "what?"])
 def test_bad_names_are_refused(node, eps_model, make_lora, output_folder, name):
     with pytest.raises(ValueError, match="the LoRA's file name"):
-        node("save_lora", "D2FSaveLora").execute(make_lora(eps_model)[1], name, "fp16")
+        node("D2FSaveLora").execute(make_lora(eps_model)[1], name, "fp16")
     assert not list(output_folder.rglob("*.safetensors"))
 
 
 @pytest.fixture
 def load(node):
     """`load(model, lora)` -> MODEL and info of our loader, with the LoRA connected."""
-    return lambda model, lora, strength=1.0: (
-        node("load_lora", "D2FLoadLora").execute(model, "none", strength, lora).result
-    )
+    return lambda model, lora, strength=1.0: node("D2FLoadLora").execute(model, "none", strength, lora).result
 
 
 @pytest.mark.parametrize("objective", ["diff2flow", "naive_fm", "diffusion"])
@@ -311,7 +310,7 @@ def test_a_lora_for_another_model_is_refused(build, make_lora, load, caplog):
 
 
 def test_no_choice_and_a_missing_file_are_named(node, eps_model, output_folder):
-    load = node("load_lora", "D2FLoadLora").execute
+    load = node("D2FLoadLora").execute
     with pytest.raises(ValueError, match="pick a file, or connect"):
         load(eps_model, "none", 1.0)
     with pytest.raises(ValueError, match=r"no LoRA 'gone\.safetensors' in .*loras"):
@@ -320,7 +319,7 @@ def test_no_choice_and_a_missing_file_are_named(node, eps_model, output_folder):
 
 def test_a_file_that_is_saved_anew_is_read_again(node, eps_model, make_lora, output_folder, lora_file):
     """The connected LoRA wins over the file, and the file's time makes the node run again."""
-    cls = node("load_lora", "D2FLoadLora")
+    cls = node("D2FLoadLora")
     _, lora = make_lora(eps_model)
     path = output_folder / "loras" / "x.safetensors"
     lora_file.save_lora(path, lora)
@@ -340,9 +339,9 @@ def test_the_shared_model_is_left_as_it_was(build, make_lora, load, fingerprint)
     assert fingerprint(model) == before
 
 
-def test_folders(files, output_folder):
-    assert files.lora_folder() == output_folder / "loras" and files.training_folder() == output_folder / "diff2flow"
+def test_folders(host, output_folder):
+    assert host.lora_folder() == output_folder / "loras" and host.training_folder() == output_folder / "diff2flow"
     (output_folder / "loras").mkdir()
     for name in ("a.safetensors", "b.pt", "c.sft"):
         (output_folder / "loras" / name).touch()
-    assert {"a.safetensors", "c.sft"} <= set(files.lora_files()) and "b.pt" not in files.lora_files()
+    assert {"a.safetensors", "c.sft"} <= set(host.lora_files()) and "b.pt" not in host.lora_files()

@@ -101,7 +101,7 @@ NAMES = {
 @pytest.fixture(scope="module")
 def files(pack):
     """The pack's `nodes.host.files`."""
-    return importlib.import_module(f"{pack.__name__}.nodes.host.files")
+    return importlib.import_module(f"{pack.__name__}.nodes.host.lora")
 
 
 @pytest.fixture(scope="module")

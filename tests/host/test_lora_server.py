@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from diff2flow_kit.d2f_data.lora_file import LoraFacts, LoraModel, save_lora
+from diff2flow_kit.d2f_data.files.lora_file import LoraFacts, LoraModel, save_lora
 
 FACTS = LoraFacts("diff2flow", "eps", "", "t_min", 1.0, "", "SD15", 500, 2, 2.0, "lora")
 

@@ -26,7 +26,7 @@ def sampler(request, node):
     import comfy.samplers
 
     if request.param.startswith("ode "):
-        return node("sampler", "D2FSampler").execute({"solver": request.param[4:]}).result[0]
+        return node("D2FSampler").execute({"solver": request.param[4:]}).result[0]
     return comfy.samplers.ksampler(request.param)
 
 
@@ -53,7 +53,7 @@ def test_inpainting_is_that_of_the_unconverted_model(original, converted, sample
 
 
 def test_ode_euler_inpaints_like_the_stock_euler(converted, node, sample, latent, mask):
-    ours = node("sampler", "D2FSampler").execute({"solver": "euler"}).result[0]
+    ours = node("D2FSampler").execute({"solver": "euler"}).result[0]
     both = [sample(converted, LEVELS, sampler, samples=latent, noise_mask=mask) for sampler in ("euler", ours)]
     assert torch.allclose(*both, atol=1e-5 * float(both[0].abs().max()))
 
@@ -144,7 +144,7 @@ def test_previews_show_the_clean_latent(gaussian, host, conditioning, sampler, r
 def test_the_stock_node_gives_the_last_clean_latent(host, converted, node, stock, conditioning):
     """SamplerCustom's `denoised_output` is the last callback's x0: with an end at 0 it is near the output."""
     run = stock("custom_sampler", "SamplerCustom").execute
-    ours = node("sampler", "D2FSampler").execute({"solver": "euler"}).result[0]
+    ours = node("D2FSampler").execute({"solver": "euler"}).result[0]
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
     out, x0 = run(converted, True, 5, 2.0, *conditioning, ours, LEVELS, latent).result
     assert torch.allclose(out["samples"], x0["samples"], atol=1e-5 * float(x0["samples"].abs().max()))

@@ -25,7 +25,7 @@ def converted(host, gaussian):
 @pytest.fixture
 def ode(node):
     """`ode(method, ..)` -> SAMPLER of the pack's node."""
-    return lambda *args, **kwargs: node("sampler", "D2FSampler").execute(settings(*args, **kwargs)).result[0]
+    return lambda *args, **kwargs: node("D2FSampler").execute(settings(*args, **kwargs)).result[0]
 
 
 @pytest.fixture
@@ -181,11 +181,11 @@ def test_no_step_changes_nothing(converted, ode, run, levels):
 
 
 @pytest.mark.parametrize("missing", [{}, {"rtol": None, "atol": None, "max_nfe": None}])
-def test_tolerances_that_are_missing_are_at_their_widgets_defaults(node, missing):
+def test_tolerances_that_are_missing_are_at_their_widgets_defaults(node, part, missing):
     """As where the solver is chosen on the outside of a subgraph."""
-    (combo,) = node("sampler", "D2FSampler").define_schema().inputs
+    (combo,) = node("D2FSampler").define_schema().inputs
     widgets = next(option.inputs for option in combo.options if option.key == "dopri5")
-    solver_settings = node("inputs", "solver_settings")
+    solver_settings = part("widgets").solver_settings
     assert solver_settings({"solver": "dopri5", **missing}) == {
         "method": "dopri5",
         **{widget.id: widget.default for widget in widgets},

@@ -14,7 +14,7 @@ SIZES = {"a": (96, 96), "b": (192, 96), "c": (120, 120), "sub/d": (96, 96), "sub
 
 @pytest.fixture(scope="module")
 def paired(node):
-    return node("paired_folder", "D2FPairedFolder")
+    return node("D2FPairedFolder")
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_it_is_read_again_when_a_file_of_either_folder_changes(paired, folders):
 def test_cancelling_stops_between_two_files(run, monkeypatch):
     import comfy.model_management as management
 
-    from diff2flow_kit.d2f_data import paired_tensors
+    from diff2flow_kit.d2f_data.image_sets import target_pair_tensors as paired_tensors
 
     read, calls = paired_tensors.read_image, []
 
@@ -160,15 +160,15 @@ def training_graph(folders, **trainer):
 
 
 @pytest.fixture
-def widgets(node):
+def widgets(part):
     """The trainer's widgets, for a short run."""
-    given = {widget.id: widget.default for widget in node("training_inputs", "training_widgets")()}
+    given = {widget.id: widget.default for widget in part("training.widgets").training_widgets()}
     return {**given, "run_name": "paired", "steps": 4, "rank": 2, "batch_size": 3, "preview_every": 2}
 
 
 @pytest.mark.slow
 def test_two_folders_become_a_lora(server, folders, widgets):
-    from diff2flow_kit.d2f_data.lora_file import load_lora
+    from diff2flow_kit.d2f_data.files.lora_file import load_lora
 
     outputs = server.run(training_graph(folders, **widgets), seconds=300).outputs
     assert outputs["steps"]["text"] == ["4"] and "10 pairs" in outputs["report"]["text"][0]

@@ -1,6 +1,5 @@
 """The trainer node outside of a server, on the small models, with an output folder of its own."""
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -40,25 +39,21 @@ def saved(output: Path) -> Callable[..., list[Path]]:
 
 
 @pytest.fixture(scope="session")
-def part(pack: ModuleType) -> Callable[[str], ModuleType]:
-    """`part("host.training")` -> that module of the pack's nodes."""
-    return lambda name: importlib.import_module(f"{pack.__name__}.nodes.{name}")
-
-
-@pytest.fixture(scope="session")
 def latents() -> torch.Tensor:
     """Five items of 8x8."""
     return torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(5))
 
 
 @pytest.fixture
-def train(node: Callable[..., Any], output: Path, latents: torch.Tensor, conditioning: Any) -> Callable[..., Any]:
+def train(
+    node: Callable[..., Any], part: Any, output: Path, latents: torch.Tensor, conditioning: Any
+) -> Callable[..., Any]:
     """`train(model, latents=..., positive=..., steps=4, ...)` -> lora, loss map, steps and plot of the node.
 
     Inputs that are lists are given as they are, others as the list of one that the host makes of them.
     """
-    trainer = node("train_lora", "D2FTrainLora")
-    widgets = {widget.id: widget.default for widget in node("training_inputs", "training_widgets")()}
+    trainer = node("D2FTrainLora")
+    widgets = {widget.id: widget.default for widget in part("training.widgets").training_widgets()}
     inputs = ("negative", "validation_latents", "validation_positive", "vae", "pairs", "condition")
     inputs += ("validation_condition",)
 

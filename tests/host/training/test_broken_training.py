@@ -8,7 +8,7 @@ import torch
 def test_a_loss_that_is_not_finite_keeps_the_last_good_weights(
     build, train, around_network, unharmed, saved, same, where
 ):
-    from diff2flow_kit.d2f_data.lora_file import load_lora
+    from diff2flow_kit.d2f_data.files.lora_file import load_lora
 
     calls = []
 

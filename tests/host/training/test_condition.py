@@ -37,7 +37,7 @@ def items(part, host, wide, latents, captions, seen):
                 [{"samples": one} for one in (part if isinstance(part, list) else [part])]
                 for part in (latents, condition)
             ]
-            return part("training_data").LatentItems(network, given[0], positive, negative, "latents", given[1])
+            return part("training.latent_items").LatentItems(network, given[0], positive, negative, "latents", given[1])
 
         yield make
 
@@ -157,7 +157,7 @@ def test_other_condition_images_are_other_data_under_the_same_negative(wide, tra
 
 
 def test_the_wide_convolution_is_trained_in_full_and_the_facts_say_so(wide, train, seen, saved):
-    from diff2flow_kit.d2f_data.lora_file import load_lora
+    from diff2flow_kit.d2f_data.files.lora_file import load_lora
 
     lora = train(wide(), condition=seen, validation_latents=seen, validation_condition=seen)[0]
     (key,) = (key for key in lora if key.endswith("reshape_weight"))
@@ -200,7 +200,7 @@ def test_other_conditions_are_another_run(wide, train, seen, output):
 
 
 def test_previews_are_drawn_with_the_conditions_of_their_items(wide, train, seen, part, monkeypatch):
-    told, preview = [], part("training_preview").Preview
+    told, preview = [], part("training.preview").Preview
     draw = preview.draw
     monkeypatch.setattr(preview, "draw", lambda self, adapters: told.append(self.velocity.told) or draw(self, adapters))
     train(wide(), condition=seen, negative=NULL, preview_every=1, preview_cfg=2.0, steps=1)
@@ -279,7 +279,7 @@ def test_validation_needs_conditions_of_its_own(wide, train, seen):
 
 
 def test_pairs_have_no_conditions(part, host, build, wide, seen):
-    training_items = part("pair_items").training_items
+    training_items = part("reflow.pair_items").training_items
     with host.training(build()) as network, pytest.raises(ValueError, match=r"'positive' or 'condition' are connected"):
         training_items(network, build(), None, None, None, object(), [{"samples": seen}])
     with host.training(wide()) as network, pytest.raises(ValueError, match=r"image condition, but 'pairs' holds none"):
@@ -288,5 +288,5 @@ def test_pairs_have_no_conditions(part, host, build, wide, seen):
 
 def test_it_is_the_last_of_the_sockets(node):
     """Saved graphs name widgets and links by their place."""
-    names = [one.id for one in node("train_lora", "D2FTrainLora").define_schema().inputs]
+    names = [one.id for one in node("D2FTrainLora").define_schema().inputs]
     assert names[-3:] == ["pairs", "condition", "validation_condition"]

@@ -18,8 +18,8 @@ def scenes(demo, node):
     import nodes
 
     def make(count, seed=0):
-        images, _, depth = node("demo_scenes", "D2FDemoScenes").execute("known words", count, seed).result
-        target = node("depth_target", "D2FDepthTarget").execute(depth, 1.0, 99.0, True).result[0]
+        images, _, depth = node("D2FDemoScenes").execute("known words", count, seed).result
+        target = node("D2FDepthTarget").execute(depth, 1.0, 99.0, True).result[0]
         return tuple(nodes.VAEEncode().encode(demo[2], pixels)[0]["samples"] for pixels in (images, target))
 
     return make
@@ -28,7 +28,7 @@ def scenes(demo, node):
 @pytest.mark.slow
 def test_depth_is_learned_saved_loaded_and_sampled(demo, scenes, host, node, train, saved):
     import nodes
-    from diff2flow_kit.d2f_data.lora_file import load_lora
+    from diff2flow_kit.d2f_data.files.lora_file import load_lora
 
     model, clip, vae = demo
     (empty,) = nodes.CLIPTextEncode().encode(clip, "")
@@ -38,7 +38,7 @@ def test_depth_is_learned_saved_loaded_and_sampled(demo, scenes, host, node, tra
     before, after = (sum(part) / 10 for part in (losses["loss"][:10], losses["loss"][-10:]))
     assert after < 0.6 * before
 
-    loaded, info = node("load_lora", "D2FLoadLora").execute(model, "none", 1.0, load_lora(saved()[-1])).result
+    loaded, info = node("D2FLoadLora").execute(model, "none", 1.0, load_lora(saved()[-1])).result
     assert host.widened(loaded) and host.flow_settings(loaded) == ("noise", 1.0), info
     seen, wanted = scenes(4, 7)
     told = [[text, {**options, "concat_latent_image": seen}] for text, options in empty]

@@ -21,7 +21,7 @@ def network(build, host):
 @pytest.fixture
 def items(part, network):
     """`items(latents, positive, negative=None)` -> the training set."""
-    return lambda latents, positive, negative=None: part("training_data").LatentItems(
+    return lambda latents, positive, negative=None: part("training.latent_items").LatentItems(
         network, latents, positive, negative, "latents"
     )
 
@@ -49,14 +49,16 @@ def test_one_caption_a_latent(items, latents, captions):
 
 def test_a_batch_takes_its_pooled_output_apart(part):
     pooled = torch.arange(6.0).view(3, 2)
-    entries = part("conditionings").entries_of([[[torch.zeros(3, 7, 16), {"pooled_output": pooled, "guidance": 3.5}]]])
+    entries = part("network.conditionings").entries_of(
+        [[[torch.zeros(3, 7, 16), {"pooled_output": pooled, "guidance": 3.5}]]]
+    )
     assert [entry[1]["pooled_output"].tolist() for entry in entries] == [[[0, 1]], [[2, 3]], [[4, 5]]]
     assert all(entry[1]["guidance"] == 3.5 for entry in entries)
 
 
 def test_captions_of_other_lengths_are_repeated_to_the_common_one(part, build, train, latents, captions):
     short, long = captions[0][0][0], torch.cat([captions[1][0][0]] * 2, 1)
-    joined = part("training_data").join([{"c_crossattn": short}, {"c_crossattn": long}])["c_crossattn"]
+    joined = part("training.latent_items").join([{"c_crossattn": short}, {"c_crossattn": long}])["c_crossattn"]
     assert torch.equal(joined, torch.cat([short.repeat(1, 2, 1), long]))
     # Attention does not notice that all tokens are there twice.
     mixed, equal = (
@@ -69,7 +71,7 @@ def test_captions_of_other_lengths_are_repeated_to_the_common_one(part, build, t
 def test_captions_of_different_kinds_are_named(part):
     kinds = [{"c_crossattn": torch.zeros(1, 7, 16)}, {"c_crossattn": torch.zeros(1, 7, 16), "y": torch.zeros(1, 8)}]
     with pytest.raises(ValueError, match=r"differ in kind \(c_crossattn \| c_crossattn, y\); encode all captions"):
-        part("training_data").join(kinds)
+        part("training.latent_items").join(kinds)
 
 
 def test_dropped_captions_are_the_negative_one(items, latents, captions):

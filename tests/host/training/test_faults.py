@@ -142,7 +142,7 @@ def install(around_network, monkeypatch):
 
 @pytest.mark.parametrize(("place", "kind"), CASES)
 def test_what_was_learned_is_kept(comfy, build, go, whole, install, unharmed, saved, same, monkeypatch, place, kind):
-    from diff2flow_kit.d2f_data.lora_file import load_lora
+    from diff2flow_kit.d2f_data.files.lora_file import load_lora
 
     model, error = build(), ERRORS[kind]()
     extra = {"writing": {"save_every": 2}, "preview": {"preview_every": 2}}.get(place.split()[0], {})
@@ -187,7 +187,7 @@ def test_a_second_error_does_not_hide_the_first(build, go, part, install, unharm
 
     model, error = build(), interrupt()
     install("forward", error)
-    monkeypatch.setattr(part("training_run").RunFolder, "save", full)
+    monkeypatch.setattr(part("training.run").RunFolder, "save", full)
     with unharmed(model), pytest.raises(type(error)) as raised:
         go(model)
     assert raised.value is error
@@ -195,7 +195,7 @@ def test_a_second_error_does_not_hide_the_first(build, go, part, install, unharm
 
 
 def test_a_full_disk_stops_the_run_and_keeps_the_older_save(build, go, whole, part, monkeypatch, output, same):
-    model, run = build(), part("training_run")
+    model, run = build(), part("training.run")
     go(model, steps=2)
     before = {path: path.read_bytes() for path in output.rglob("*.safetensors")}
     assert {"state.safetensors", "my_lora_step000002_00001.safetensors"} <= {path.name for path in before}

@@ -117,7 +117,7 @@ def test_fp16_gradients_are_scaled_and_overflows_left_out(build, train, around_n
 
 
 def test_a_model_in_half_precision_is_scaled_too(build, train):
-    from diff2flow_kit.nodes import training_run
+    from diff2flow_kit.nodes.training import run as training_run
 
     seen = []
     original = training_run.Trainer
@@ -151,7 +151,7 @@ def test_weights_are_shared_and_the_view_is_frozen(build, host, inside):
 
 
 def test_the_last_step_is_on_disk_before_the_node_returns(build, train, saved, same):
-    from diff2flow_kit.d2f_data.lora_file import load_lora
+    from diff2flow_kit.d2f_data.files.lora_file import load_lora
 
     lora = train(build())[0]
     (path,) = saved()
@@ -161,7 +161,7 @@ def test_the_last_step_is_on_disk_before_the_node_returns(build, train, saved, s
 
 
 def test_what_the_host_may_print_is_short(build, host, train, part, latents, conditioning):
-    model, run, shown = build(), part("training_run").TrainingRun, []
+    model, run, shown = build(), part("training.run").TrainingRun, []
     original = run.run
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "run", lambda self: shown.extend([repr(self), repr(self.items)]) or original(self))
@@ -190,9 +190,9 @@ def test_missing_optimizers_are_named(build, train, unharmed, monkeypatch, outpu
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"])
 def test_rates_rise_in_the_warm_up_and_then_go_their_way(build, train, part, monkeypatch, schedule):
-    rates, after = [], part("training_run").TrainingRun._after
+    rates, after = [], part("training.run").TrainingRun._after
     monkeypatch.setattr(
-        part("training_run").TrainingRun,
+        part("training.run").TrainingRun,
         "_after",
         lambda self, record, clock: rates.append(record.learning_rate) or after(self, record, clock),
     )

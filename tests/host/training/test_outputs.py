@@ -25,7 +25,7 @@ def test_the_patched_model_is_the_network_in_training(
     from diff2flow_kit.d2f_core import attached
 
     model, seen, x = build(), [], latents[:1]
-    run = part("training_run").TrainingRun
+    run = part("training.run").TrainingRun
     finish = run.lora
 
     def kept(self):
@@ -73,7 +73,7 @@ def test_the_stock_node_plots_the_losses(build, train, draw, steps):
 
 @pytest.mark.parametrize("losses", [[], [0.0], [0.5], [0.5, 0.5, 0.5], [0.0, 0.0], [1e9, 1e9], [0.1, 0.2]])
 def test_losses_that_do_not_change_can_be_plotted(part, draw, losses):
-    given = part("training_plan").plottable(losses)
+    given = part("training.plan").plottable(losses)
     assert given[: len(losses)] == losses and len(draw({"loss": given})) == 1
 
 
@@ -118,7 +118,7 @@ def test_progress_text_and_previews(build, train, shown, latents, output):
 def test_a_cancel_between_two_steps_is_noticed(build, train, part, saved, monkeypatch, unharmed):
     import comfy.model_management
 
-    model, line = build(), part("training_clock").Clock.line
+    model, line = build(), part("training.status").StatusLine.line
 
     def cancel(self, record, *args):
         if record.step == 2:
@@ -126,7 +126,7 @@ def test_a_cancel_between_two_steps_is_noticed(build, train, part, saved, monkey
         return line(self, record, *args)
 
     with unharmed(model):
-        monkeypatch.setattr(part("training_clock").Clock, "line", cancel)
+        monkeypatch.setattr(part("training.status").StatusLine, "line", cancel)
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             train(model, steps=2)
     assert [path.stem for path in saved()] == ["my_lora_step000002_00001"]
@@ -206,13 +206,13 @@ def test_the_plot_has_the_validation(build, train, latents):
 
 
 def test_time_left(part, monkeypatch):
-    clocks = part("training_clock")
+    clocks = part("training.status")
     assert [clocks._duration(s) for s in (0.4, 59.6, 61, 3600, 90000)] == [
         "0 min 0 s", "1 min 0 s", "1 min 1 s", "1 h 0 min", "25 h 0 min",
     ]  # fmt: skip
     now = iter([100.0, 110.0])
     monkeypatch.setattr(clocks.time, "perf_counter", lambda: next(now))
-    clock = clocks.Clock(20, 60)
+    clock = clocks.StatusLine(20, 60)
     record = SimpleNamespace(step=25, loss=0.5, learning_rate=1e-4, seconds=2.0)
     line = clock.line(record, [0.25] * 10 + [0.5] * 50, [])
     assert line == "step 25 of 60: loss 0.5 (mean 0.5), rate 0.0001, 0.5 steps/s, 1 min 10 s left"

@@ -23,7 +23,7 @@ class Clip:
 @pytest.fixture
 def generate(node, output):
     """`generate(model, prompts=..., steps=..., ...)` -> pairs, report, preview of the node."""
-    generator = node("reflow_pairs", "D2FReflowPairs")
+    generator = node("D2FReflowPairs")
     widgets = {one.id: one.default for one in generator.define_schema().inputs if hasattr(one, "default")}
     small = {"width": 64, "height": 48, "count": 7, "steps": 3, "batch_size": 3, "cfg": 1.0, "shard_size": 4}
 
@@ -39,7 +39,7 @@ def generate(node, output):
 
 @pytest.fixture
 def load(node, output):
-    return lambda name: node("load_pairs", "D2FLoadPairs").execute(name).result
+    return lambda name: node("D2FLoadPairs").execute(name).result
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def cancel_after(part, monkeypatch):
 @pytest.mark.parametrize(("solver", "cfg"), [("euler", 1.0), ("euler", 3.0), ("midpoint", 3.0)])
 @pytest.mark.parametrize("kind", ["EPS", "V_PREDICTION"])
 def test_pairs_are_what_the_sampler_makes_of_their_noise(
-    generate, build, host, node, conditioning, monkeypatch, kind, solver, cfg
+    generate, build, host, part, conditioning, monkeypatch, kind, solver, cfg
 ):
     """The stock CFG guider over the converted model from pure noise, on the same grid, is the teacher."""
     import comfy.sample
@@ -78,8 +78,8 @@ def test_pairs_are_what_the_sampler_makes_of_their_noise(
     read = pairs.read(range(7))
     monkeypatch.setattr(comfy.sample, "prepare_noise", lambda latent, seed, inds=None: read.eps)
     converted = host.convert(model, "noise")
-    levels = node("levels", "flow_levels")(converted, {"grid": "uniform"}, 3)
-    sampler = host.make_sampler(node("ode", "OdeSampler")(solver))
+    levels = part("sampling.levels").flow_levels(converted, {"grid": "uniform"}, 3)
+    sampler = host.make_sampler(part("sampling.ode").OdeSampler(solver))
     empty = {"samples": torch.zeros(7, 4, 6, 8)}
     sampled = host.sample(converted, empty, positive, negative, cfg, sampler, levels, 0)["samples"]
     torch.testing.assert_close(model.model.process_latent_out(read.x0), sampled, rtol=1e-3, atol=1e-3)

@@ -16,12 +16,15 @@ def test_pairs_are_made_at_the_rate_of_plain_sampling(pack, host, node, part, ou
     model, clip, _ = load_demo_checkpoint()
     encode = part("host.encoding").encode_caption
     negative = encode(clip, "")
-    prompts = part("pair_prompts").gather_prompts(["a red sphere\na blue cube"], "", clip, None)
+    prompts = part("reflow.prompts").gather_prompts(["a red sphere\na blue cube"], "", clip, None)
     converted = host.convert(model, "noise")
-    levels = node("levels", "flow_levels")(converted, {"grid": "uniform"}, STEPS)
-    sampler = host.make_sampler(node("ode", "OdeSampler")("euler"))
+    levels = part("sampling.levels").flow_levels(converted, {"grid": "uniform"}, STEPS)
+    sampler = host.make_sampler(part("sampling.ode").OdeSampler("euler"))
     batch = {"samples": torch.zeros(BATCH, 4, 12, 12)}
-    making, wanted = part("pair_making"), {"cfg": 3.0, "steps": STEPS, "solver": "euler", "width": 96, "height": 96}
+    making, wanted = (
+        part("reflow.pair_generator"),
+        {"cfg": 3.0, "steps": STEPS, "solver": "euler", "width": 96, "height": 96},
+    )
     wanted |= {"batch_size": BATCH, "seed": 0, "precision": "auto", "storage": "fp16", "shard_size": 16}
 
     def plain():
@@ -29,9 +32,9 @@ def test_pairs_are_made_at_the_rate_of_plain_sampling(pack, host, node, part, ou
             host.sample(converted, batch, [prompts.entries[0]], negative, 3.0, sampler, levels, 0)
 
     def pairs(name):
-        settings = making.PairSettings(name=name, count=4 * BATCH, **wanted)
+        settings = making.ReflowPairSettings(name=name, count=4 * BATCH, **wanted)
         with host.training(model) as network:
-            making.PairMaker(model, network, settings, prompts, negative).run()
+            making.ReflowPairGenerator(model, network, settings, prompts, negative).run()
 
     def seconds(work, *args):
         start = time.process_time()

@@ -9,7 +9,7 @@ import torch
 @pytest.fixture
 def pairs(node, output, build, conditioning):
     """Eight pairs of the small model under guidance 3."""
-    generator = node("reflow_pairs", "D2FReflowPairs")
+    generator = node("D2FReflowPairs")
     generator.hidden = SimpleNamespace(unique_id="7")
     widgets = {one.id: one.default for one in generator.define_schema().inputs if hasattr(one, "default")}
     widgets |= {"width": 64, "height": 64, "count": 8, "steps": 4, "cfg": 3.0, "shard_size": 3, "storage": "fp32"}
@@ -24,7 +24,7 @@ def on_pairs(train, model, pairs, **given):
 
 def test_batches_are_the_pairs(part, host, build, pairs, conditioning):
     with host.training(build()) as network:
-        items = part("pair_items").PairItems(network, build(), pairs, [conditioning[1]])
+        items = part("reflow.pair_items").ReflowPairItems(network, build(), pairs, [conditioning[1]])
         batch = items.batch([6, 1], [False, True])
         assert torch.equal(batch.x0, pairs.read([6, 1]).x0) and torch.equal(batch.eps, pairs.read([6, 1]).eps)
         told = torch.cat([conditioning[0][0][0], conditioning[1][0][0]])
@@ -38,8 +38,8 @@ def test_the_noise_is_the_pairs_own(build, train, pairs, monkeypatch):
     from diff2flow_kit.d2f_core import Objective as objective
 
     seen = []
-    ask = objective.ask
-    monkeypatch.setattr(objective, "ask", lambda self, pair: seen.append(pair) or ask(self, pair))
+    model_input = objective.model_input
+    monkeypatch.setattr(objective, "model_input", lambda self, pair: seen.append(pair) or model_input(self, pair))
     on_pairs(train, build(), pairs, batch_size=3, steps=3)
     read = pairs.read(range(8))
     assert len(seen) == 3
@@ -67,7 +67,7 @@ def test_the_student_learns_the_guidance(host, build, train, pairs):
 
 
 def test_the_file_says_that_it_was_reflowed(build, train, pairs, saved, node, host):
-    from diff2flow_kit.d2f_data.lora_file import load_lora
+    from diff2flow_kit.d2f_data.files.lora_file import load_lora
 
     lora = on_pairs(train, build(), pairs)[0]
     for facts in (lora.facts, load_lora(saved()[-1]).facts):
@@ -75,7 +75,7 @@ def test_the_file_says_that_it_was_reflowed(build, train, pairs, saved, node, ho
         told = facts.training
         assert (told["pairs"], told["teacher_cfg"], told["teacher_steps"]) == (pairs.fingerprint, 3.0, 4)
         assert told["teacher_solver"] == "euler" and told["items"] == 8
-    loaded, info = node("load_lora", "D2FLoadLora").execute(build(), "none", 1.0, lora).result
+    loaded, info = node("D2FLoadLora").execute(build(), "none", 1.0, lora).result
     assert host.flow_settings(loaded) == ("noise", 1.0) and "start noise" in info
 
 
@@ -89,10 +89,10 @@ def test_a_second_round_starts_from_the_first(build, train, pairs, node, host):
     """A converted model with a reflow LoRA is trained on, and its LoRA stays part of it."""
     model = build()
     first = on_pairs(train, model, pairs, learning_rate=0.1)[0]
-    loaded = node("load_lora", "D2FLoadLora").execute(model, "none", 1.0, first).result[0]
+    loaded = node("D2FLoadLora").execute(model, "none", 1.0, first).result[0]
     second = on_pairs(train, loaded, pairs, run_name="second")[0]
     assert second.facts.base != first.facts.base and second.facts.start == "noise"
-    both = node("load_lora", "D2FLoadLora").execute(loaded, "none", 1.0, second).result[0]
+    both = node("D2FLoadLora").execute(loaded, "none", 1.0, second).result[0]
     assert host.is_converted(both) and len(both.patches) == len(loaded.patches)
 
 

@@ -9,7 +9,7 @@ import torch
 @pytest.fixture
 def report(node, conditioning):
     """`report(model, model_2, ...)` -> straightness, straightness_2, report, plot."""
-    trajectory = node("trajectory", "D2FTrajectory")
+    trajectory = node("D2FTrajectory")
     trajectory.hidden = SimpleNamespace(unique_id="7")
     small = {"width": 64, "height": 64, "count": 3, "seed": 5, "cfg": 1.0, "cfg_2": 1.0, "reference_steps": 24}
 
@@ -23,7 +23,7 @@ def report(node, conditioning):
 @pytest.fixture
 def measure(part, conditioning):
     """`measure(model, ...)` -> the numbers behind the report."""
-    paths = part("path_measures")
+    paths = part("reflow.path_measures")
     asked = {
         "positive": conditioning[0],
         "negative": conditioning[1],
@@ -34,7 +34,7 @@ def measure(part, conditioning):
     }
 
     def run(model, **given):
-        question = paths.Question(**{**asked, "steps": 24, "seed": 5, **given})
+        question = paths.ModelInput(**{**asked, "steps": 24, "seed": 5, **given})
         return paths.measure(model, question, lambda done: None)
 
     return run
@@ -63,7 +63,7 @@ def test_a_network_that_knows_the_only_image_has_straight_paths(build, host, par
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 @pytest.mark.parametrize("start", ["t_min", "noise"])
-def test_the_errors_are_those_of_the_hosts_sampler(build, host, node, measure, conditioning, monkeypatch, start, cfg):
+def test_the_errors_are_those_of_the_hosts_sampler(build, host, part, measure, conditioning, monkeypatch, start, cfg):
     import comfy.sample
 
     model = build()
@@ -73,8 +73,8 @@ def test_the_errors_are_those_of_the_hosts_sampler(build, host, node, measure, c
     monkeypatch.setattr(comfy.sample, "prepare_noise", lambda latent, seed, inds=None: noise)
 
     def end(solver, steps):
-        levels = node("levels", "flow_levels")(converted, {"grid": "uniform"}, steps)
-        sampler = host.make_sampler(node("ode", "OdeSampler")(solver))
+        levels = part("sampling.levels").flow_levels(converted, {"grid": "uniform"}, steps)
+        sampler = host.make_sampler(part("sampling.ode").OdeSampler(solver))
         empty = {"samples": torch.zeros(3, 4, 8, 8)}
         sampled = host.sample(converted, empty, *conditioning, cfg, sampler, levels, 0)["samples"]
         return model.model.process_latent_in(sampled)

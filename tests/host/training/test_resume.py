@@ -66,7 +66,7 @@ def test_more_steps_are_the_longer_run(build, train, same, saved):
 
 def test_fp16_goes_on_bit_for_bit(build, train, same, output):
     """The scaler of the gradients is part of the state, and counts the steps without an overflow."""
-    from diff2flow_kit.d2f_data.checkpoint import load_state
+    from diff2flow_kit.d2f_data.files.checkpoint import load_state
 
     whole, _, part = (
         train(build(), steps=steps, precision="fp16", run_name=name)[0]
@@ -186,8 +186,8 @@ torch.set_num_threads(1)
 spec = importlib.util.spec_from_file_location("host_conftest", root / "tests" / "host" / "conftest.py")
 small = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(small)
-from diff2flow_kit.nodes.train_lora import D2FTrainLora
-from diff2flow_kit.nodes.training_run import TrainingRun
+from diff2flow_kit.nodes.training.train_lora import D2FTrainLora
+from diff2flow_kit.nodes.training.run import TrainingRun
 after = TrainingRun._after
 def told(self, record, clock):
     after(self, record, clock)
@@ -202,11 +202,11 @@ D2FTrainLora.execute([small.build_model()], [{"samples": inputs["latents"]}], [[
 
 @pytest.mark.slow
 def test_kill_9_loses_the_steps_since_the_last_save(
-    build, train, latents, conditioning, node, root, host_path, output, same
+    build, train, latents, conditioning, part, root, host_path, output, same
 ):
-    from diff2flow_kit.d2f_data.checkpoint import load_state
+    from diff2flow_kit.d2f_data.files.checkpoint import load_state
 
-    widgets = {widget.id: widget.default for widget in node("training_inputs", "training_widgets")()}
+    widgets = {widget.id: widget.default for widget in part("training.widgets").training_widgets()}
     chosen = {"rank": 2, "targets": "attention", "batch_size": 2, "learning_rate": 1e-2, "preview_every": 0}
     settings = {**chosen, "steps": 100_000, "save_every": 2, "dropout": 0.2, "ema": 0.9}
     inputs = {"latents": latents, "caption": conditioning[0][0][0], "widgets": {**widgets, **settings}}

@@ -1,0 +1,186 @@
+"""A LoRA and its file: tensors in the layout of kohya's sd-scripts, and the facts of its training.
+
+Every layer has a name, its module path with underscores for dots after ``lora_unet_``, and some tensors:
+
+    <name>.lora_down.weight (rank, in, *kernel)   <name>.lora_up.weight (out, rank, *1)   <name>.alpha ()
+    <name>.diff, <name>.diff_b                    full differences of weight and bias
+    <name>.lokr_*, <name>.hada_*                  LoKr and LoHa
+
+which ComfyUI, A1111 and diffusers read. The facts travel in the metadata (``lora_metadata``).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..fingerprints import safetensors_digest
+from .lora_metadata import LoraFacts, kohya, modelspec, read_facts, write_facts
+from .store import load_tensors, save_tensors, storable
+
+__all__ = [
+    "DTYPES",
+    "LoraFacts",
+    "LoraModel",
+    "layer_of",
+    "load_lora",
+    "lora_tensors",
+    "save_lora",
+    "smallest_dtype",
+]
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+"""Name of a precision of the file -> dtype."""
+
+# Tensors that only make sense together.
+_PAIRS = (
+    ("lora_down.weight", "lora_up.weight"),
+    ("hada_w1_a", "hada_w1_b"),
+    ("hada_w2_a", "hada_w2_b"),
+    ("hada_w1_a", "hada_w2_a"),
+    ("lokr_w1_a", "lokr_w1_b"),
+    ("lokr_w2_a", "lokr_w2_b"),
+)
+_SUFFIXES = {suffix for pair in _PAIRS for suffix in pair} | {
+    "alpha", "diff", "diff_b", "lora_mid.weight", "reshape_weight", "lokr_w1", "lokr_w2", "lokr_t2", "hada_t1",
+    "hada_t2", "dora_scale", "w_norm", "b_norm", "set_weight",
+}  # fmt: skip
+
+
+class LoraModel(dict[str, Tensor]):
+    """LORA_MODEL: key -> tensor, with the facts of its training if they are known."""
+
+    facts: LoraFacts | None
+
+    def __init__(self, tensors: Mapping[str, Tensor], facts: LoraFacts | None = None) -> None:
+        super().__init__(tensors)
+        self.facts = facts
+
+    def __repr__(self) -> str:
+        layers = f"{len({layer_of(key) for key in self})} layers"
+        if self.facts is None:
+            return f"<LoRA: {layers}, no facts of a Diff2Flow training>"
+        rank = f"rank {self.facts.rank}" if self.facts.rank else "several ranks"
+        return f"<Diff2Flow LoRA: {layers}, {rank}, {self.facts.objective}, {self.facts.steps} steps>"
+
+
+def layer_of(key: str) -> str:
+    """The layer's name in a key, with or without dots in it; the key itself if it ends in nothing known."""
+    return next((key.removesuffix("." + suffix) for suffix in _SUFFIXES if key.endswith("." + suffix)), key)
+
+
+def lora_tensors(adapters: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Key -> tensor, as a file has them.
+
+    Args:
+        adapters: path of a layer -> adapter with ``file_tensors() -> {suffix: tensor}``.
+        names: path of a layer -> its name in the file, ``lora_unet_...``.
+
+    Raises:
+        ValueError: a layer has no name, or two have the same.
+    """
+    nameless = [path for path in adapters if path not in names]
+    if nameless:
+        raise ValueError(f"the layer {nameless[0]} has no name in LoRA files; leave it out of the targets")
+    tensors: dict[str, Tensor] = {}
+    for path, adapter in adapters.items():
+        for suffix, tensor in adapter.file_tensors().items():
+            key = f"{names[path]}.{suffix}"
+            if key in tensors:
+                raise ValueError(f"the layer {path} has the name {names[path]} of another one; leave out one of them")
+            tensors[key] = tensor
+    return tensors
+
+
+def save_lora(path: Path, lora: Mapping[str, Tensor], title: str = "", dtype: str = "fp16") -> None:
+    """Write a LoRA as a safetensors file, whole or not at all.
+
+    Args:
+        path: where; replaced if it is there.
+        lora: a LoraModel, or a plain dict of tensors, whose file has no facts.
+        title: name to show; the file's own if it is empty.
+        dtype: a name of ``DTYPES``; alphas stay float32, and integers as they are.
+
+    Raises:
+        ValueError: there is nothing to save, or a weight that the dtype cannot hold.
+        OSError: the file could not be written.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r} of a LoRA file; allowed are {', '.join(map(repr, DTYPES))}")
+    if not lora:
+        raise ValueError("this LoRA has no tensors; connect the output of a trainer or of a LoRA loader")
+    tensors = {key: _cast(key, tensor, dtype) for key, tensor in lora.items()}
+    facts = getattr(lora, "facts", None)
+    digest = safetensors_digest(storable(tensors))
+    title = title or Path(path).stem
+    original_names = any(part in key for key in tensors for part in ("input_blocks", "middle_block", "output_blocks"))
+    metadata = {**kohya(facts, title, digest), **modelspec(facts, title, digest, original_names)}
+    save_tensors(path, tensors, {**metadata, **(write_facts(facts) if facts else {})})
+
+
+def smallest_dtype(lora: Mapping[str, Tensor]) -> str:
+    """The name of the dtype for a file: "fp16", which all programs read, or "bf16" for weights beyond its range."""
+    largest = max((float(tensor.abs().max()) for tensor in lora.values() if tensor.numel()), default=0.0)
+    return "fp16" if largest < torch.finfo(torch.float16).max else "bf16"
+
+
+def _cast(key: str, tensor: Tensor, dtype: str) -> Tensor:
+    """A tensor as the file has it."""
+    plain = tensor.detach().cpu()
+    if not plain.is_floating_point():
+        return plain.contiguous()
+    cast = plain.to(torch.float32 if key.endswith(".alpha") else DTYPES[dtype]).contiguous()
+    if not bool(torch.isfinite(plain).all()):
+        raise ValueError(f"the LoRA has weights that are NaN or infinite, in {key}; train again with a lower rate")
+    if not bool(torch.isfinite(cast).all()):
+        raise ValueError(f"{dtype} cannot hold the weights of {key}, up to {float(plain.abs().max()):g}; save as bf16")
+    return cast
+
+
+def load_lora(path: Path) -> LoraModel:
+    """Read a LoRA; one of another program has ``facts`` None.
+
+    Raises:
+        ValueError: the file is missing, damaged, of a newer version, or holds no complete LoRA; names it.
+    """
+    tensors, metadata = load_tensors(path)
+    try:
+        facts = read_facts(metadata)
+        _check_keys(tensors, strict=facts is not None)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used as a LoRA: {error}") from error
+    return LoraModel(tensors, facts)
+
+
+def _check_keys(tensors: Mapping[str, Tensor], strict: bool) -> None:
+    """Refuse what a loader of the host would pass over without a word.
+
+    Args:
+        tensors: of the file.
+        strict: whether every key must be one that our own files have.
+    """
+    if not tensors:
+        raise ValueError("it has no tensors; use another copy")
+    layers: dict[str, set[str]] = {}
+    for key in tensors:
+        name = layer_of(key)
+        if name != key:
+            layers.setdefault(name, set()).add(key[len(name) + 1 :])
+        elif strict:
+            raise ValueError(f"it has the unknown key {key!r}; use another copy")
+    for name, suffixes in layers.items():
+        for one, other in _PAIRS:
+            if (one in suffixes) is not (other in suffixes):
+                there, missing = (one, other) if one in suffixes else (other, one)
+                raise ValueError(f"{name} has {there} but no {missing}; use another copy")
+        if "lora_down.weight" in suffixes:
+            _check_ranks(name, tensors)
+
+
+def _check_ranks(name: str, tensors: Mapping[str, Tensor]) -> None:
+    down, up = (tensors[f"{name}.lora_{part}.weight"] for part in ("down", "up"))
+    if down.ndim < 2 or up.ndim < 2 or (f"{name}.lora_mid.weight" not in tensors and down.shape[0] != up.shape[1]):
+        shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
+        raise ValueError(f"the shapes of {name} do not go together: down and up are {shapes}; use another copy")

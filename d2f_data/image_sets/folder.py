@@ -1,0 +1,212 @@
+"""What lies in a training folder: images with their captions and masks, and the files that cannot be used.
+
+    photos/cat.png             an image
+    photos/cat.txt             its caption, UTF-8
+    photos/cat-masklabel.png   its loss mask (or photos/masks/cat.png): white is learnt
+    photos/metadata.jsonl      or captions by the line: {"file": "cat.png", "caption": "a cat"}
+
+Subfolders are searched, too. The keys ``file_name`` and ``image`` stand for ``file``, ``text`` for ``caption``;
+file names count from the folder of the JSONL. Nothing is opened that does not lie in the folder.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from .images import READABLE, UNREADABLE
+
+CAPTION_SOURCES = ("auto", "txt", "jsonl", "none")
+MASK_FOLDER = "masks"
+MASK_SUFFIX = "-masklabel"
+_FILE_KEYS, _TEXT_KEYS = ("file", "file_name", "image"), ("caption", "text")
+
+
+class InvalidCaptionError(ValueError):
+    """Why a caption cannot be used; says nothing of which one."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image to train on.
+
+    Attributes:
+        path: of the image.
+        name: path within the folder, with forward slashes.
+        caption: as it is encoded, prefix included.
+        repeats: how often the item's own folder asks for it.
+        mask: path of its loss mask, if there is one.
+    """
+
+    path: Path
+    name: str
+    caption: str
+    repeats: int = 1
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class InvalidFile:
+    """A file that cannot be used, and why."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Where captions come from.
+
+    Attributes:
+        source: "auto", a .txt of the same stem and else the JSONL; "txt"; "jsonl"; "none", nothing is read.
+        fallback: caption of images that have none, or an empty one.
+        prefix: put before every caption, with a comma.
+    """
+
+    source: str = "auto"
+    fallback: str = ""
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        if self.source not in CAPTION_SOURCES:
+            raise ValueError(f"unknown caption source {self.source!r}; allowed are {', '.join(CAPTION_SOURCES)}")
+
+    def finish(self, caption: str | None) -> str:
+        """The caption to encode: white space joined, fallback, prefix. Raises InvalidCaptionError if there is none."""
+        text = " ".join((caption or "").split()) or self.fallback.strip()
+        if not text and self.source != "none":
+            fault = "no caption" if caption is None else "the caption is empty"
+            raise InvalidCaptionError(
+                f"{fault}; write one into a .txt of the same name, or set a caption for such images"
+            )
+        return ", ".join(part for part in (self.prefix.strip().rstrip(",").rstrip(), text) if part)
+
+
+def find_items(
+    folder: Path, captions: Captions | None = None, folder_repeats: bool = False
+) -> tuple[list[Item], list[InvalidFile]]:
+    """Images of a folder and its subfolders, in the order of their names, and the odd files.
+
+    Args:
+        folder: an existing folder.
+        captions: where captions come from.
+        folder_repeats: a folder ``10_name`` gives its images 10 repeats.
+    """
+    captions = captions or Captions()
+    files = list(walk(folder))
+    listed, odd = read_jsonl(folder, files) if captions.source in ("auto", "jsonl") else ({}, [])
+    present, items = {name for name, _ in files}, []
+    for name, path in files:
+        if path.suffix.lower() in UNREADABLE:
+            odd.append(InvalidFile(name, f"{path.suffix} cannot be read; save it as PNG or JPEG"))
+        if path.suffix.lower() not in READABLE or _is_mask(name, present):
+            continue
+        try:
+            text = None
+            if captions.source in ("auto", "txt") and (beside := path.with_suffix(".txt")).is_file():
+                text = read_text(beside)
+            caption = captions.finish(listed.get(name) if text is None else text)
+        except InvalidCaptionError as error:
+            odd.append(InvalidFile(name, str(error)))
+            continue
+        items.append(Item(path, name, caption, _folder_repeats(name) if folder_repeats else 1, _mask_of(path)))
+    return items, odd
+
+
+def walk(folder: Path) -> Iterator[tuple[str, Path]]:
+    """(name, path) of the files in a folder and below, sorted by name; hidden ones left out, loops cut."""
+    seen: set[str] = set()
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        if real not in seen:
+            found += [Path(place, name) for name in files if not name.startswith(".")]
+        seen.add(real)
+    yield from sorted((path.relative_to(folder).as_posix(), path) for path in found)
+
+
+def read_text(path: Path) -> str:
+    """A caption file's text. Raises InvalidCaptionError when it is not UTF-8 text."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidCaptionError(
+            f"{path.name} is not UTF-8 ({error.reason} at byte {error.start}); save it so"
+        ) from None
+    except OSError as error:
+        raise InvalidCaptionError(f"{path.name} cannot be read ({error.strerror})") from None
+    if "\0" in text:
+        raise InvalidCaptionError(f"{path.name} is not a text file; write the caption as UTF-8 text")
+    return text
+
+
+def read_jsonl(folder: Path, files: list[tuple[str, Path]]) -> tuple[dict[str, str], list[InvalidFile]]:
+    """Captions by image name out of all JSONL files of a folder, and the lines that are odd."""
+    present, captions, odd = {name for name, _ in files}, dict[str, str](), list[InvalidFile]()
+    for name, path in files:
+        if path.suffix.lower() != ".jsonl":
+            continue
+        try:
+            lines = read_text(path).splitlines()
+        except InvalidCaptionError as error:
+            odd.append(InvalidFile(name, str(error)))
+            continue
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                file, caption = _entry(line)
+                image = os.path.normpath(PurePosixPath(name).parent / file.replace("\\", "/")).replace(os.sep, "/")
+                _check_entry(image, file, present, captions)
+                captions[image] = caption
+            except InvalidCaptionError as error:
+                odd.append(InvalidFile(f"{name}, line {number}", str(error)))
+    return captions, odd
+
+
+def _entry(line: str) -> tuple[str, str]:
+    """(file, caption) of a line of JSON."""
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise InvalidCaptionError(f"is not JSON ({error}); correct the line") from None
+    values = []
+    for keys in (_FILE_KEYS, _TEXT_KEYS):
+        value = next((entry[key] for key in keys if key in entry), None) if isinstance(entry, dict) else None
+        if not isinstance(value, str):
+            raise InvalidCaptionError(f"has no text under {' or '.join(map(repr, keys))}; correct the line")
+        values.append(value)
+    return values[0], values[1]
+
+
+def _check_entry(image: str, file: str, present: set[str], captions: dict[str, str]) -> None:
+    if image not in present:
+        raise InvalidCaptionError(f"names {file!r}, which is not in the folder; correct the name or remove the line")
+    if image in captions:
+        raise InvalidCaptionError(f"is a second caption for {file!r}; remove one of the two")
+
+
+def _is_mask(name: str, present: set[str]) -> bool:
+    """Whether an image file is the mask of another one."""
+    path = PurePosixPath(name)
+    if path.parent.name == MASK_FOLDER:
+        return True
+    image = path.with_name(path.stem.removesuffix(MASK_SUFFIX))
+    return path.stem.endswith(MASK_SUFFIX) and any(f"{image}{suffix}" in present for suffix in READABLE)
+
+
+def _mask_of(path: Path) -> Path | None:
+    places = (path.with_name(f"{path.stem}{MASK_SUFFIX}.png"), path.parent / MASK_FOLDER / f"{path.stem}.png")
+    return next((place for place in places if place.is_file()), None)
+
+
+def _folder_repeats(name: str) -> int:
+    """10 for ``10_name/image.png``, 1 for a folder without a number."""
+    match = re.match(r"(\d+)_", PurePosixPath(name).parent.name)
+    return max(1, int(match.group(1))) if match else 1

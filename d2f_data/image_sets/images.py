@@ -1,0 +1,159 @@
+"""Reading an image of a training set: what it is, and its pixels as 8-bit RGB, upright.
+
+What every mode becomes:
+
+    RGB, grey, 1-bit, palette     as they are
+    alpha of any kind             over white
+    16-bit grey, 32-bit integers  divided by 257 (Pillow's own conversion clips at 255)
+    CMYK, LAB                     through the embedded profile to sRGB where there is one, else Pillow's conversion
+    EXIF orientation              applied
+    animations, several pages     refused: which frame was meant is not for us to choose
+"""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+READABLE = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"}
+UNREADABLE = {".heic", ".heif", ".psd", ".svg", ".jxl", ".jp2", ".exr", ".hdr", ".dng", ".cr2", ".nef", ".arw", ".raw"}
+
+# A larger image would take gigabytes to decode; Pillow warns of a decompression bomb there.
+MAX_PIXELS = 89_478_485
+MIN_SIDE = 8
+ORIENTATION = 0x0112
+
+
+class InvalidImageError(ValueError):
+    """Why an image cannot be used; says nothing of which one."""
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(width, height) of the upright image, from its header alone.
+
+    Raises:
+        InvalidImageError: it is no image, empty, huge, tiny, animated.
+    """
+    with opened(path) as image:
+        if image.format == "TIFF":  # versions of Pillow differ in whether its size is upright before it is decoded
+            return upright(image).size
+        width, height = image.size
+        turned = not _hides_exif(image) and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        return (height, width) if turned else (width, height)
+
+
+def read_image(path: Path) -> Any:
+    """The upright image as a Pillow image in mode RGB.
+
+    Raises:
+        InvalidImageError: as ``read_size``, and when the file is cut off or damaged.
+    """
+    with opened(path) as image:
+        return _to_rgb(upright(image))
+
+
+def read_mask(path: Path) -> Any:
+    """A loss mask as an upright Pillow image in mode L: white is learnt, black is not.
+
+    Raises:
+        InvalidImageError: as ``read_image``, and when it is black all over.
+    """
+    mask = read_image(path).convert("L")
+    if mask.getextrema()[1] == 0:
+        raise InvalidImageError("the mask is black all over, so nothing would be learnt; paint white what counts")
+    return mask
+
+
+def upright(image: Any) -> Any:
+    """The decoded image, turned as its EXIF says."""
+    from PIL import ImageOps
+
+    hidden = _hides_exif(image)
+    image.load()
+    return image if hidden else ImageOps.exif_transpose(image)
+
+
+def _hides_exif(image: Any) -> bool:
+    """Whether EXIF data, if any, lies behind the pixels of a PNG: not looked for, it would take decoding the file."""
+    return image.format == "PNG" and "exif" not in image.info
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The image at ``path``; whatever goes wrong inside becomes an InvalidImageError."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        if path.stat().st_size == 0:
+            raise InvalidImageError("the file is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # our own limit is checked below
+            with Image.open(path) as image:
+                _check(image)
+                yield image
+    except InvalidImageError:
+        raise
+    except UnidentifiedImageError:
+        raise InvalidImageError("not an image, or of a format that cannot be read; save it as PNG or JPEG") from None
+    except (FileNotFoundError, PermissionError) as error:
+        raise InvalidImageError(
+            f"cannot be opened ({error.strerror}); check the link or the rights of the file"
+        ) from None
+    except Image.DecompressionBombError:
+        raise InvalidImageError(f"larger than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller") from None
+    except (OSError, SyntaxError, ValueError, EOFError, OverflowError, KeyError, IndexError, TypeError) as error:
+        # Decoders raise all of these on damaged files.
+        raise InvalidImageError(f"damaged or cut off ({error}); save it again") from None
+
+
+def _check(image: Any) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise InvalidImageError(
+            f"{width} x {height} is more than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller"
+        )
+    if min(width, height) < MIN_SIDE:
+        raise InvalidImageError(f"{width} x {height} is too small to learn from")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # cameras append previews to a JPEG and call it MPO
+        raise InvalidImageError(f"animated or of several pages ({frames} frames); save the frame that you want")
+
+
+def _to_rgb(image: Any) -> Any:
+    """Any Pillow image in mode RGB."""
+    from PIL import Image
+
+    if image.mode.startswith("I") or image.mode == "F":
+        return _from_deep(image)
+    if image.mode in ("CMYK", "LAB") and image.info.get("icc_profile"):
+        return _through_profile(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_deep(image: Any) -> Any:
+    """16-bit grey as 8-bit RGB; floats are taken as [0, 1]."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > (1 if image.mode == "F" else 65535):
+        wanted = "0 to 1" if image.mode == "F" else "0 to 65535"
+        raise InvalidImageError(f"has values outside {wanted}; save it as an 8-bit or 16-bit image")
+    values = values * 255 if image.mode == "F" else values / 257
+    return Image.fromarray(np.round(values).astype(np.uint8)).convert("RGB")
+
+
+def _through_profile(image: Any) -> Any:
+    """A CMYK or LAB image through its colour profile; Pillow's own conversion when the profile is of no use."""
+    from PIL import ImageCms
+
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except ImageCms.PyCMSError:
+        return image.convert("RGB")

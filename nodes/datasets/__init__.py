@@ -1,0 +1,1 @@
+"""Training sets from folders: images with captions, and images with targets."""

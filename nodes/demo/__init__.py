@@ -1,0 +1,1 @@
+"""The embedded demo model and the scenes that it is trained on."""

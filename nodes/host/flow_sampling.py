@@ -1,0 +1,140 @@
+"""The object behind ``model_sampling`` of a converted model: flow matching outside, diffusion inside.
+
+ComfyUI's flow models count noise in ``s = 1 - t`` and move ``x_fm = s eps + (1 - s) x0``. Around every
+call of the network the host asks this object for
+
+    calculate_input     x_fm -> x_dm, what the network was trained on
+    timestep            s -> the network's (fractional) timestep
+    calculate_denoised  model output -> x0
+
+and around sampling for the first state (``noise_scaling``) and the last (``inverse_noise_scaling``).
+Stock schedulers read ``sigmas``, ``sigma``, ``sigma_min`` and ``sigma_max``: row i is the level of timestep
+i, so that they choose the same noise levels as on the unconverted model.
+"""
+
+import torch
+from torch import Tensor
+
+from ...d2f_core import STARTS, FlowAlignment, shift_levels
+from ...d2f_core.coordinate import coordinate_dtype
+from ...d2f_core.time_map import interpolant_norm
+
+# The least weight of a latent in the state, so that states at s = 1 can leave the sampler and come back.
+LEAST_DATA_WEIGHT = 1e-4
+
+
+class FlowSampling(torch.nn.Module):
+    """Flow matching view of a diffusion network, in the shape of ComfyUI's ``ModelSamplingDiscreteFlow``.
+
+    Tensors are plain attributes, not buffers: the host's dynamic patcher keeps buffers by attribute path
+    in one dict for all clones of a model, and would give this object the schedule of another clone.
+
+    Attributes:
+        alignment: schedule and prediction type of the network.
+        start: "t_min", sampling starts at the network's noisiest level; "noise", it starts at s = 1.
+        shift: how far the levels that schedulers see lean to noise; 1 leaves them as they are.
+        sigmas: s of each timestep, float32, ascending, shape (T,).
+    """
+
+    noise_scale = 1.0
+    multiplier = 1000
+
+    def __init__(self, alignment: FlowAlignment, start: str = "t_min", shift: float = 1.0, zsnr: bool = False) -> None:
+        super().__init__()
+        if not isinstance(alignment, FlowAlignment):
+            raise TypeError(
+                "a node after 'Convert to Flow Matching' (ModelNoiseScale does this) tried to rebuild the conversion "
+                "from the model's configuration; remove that node, it is for other models"
+            )
+        if start not in STARTS:
+            raise ValueError(f"unknown start {start!r}; allowed are {', '.join(map(repr, STARTS))}")
+        self.alignment = alignment
+        self.start = start
+        self.shift = shift
+        self.zsnr = zsnr
+        self.sigmas = self.sigma(torch.arange(len(alignment.schedule)))
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Ignored: the dynamic patcher puts back buffers of the clone that was loaded before, by name."""
+
+    def extra_repr(self) -> str:
+        return f"prediction={self.alignment.prediction}, start={self.start}, shift={self.shift}"
+
+    @property
+    def sigma_min(self) -> Tensor:
+        """s of timestep 0, shape ()."""
+        return self.sigmas[0]
+
+    @property
+    def sigma_max(self) -> Tensor:
+        """s at which sampling starts, shape (): 1 - t_min, or 1 for the start from pure noise."""
+        return self.sigmas[-1]
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """The network's fractional timestep at s, any shape, float32; in [0, T - 1]."""
+        return self.alignment.timestep(_flow_time(sigma)).float().expand(sigma.numel()).reshape(sigma.shape)
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        """The level s that schedulers get for a timestep, any shape, float32; shifted, both ends kept."""
+        low, high = 1 - self.alignment.t_max, 1 - self.alignment.t_min
+        s = 1 - self.alignment.flow_time(timestep)
+        s = low + (high - low) * shift_levels((s - low) / (high - low), self.shift)
+        if self.start == "noise":
+            s = torch.where(timestep >= len(self.alignment.schedule) - 1, torch.ones_like(s), s)
+        return s.float()
+
+    def percent_to_sigma(self, percent: float) -> float:
+        """The level at that fraction of the timesteps: 1.0 at 0 and before, 0.0 at 1 and after."""
+        if percent <= 0:
+            return 1.0
+        if percent >= 1:
+            return 0.0
+        return float(self.sigma(torch.tensor((1 - percent) * (len(self.alignment.schedule) - 1), dtype=torch.float64)))
+
+    def calculate_input(self, sigma: Tensor, noise: Tensor) -> Tensor:
+        """``x_dm`` of the state ``x_fm`` (B, *) at s."""
+        return self.alignment.to_diffusion(noise, _flow_time(sigma))
+
+    def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
+        """x0 of the model output and the state ``x_fm``, both (B, *), at s."""
+        return self.alignment.denoised(model_output, model_input, _flow_time(sigma))
+
+    def noise_scaling(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False) -> Tensor:
+        """The state at s of a latent and noise, (B, *).
+
+        With ``max_denoise`` the noise stands for a whole unit variance sample of the diffusion, as it does
+        in the host's diffusion models, and gets the standard deviation of one: sqrt(s^2 + (1 - s)^2).
+        """
+        s = _per_item(sigma, noise)
+        noise_weight = interpolant_norm(1 - s) if max_denoise else s
+        return (noise_weight * noise + _data_weight(s) * latent_image).to(noise.dtype)
+
+    def inverse_noise_scaling(self, sigma: Tensor, latent: Tensor) -> Tensor:
+        """The inverse of ``noise_scaling`` for zero noise, finite up to s = 1, (B, *)."""
+        return (latent / _data_weight(_per_item(sigma, latent))).to(latent.dtype)
+
+
+def _coordinate(sigma: Tensor) -> Tensor:
+    return sigma.to(coordinate_dtype(sigma.device))
+
+
+def _flow_time(sigma: Tensor) -> Tensor | float:
+    """Flow time of s: a number where that is known without waiting for a device, else shape (B,).
+
+    The host repeats one level for the whole batch, with dimensions of size 1 behind it.
+    """
+    if sigma.device.type == "cpu" and sigma.numel():
+        levels = set(sigma.flatten().tolist())
+        if len(levels) == 1:
+            return min(max(1 - levels.pop(), 0.0), 1.0)
+    return (1 - _coordinate(sigma)).clamp(0, 1).flatten()
+
+
+def _per_item(sigma: Tensor, latent: Tensor) -> Tensor:
+    """s ready to multiply latents (B, *), in float32 or better."""
+    s = sigma.to(torch.promote_types(latent.dtype, torch.float32))
+    return s.reshape(()) if s.numel() == 1 else s.reshape(-1, *(1,) * (latent.ndim - 1))
+
+
+def _data_weight(s: Tensor) -> Tensor:
+    return (1 - s).clamp(min=LEAST_DATA_WEIGHT)

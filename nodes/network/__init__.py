@@ -1,0 +1,1 @@
+"""Calling a model's network outside of the host's samplers: conditionings and classifier-free guidance."""

@@ -1,0 +1,69 @@
+"""Convert to Flow Matching: MODEL -> MODEL."""
+
+from comfy_api.latest import io
+
+from ...d2f_core import PREDICTIONS, STARTS
+from .. import host
+from ..widgets import CATEGORY
+
+AUTO = "auto"
+
+
+class D2FConvert(io.ComfyNode):
+    """Patches ``model_sampling`` of a clone: the same network, seen in flow matching coordinates."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="D2FConvert",
+            display_name="Convert to Flow Matching",
+            category=CATEGORY,
+            description="Turns a diffusion model (SD1.5, SD2.1, SDXL) into a flow matching model: timesteps rescaled, "
+            "interpolants aligned, velocity derived from the eps- or v-prediction (Diff2Flow, CVPR 2025). No weights "
+            "change. Conversion alone changes the coordinates, not the pictures: at the same noise levels Euler gives "
+            "the image that DDIM gives. The gain comes from training the converted model.",
+            search_aliases=["diff2flow", "flow matching", "rectified flow", "velocity", "eps to flow", "v to flow"],
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="Diffusion model with eps- or v-prediction and discrete timesteps. LoRAs, ControlNets and "
+                    "zero-terminal-SNR patches (ModelSamplingDiscrete) before this node are kept.",
+                ),
+                io.Combo.Input(
+                    "start",
+                    options=list(STARTS),
+                    default="t_min",
+                    tooltip="Where sampling starts. t_min: at the noisiest level that the network was trained on "
+                    "(s = 0.936 for Stable Diffusion), with the right standard deviation. noise: at pure noise, s = 1; "
+                    "for models that were trained from there, such as reflow LoRAs.",
+                ),
+                io.Float.Input(
+                    "shift",
+                    default=1.0,
+                    min=0.05,
+                    max=100.0,
+                    step=0.05,
+                    tooltip="Moves the noise levels that stock schedulers choose: above 1 to noise (layout), below 1 "
+                    "to detail. 1 keeps the levels of the diffusion model.",
+                ),
+                io.Combo.Input(
+                    "prediction",
+                    options=[AUTO, *PREDICTIONS],
+                    default=AUTO,
+                    tooltip="What the network returns: noise (eps), v, or the clean latent (x0). auto reads it off the "
+                    "model; override it only for a checkpoint that is labelled wrongly.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    display_name="model",
+                    tooltip="Flow matching model for any sampler node. Its SIGMAS are s = 1 - t: from 0.936 (start "
+                    "t_min, Stable Diffusion) or 1 (start noise) down to 0, the image.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, start: str, shift: float, prediction: str) -> io.NodeOutput:
+        return io.NodeOutput(host.convert(model, start, shift, None if prediction == AUTO else prediction))

@@ -1,0 +1,32 @@
+"""ODE Sampler: a SAMPLER for SamplerCustom and SamplerCustomAdvanced."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .. import host
+from ..widgets import CATEGORY, solver_input, solver_settings
+from .ode import OdeSampler
+
+
+class D2FSampler(io.ComfyNode):
+    """Makes a SAMPLER that integrates the flow ODE with a fixed-step or an adaptive solver."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="D2FSampler",
+            display_name="ODE Sampler (Diff2Flow)",
+            category=CATEGORY,
+            description="A sampler that integrates the flow from noise to image with a solver of your choice. For "
+            "models from Convert to Flow Matching, and for native flow models. Its euler equals the stock euler.",
+            search_aliases=["diff2flow sampler", "ode solver", "dopri5", "bosh3", "rk4", "midpoint", "adaptive"],
+            inputs=[solver_input()],
+            outputs=[
+                io.Sampler.Output(display_name="sampler", tooltip="SAMPLER for SamplerCustom or SamplerCustomAdvanced.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, solver: dict[str, Any]) -> io.NodeOutput:
+        return io.NodeOutput(host.make_sampler(OdeSampler(**solver_settings(solver))))

@@ -1,0 +1,43 @@
+"""Flow Scheduler: SIGMAS for flow matching models."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..widgets import CATEGORY, denoise_input, grid_input, steps_input
+from .levels import flow_levels
+
+
+class D2FScheduler(io.ComfyNode):
+    """Makes the noise levels of a run, from where the model starts down to 0."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="D2FScheduler",
+            display_name="Flow Scheduler (Diff2Flow)",
+            category=CATEGORY,
+            description="Noise levels for a converted (or native) flow matching model: uniform in flow time, shifted, "
+            "at the quantiles of a logit-normal density, or those of a stock scheduler.",
+            search_aliases=["diff2flow scheduler", "sigmas", "flow sigmas", "shift", "logit normal", "uniform"],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="Flow matching model; the levels start where it starts (s at t_min, or 1)."
+                ),
+                grid_input(),
+                steps_input(),
+                denoise_input(
+                    "How much of the way is run: 1 from noise, 0.5 the second half of a schedule of twice the "
+                    "steps (for image to image), 0 nothing."
+                ),
+            ],
+            outputs=[
+                io.Sigmas.Output(
+                    display_name="sigmas", tooltip="Levels s = 1 - t, descending to 0; steps + 1 values in [0, 1]."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, grid: dict[str, Any], steps: int, denoise: float) -> io.NodeOutput:
+        return io.NodeOutput(flow_levels(model, grid, steps, denoise))

@@ -1,0 +1,1 @@
+"""The LoRA trainer, and saving and loading what it makes."""

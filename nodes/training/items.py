@@ -1,0 +1,86 @@
+"""What the trainer trains on: latents with captions, or reflow pairs, whose noise is fixed."""
+
+from typing import Any, Protocol
+
+from ...d2f_core import TrainingData
+from ...d2f_data.reflow.pairs import ReflowPairSet
+from .. import host
+from ..reflow.pair_items import ReflowPairItems
+from .latent_items import LatentItems
+
+
+class TrainingItems(TrainingData, Protocol):
+    """Items in groups of one shape each, as a training run needs them."""
+
+    @property
+    def has_null(self) -> bool:
+        """Whether captions can be dropped."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the latents of the first group, (C, h, w)."""
+
+    @property
+    def facts(self) -> dict[str, str | int | float | bool]:
+        """What a LoRA's file says about the items, beside their number: "start" and "condition" of its facts, more."""
+
+    def __len__(self) -> int: ...
+
+    def condition(self, item: int, drop: bool = False) -> host.Condition:
+        """What the network is told about an item, tensors (1, ...)."""
+
+    def fingerprint(self) -> str:
+        """Hash of all items, 16 hex digits."""
+
+
+def training_items(
+    network: host.TrainingNetwork,
+    model: Any,
+    latents: Any,
+    positive: Any,
+    negative: Any,
+    pairs: ReflowPairSet | None,
+    condition: Any = None,
+) -> TrainingItems:
+    """What the trainer's inputs ask for.
+
+    Raises:
+        ValueError: neither latents with captions nor pairs are given, or both; an image condition where there is none.
+    """
+    if pairs is not None:
+        if latents or positive or condition:
+            raise ValueError(
+                "both 'pairs' and 'latents', 'positive' or 'condition' are connected; disconnect 'pairs' to train on "
+                "latents with captions, or the others to reflow"
+            )
+        if network.widened:
+            raise ValueError(
+                "this model takes an image condition, but 'pairs' holds none; reflow a model without "
+                f"'{host.CONDITION_NODE}', or connect 'latents', 'positive' and 'condition'"
+            )
+        return ReflowPairItems(network, model, pairs, negative)
+    for name, given in (("latents", latents), ("positive", positive)):
+        if given is None:
+            raise ValueError(
+                f"'{name}' is not connected; connect 'latents' and 'positive' to train on images, or 'pairs' to reflow"
+            )
+    return LatentItems(network, latents, positive, negative, "latents", condition)
+
+
+def validation_items(
+    network: host.TrainingNetwork, latents: Any, positive: Any, condition: Any
+) -> TrainingItems | None:
+    """What is only measured; None without it.
+
+    Raises:
+        ValueError: captions or latents are missing.
+    """
+    if not latents:
+        if condition:
+            raise ValueError(
+                "'validation_condition' is connected, but 'validation_latents' is not; connect both or neither"
+            )
+        return None
+    if not positive:
+        raise ValueError("'validation_latents' have no captions; connect 'validation_positive'")
+    return LatentItems(network, latents, positive, None, "validation_latents", condition)

@@ -1,0 +1,157 @@
+"""Load Diff2Flow LoRA: MODEL + LoRA -> MODEL as the LoRA was trained."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...d2f_data.files.lora_file import LoraFacts, LoraModel, load_lora
+from ...d2f_data.fingerprints import schedule_fingerprint
+from .. import host
+from ..widgets import CATEGORY
+
+NONE = "none"
+
+
+class D2FLoadLora(io.ComfyNode):
+    """Applies a LoRA and converts the model as the LoRA's file says."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="D2FLoadLora",
+            display_name="Load Diff2Flow LoRA",
+            category=CATEGORY,
+            description="Applies a LoRA to a model and, if it was trained as a flow matching LoRA, converts the model "
+            "with the settings of the training: no 'Convert to Flow Matching' or 'Add Image Condition' is needed. "
+            "The model goes to any sampler. LoRAs of other programs are applied without a conversion.",
+            search_aliases=["diff2flow", "load lora", "lora loader", "flow matching lora", "apply lora"],
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="Diffusion model that the LoRA was trained on, or a fine-tune of it. A model that is "
+                    "converted already keeps its conversion.",
+                ),
+                io.Combo.Input(
+                    "lora",
+                    options=[NONE, *host.lora_files()],
+                    default=NONE,
+                    tooltip="LoRA file in models/loras or output/loras. none: take the one that is connected to "
+                    "lora_model.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.01,
+                    tooltip="Factor of the LoRA's weights. 1 is as it was trained, 0 converts the model alone.",
+                ),
+                io.Custom("LORA_MODEL").Input(
+                    "lora_model",
+                    optional=True,
+                    tooltip="LoRA straight from the trainer, without a file. If it is connected, the file is ignored.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    display_name="model",
+                    tooltip="Model with the LoRA, converted to flow matching if the LoRA was trained that way.",
+                ),
+                io.String.Output(display_name="info", tooltip="What the LoRA says about itself and what was done."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model=None, lora: str = NONE, strength: float = 1.0, lora_model=None) -> str:
+        """Changes when the file does, so that one that was overwritten is read again."""
+        if lora == NONE:
+            return NONE
+        state = host.lora_path(lora).stat()
+        return f"{state.st_mtime_ns} {state.st_size}"
+
+    @classmethod
+    def execute(cls, model, lora: str, strength: float, lora_model=None) -> io.NodeOutput:
+        chosen, name = _choose(lora, lora_model)
+        facts = getattr(chosen, "facts", None)
+        remarks = [] if facts is None else _compare(model, facts)
+        for remark in remarks:
+            host.LOGGER.warning("%s: %s", name, remark)
+        patched = host.apply_lora(model, chosen, strength) if strength else model
+        seeing, added = _see(patched, facts)
+        converted, deed = _convert(seeing, facts)
+        deed = added + deed
+        host.LOGGER.info("%s: %s", name, deed)
+        return io.NodeOutput(converted, "\n".join([name, *_describe(chosen, facts), deed, *remarks]))
+
+
+def _choose(lora: str, lora_model: Any) -> tuple[Any, str]:
+    """The LoRA that counts, and a name for it."""
+    if lora_model is not None:
+        return lora_model, "connected LoRA"
+    if lora == NONE:
+        raise ValueError("no LoRA is chosen: pick a file, or connect a LoRA to lora_model")
+    return load_lora(host.lora_path(lora)), lora
+
+
+def _compare(model: Any, facts: LoraFacts) -> list[str]:
+    """What about the model is not as it was in the training, in words.
+
+    Raises:
+        ValueError: the model's network returns something else than the LoRA was trained to change.
+    """
+    if facts.objective == "diffusion" and host.is_flow(model) and not host.is_converted(model):
+        return ["the LoRA was trained on a diffusion model, but this is a flow matching model of its own"]
+    alignment = host.alignment_of(model)
+    if alignment.prediction != facts.prediction:
+        raise ValueError(
+            f"this LoRA was trained on a model with {facts.prediction}-prediction, but this one has "
+            f"{alignment.prediction}-prediction, so that the pictures would be noise; choose the checkpoint that it "
+            "was trained on, or a fine-tune of it"
+        )
+    remarks = []
+    if host.model_name(model) != facts.base_model:
+        remarks.append(f"trained on {facts.base_model}, used on {host.model_name(model)}")
+    if schedule_fingerprint(alignment.schedule) != facts.schedule:
+        remarks.append(
+            "trained under another noise schedule than this model's; put the ModelSamplingDiscrete node of the "
+            "training (zero terminal SNR) before this one, or take it out"
+        )
+    settings = host.flow_settings(model)
+    if facts.objective == "diff2flow" and settings not in (None, (facts.start, facts.shift)):
+        remarks.append(
+            f"trained with start {facts.start} and shift {facts.shift:g}, but the model was converted with start "
+            f"{settings[0]} and shift {settings[1]:g}, which is kept; remove '{host.NODE_NAME}' to use the LoRA's"
+        )
+    return remarks
+
+
+def _see(model: Any, facts: LoraFacts | None) -> tuple[Any, str]:
+    """The model with the image condition if the LoRA was trained with one, and what was done to it."""
+    if facts is None or facts.condition != "image" or host.widened(model):
+        return model, ""
+    return host.widen(model), "image condition added; "
+
+
+def _convert(model: Any, facts: LoraFacts | None) -> tuple[Any, str]:
+    """The model as the LoRA wants it, and what was done to it."""
+    if facts is None:
+        return model, "not a Diff2Flow LoRA, so taken for one of a diffusion model: the model is not converted"
+    if facts.objective == "diffusion":
+        return model, "trained as a diffusion model: the model is not converted"
+    if host.is_converted(model) and facts.objective == "naive_fm":
+        raise ValueError(
+            "this LoRA was trained with the objective naive_fm, which needs a conversion of its own, but the model is "
+            f"converted already; remove '{host.NODE_NAME}' before this node"
+        )
+    if host.is_converted(model):
+        return model, "the model was converted already: its conversion is kept"
+    converted = host.convert(model, facts.start, facts.shift, objective=facts.objective)
+    return converted, f"converted to flow matching: start {facts.start}, shift {facts.shift:g}"
+
+
+def _describe(lora: Any, facts: LoraFacts | None) -> list[str]:
+    """The LoRA in a line or two."""
+    lines = [repr(LoraModel(lora, facts)).strip("<>")]
+    if facts is not None:
+        lines.append(f"trained on {facts.base_model} with {facts.prediction}-prediction, alpha {facts.alpha:g}")
+    return lines

@@ -1,0 +1,101 @@
+"""What the trainer's widgets say, and what it means for the core."""
+
+from dataclasses import asdict, dataclass
+
+from ...d2f_core import AdapterSettings, FlowAlignment, Objective, TimeDensity, TrainSettings
+
+# Settings that may change when a run goes on.
+_FREE = ("steps", "save_every", "preview_every", "preview_cfg", "validate_every", "run_name", "resume")
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The widgets of the trainer, under their names; see its tooltips."""
+
+    run_name: str
+    objective: str
+    steps: int
+    learning_rate: float
+    batch_size: int
+    rank: int
+    targets: str
+    optimizer: str
+    lr_schedule: str
+    warmup_steps: int
+    precision: str
+    checkpointing: bool
+    caption_dropout: float
+    save_every: int
+    preview_every: int
+    resume: str
+    seed: int
+    adapter: str
+    alpha: float
+    rank_ratio: float
+    dropout: float
+    full_ends: bool
+    target_pattern: str
+    density: str
+    density_mean: float
+    density_std: float
+    weight: str
+    loss: str
+    huber_delta: float
+    weight_decay: float
+    clip: float
+    accumulation: int
+    ema: float
+    validate_every: int
+    preview_cfg: float
+
+    def check(self, has_negative: bool) -> None:
+        """Raise ValueError for widgets that contradict the inputs."""
+        if self.caption_dropout and not has_negative:
+            raise ValueError(
+                f"caption_dropout is {self.caption_dropout} but nothing is connected to 'negative'; connect the "
+                "conditioning of an empty prompt, or set caption_dropout to 0"
+            )
+
+    def adapters(self) -> AdapterSettings:
+        """Which layers, and how large."""
+        return AdapterSettings(
+            targets=self.target_pattern.strip() or self.targets,
+            rank=self.rank,
+            rank_ratio=self.rank_ratio,
+            alpha=self.alpha or None,
+            dropout=self.dropout,
+            full_ends=self.full_ends,
+        )
+
+    def objective_for(self, alignment: FlowAlignment) -> Objective:
+        """What is learned."""
+        return Objective(alignment, self.objective, self.weight, self.huber_delta if self.loss == "huber" else None)
+
+    def times(self) -> TimeDensity:
+        """At which flow times."""
+        return TimeDensity(self.density, self.density_mean, self.density_std)
+
+    def train_settings(self, scale_gradients: bool) -> TrainSettings:
+        """How the run goes."""
+        return TrainSettings(
+            seed=self.seed,
+            batch_size=self.batch_size,
+            accumulation=self.accumulation,
+            clip=self.clip,
+            ema=self.ema,
+            drop_condition=self.caption_dropout,
+            scale_gradients=scale_gradients,
+        )
+
+    def config(self) -> dict[str, str | int | float | bool | None]:
+        """Settings that must stay the same over a resume; a schedule over all steps fixes their number, too."""
+        fixed = {name: value for name, value in asdict(self).items() if name not in _FREE}
+        return {**fixed, "steps_of_lr_schedule": 0 if self.lr_schedule == "constant" else self.steps}
+
+
+def plottable(losses: list[float]) -> list[float]:
+    """Losses for the host's Plot Loss Graph, which divides by their range: at least two different values."""
+    if len(set(losses)) > 1:
+        return losses
+    value = losses[-1] if losses else 0.0
+    return [*losses, value * (1 + 1e-6) + 1e-9] if losses else [value, 1e-9]

@@ -1,0 +1,59 @@
+"""Pictures of a LoRA in training: a few items of the set, sampled with the adapters as they are."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ...d2f_core import Adapter, Objective, attached, flow_grid, solve
+from ...d2f_data.plots.loss_plot import as_pictures, side_by_side
+from .. import host
+from ..network.cfg_velocity import CfgVelocity
+from ..network.conditionings import join
+from .items import TrainingItems
+
+STEPS = 10
+PICTURES = 4
+
+
+class Preview:
+    """Draws the same items from the same noise each time.
+
+    Args:
+        model: the MODEL, for a rough picture where there is no VAE.
+        network: its network in training.
+        objective: whose coordinates the network is sampled in.
+        items: the training set; pictures are drawn of the first shape.
+        vae: VAE for true pictures; None draws rough ones.
+        cfg: guidance against the null condition; 1 for none.
+        seed: of the noise.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        network: host.TrainingNetwork,
+        objective: Objective,
+        items: TrainingItems,
+        vae: Any,
+        cfg: float,
+        seed: int,
+    ) -> None:
+        self.model, self.network, self.vae = model, network, vae
+        group = items.groups[0]
+        chosen = [group[i * len(group) // PICTURES] for i in range(PICTURES)] if len(group) > PICTURES else list(group)
+        condition = join([items.condition(item) for item in chosen])
+        null = join([items.condition(item, drop=True) for item in chosen]) if items.has_null else None
+        self.velocity = CfgVelocity(network, objective.coordinates, condition, null, cfg)
+        shape = (len(chosen), *items.shape)
+        self.noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(network.device)
+
+    @torch.no_grad()
+    def draw(self, adapters: Mapping[str, Adapter]) -> Any:
+        """A PIL picture of the items side by side; None if there is no way to make one."""
+        with attached(self.network.module, adapters):
+            latents = solve(self.velocity, self.noise, flow_grid("uniform", STEPS), "euler")
+        if self.vae is not None:
+            return side_by_side(as_pictures(host.decode(self.vae, self.network.samples(latents))))
+        pictures = [host.quick_picture(self.model, latent[None]) for latent in latents]
+        return None if pictures[0] is None else side_by_side(pictures)

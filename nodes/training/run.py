@@ -1,0 +1,222 @@
+"""One training run in the graph: a trainer of the core, its folder on disk, what the user sees, and what comes out.
+
+Whatever ends a run early - cancel, an error, a loss that is not finite - what was learned is saved first.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ...d2f_core import StepRecord, Trainer, make_adapters, make_optimizer, make_schedule
+from ...d2f_data.files.lora_file import (
+    LoraFacts,
+    LoraModel,
+    lora_tensors,
+    save_lora,
+    smallest_dtype,
+)
+from ...d2f_data.files.run_folder import RunFolder
+from ...d2f_data.files.store import free_path
+from ...d2f_data.fingerprints import schedule_fingerprint
+from .. import host
+from ..fingerprints import items_fingerprint, weights_fingerprint
+from .items import TrainingItems
+from .plan import TrainingPlan
+from .preview import Preview
+from .status import StatusLine
+
+
+class Learned(NamedTuple):
+    """What a run made: the LoRA, the loss of each step, (step, loss) of each validation."""
+
+    lora: LoraModel
+    losses: list[float]
+    validation: list[tuple[int, float]]
+
+
+class TrainingRun:
+    """A run of the trainer node.
+
+    Args:
+        model: diffusion MODEL, converted or not.
+        network: its network in training.
+        items, validation: what is trained on, and what is only measured.
+        plan: the widgets.
+        vae: for previews, or None.
+        node_id: of the node, for its text.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        network: host.TrainingNetwork,
+        items: TrainingItems,
+        validation: TrainingItems | None,
+        plan: TrainingPlan,
+        vae: Any = None,
+        node_id: str | None = None,
+    ) -> None:
+        self.model, self.network, self.plan, self.validation = model, network, plan, validation
+        self.items, self.base = items, weights_fingerprint(network.module)
+        self.trainer = self._trainer()
+        config = {**plan.config(), **self._subject()}
+        self.folder = RunFolder(host.training_folder() / "runs", plan.run_name, config, plan.resume)
+        self.losses: list[float] = []
+        self.checks: list[tuple[int, float]] = []
+        self.saved = 0
+        self._restore()
+        objective = self.trainer.objective
+        self.preview = Preview(model, network, objective, items, vae, plan.preview_cfg, plan.seed)
+        self.progress = host.NodeProgress(plan.steps, node_id)
+
+    def __repr__(self) -> str:
+        return f"<training run {self.folder.name}, step {self.trainer.step} of {self.plan.steps}>"
+
+    def run(self) -> Learned:
+        """Train to the last step; saves on the way, and before any error goes on."""
+        clock = StatusLine(self.trainer.step, self.plan.steps, self._why_new())
+        try:
+            self._show(None, clock.opening())
+            for record in self.trainer.run(self.plan.steps - self.trainer.step):
+                self.losses.append(record.loss)
+                self._after(record, clock)
+        except BaseException:
+            self._rescue()
+            self.folder.discard_if_empty()
+            raise
+        if self.saved < self.trainer.step:
+            self._save()
+        return Learned(self.lora(), self.losses, self.checks)
+
+    def lora(self) -> LoraModel:
+        """The LoRA as it is now."""
+        tensors = lora_tensors(self.trainer.averaged(), host.lora_names(self.model))
+        return LoraModel({key: tensor.cpu().clone() for key, tensor in tensors.items()}, self._facts())
+
+    def _subject(self) -> dict[str, str | int | None]:
+        """Data, model and arithmetic; a run goes on with the same ones only."""
+        network, items = self.network, self.items
+        drops = self.plan.caption_dropout > 0
+        return {
+            "items": len(items),
+            "data": items.fingerprint(),
+            "negative": _words_fingerprint(items.condition(0, drop=True)) if drops else None,
+            "base": self.base,
+            "prediction": network.alignment.prediction,
+            "noise_schedule": schedule_fingerprint(network.alignment.schedule)[:16],
+            "dtype": str(network.dtype).removeprefix("torch."),
+        }
+
+    def _trainer(self) -> Trainer:
+        plan, network = self.plan, self.network
+        generator = torch.Generator().manual_seed(plan.seed)
+        make = host.ADAPTER_KINDS[plan.adapter]
+        adapters = make_adapters(network.module, plan.adapters(), generator, make, network.widened)
+        weights = nn.ModuleList(adapters.values()).to(network.device)
+        trained = [parameter for parameter in weights.parameters() if parameter.requires_grad]
+        optimizer = make_optimizer(plan.optimizer, trained, plan.learning_rate, plan.weight_decay)
+        return Trainer(
+            network.module,
+            network,
+            adapters,
+            plan.objective_for(network.alignment),
+            plan.times(),
+            self.items,
+            optimizer,
+            make_schedule(plan.lr_schedule, optimizer, plan.warmup_steps, plan.steps),
+            plan.train_settings(scale_gradients=network.dtype == torch.float16),
+        )
+
+    def _restore(self) -> None:
+        state = self.folder.load()
+        if state is None:
+            return
+        self.trainer.load_state_dict(state["trainer"])
+        self.losses, self.checks = list(state["losses"]), list(state["validation"])
+        self.saved = self.trainer.step
+
+    def _after(self, record: StepRecord, clock: StatusLine) -> None:
+        """What is due after a step: measure, save, draw, tell."""
+        plan, step = self.plan, record.step
+        if self.validation is not None and (_due(step, plan.validate_every) or step == plan.steps):
+            self.checks.append((step, self.trainer.validate(self.validation)))
+        if _due(step, plan.save_every):
+            self._save()
+        picture = self._draw(step) if _due(step, plan.preview_every) else None
+        self._show(picture, clock.line(record, self.losses, self.checks))
+
+    def _why_new(self) -> str:
+        """Why ``auto`` did not go on with the last run of the name, for the node's text; the log gets it in full."""
+        name, previous, differs = self.folder.name, self.folder.previous, self.folder.differs
+        if not differs:
+            return ""
+        host.LOGGER.info("%s is a new run; %s has other settings:\n  %s", name, previous, "\n  ".join(differs))
+        names = [line.partition(":")[0] for line in differs]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return f"; new run {name} (not as in {previous}: {', '.join(names[:3])}{more})"
+
+    def _draw(self, step: int) -> Any:
+        picture = self.preview.draw(self.trainer.averaged())
+        if picture is not None:
+            self.folder.save_picture(picture, step)
+        return picture
+
+    def _show(self, picture: Any, text: str) -> None:
+        self.progress.show(self.trainer.step, text, picture)
+
+    def _save(self) -> None:
+        """State for a resume, and the LoRA for use."""
+        step = self.trainer.step
+        state = {"trainer": self.trainer.state_dict(), "losses": self.losses, "validation": self.checks}
+        record = {"step": step, "loss": self.losses[-1] if self.losses else None, "time": time.time()}
+        self.folder.save(state, record)
+        stem = f"diff2flow/{self.folder.name}_step{step:06}"
+        lora = self.lora()
+        path = free_path(host.lora_folder(), stem, ".safetensors")
+        save_lora(path, lora, title=self.folder.name, dtype=smallest_dtype(lora))
+        self.saved = step
+
+    def _rescue(self) -> None:
+        """Save what was learned since the last save; a second error must not hide the first."""
+        if self.trainer.step <= self.saved:
+            return
+        try:
+            self._save()
+            host.LOGGER.info("%r was stopped; what was learned is saved, run it again to go on", self)
+        except Exception:
+            host.LOGGER.exception("%r was stopped and could not be saved; step %d is on disk", self, self.saved)
+
+    def _facts(self) -> LoraFacts:
+        plan, alignment = self.plan, self.network.alignment
+        start, shift = host.flow_settings(self.model) or ("t_min", 1.0)
+        facts = dict(self.items.facts)
+        start, condition = str(facts.pop("start", start)), str(facts.pop("condition", ""))
+        own = {"run_name": self.folder.name, "items": len(self.items)}
+        settings: Mapping[str, Any] = {**plan.config(), **own, **facts}
+        return LoraFacts(
+            objective=plan.objective,
+            prediction=alignment.prediction,
+            schedule=schedule_fingerprint(alignment.schedule),
+            start=start,
+            shift=shift,
+            base=self.base,
+            base_model=host.model_name(self.model),
+            steps=self.trainer.step,
+            rank=0 if plan.rank_ratio else plan.rank,
+            alpha=0.0 if plan.rank_ratio else plan.alpha or float(plan.rank),
+            kind=plan.adapter,
+            training=settings,
+            condition=condition,
+        )
+
+
+def _words_fingerprint(condition: host.Condition) -> str:
+    """Of a conditioning without the image that is concatenated with the latent."""
+    return items_fingerprint([], [{name: tensor for name, tensor in condition.items() if name != host.CALL_KEY}])
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

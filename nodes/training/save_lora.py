@@ -1,0 +1,70 @@
+"""Save Diff2Flow LoRA: LORA_MODEL -> file."""
+
+from comfy_api.latest import io, ui
+
+from ...d2f_data.files.lora_file import DTYPES, save_lora
+from ...d2f_data.files.store import check_name, free_path
+from .. import host
+from ..widgets import CATEGORY
+
+SUFFIX = ".safetensors"
+
+
+class D2FSaveLora(io.ComfyNode):
+    """Writes a LoRA with the facts of its training, under a new number each time."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="D2FSaveLora",
+            display_name="Save Diff2Flow LoRA",
+            category=CATEGORY,
+            description="Saves a trained LoRA as a safetensors file in output/loras, where every LoRA loader finds it. "
+            "The layout is kohya's, so other programs open it, too. The metadata say how it was trained, so that "
+            "'Load Diff2Flow LoRA' can convert the model to match. Never overwrites: each save has a new number.",
+            search_aliases=["diff2flow", "save lora", "export lora", "lora safetensors", "kohya"],
+            is_output_node=True,
+            inputs=[
+                io.Custom("LORA_MODEL").Input(
+                    "lora",
+                    tooltip="LoRA from the Diff2Flow LoRA Trainer. One from the stock trainer is saved, too, without "
+                    "the facts of a Diff2Flow training.",
+                ),
+                io.String.Input(
+                    "filename",
+                    default="diff2flow/my_lora",
+                    tooltip="Name in output/loras, with / for subfolders. A number and .safetensors are appended.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(DTYPES),
+                    default="fp16",
+                    tooltip="Precision of the weights in the file. fp16 and bf16 halve its size; fp32 keeps every bit, "
+                    "for training that goes on from it.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    optional=True,
+                    default=0,
+                    min=0,
+                    max=10**9,
+                    tooltip="Steps of training, for the file's name (my_lora_500_steps_00001). 0 leaves them out.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="path", tooltip="Full path of the file that was written."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, lora, filename: str, dtype: str, steps: int = 0) -> io.NodeOutput:
+        name = check_name(filename.removesuffix(SUFFIX), "the LoRA's file name")
+        if getattr(lora, "facts", None) is None:
+            host.LOGGER.warning(
+                "this LoRA does not say how it was trained (it does not come from the Diff2Flow LoRA Trainer); its "
+                "file will not, either, and 'Load Diff2Flow LoRA' will not convert the model"
+            )
+        stem = f"{name}_{steps}_steps" if steps else name
+        path = free_path(host.lora_folder(), stem, SUFFIX)
+        save_lora(path, lora, title=path.stem, dtype=dtype)
+        return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))

@@ -1,0 +1,37 @@
+"""What a training run says of itself while it goes: one line of text."""
+
+import time
+
+from ...d2f_core import StepRecord
+
+
+class StatusLine:
+    """Turns step records into a line of text with speed and time left.
+
+    Args:
+        done, steps: steps that are done, and of the whole run.
+        note: what every line ends with.
+    """
+
+    def __init__(self, done: int, steps: int, note: str = "") -> None:
+        self.first, self.steps, self.note, self.start = done, steps, note, time.perf_counter()
+
+    def opening(self) -> str:
+        """What is said before the first step."""
+        return (f"going on after step {self.first}" if self.first else "starting") + self.note
+
+    def line(self, record: StepRecord, losses: list[float], checks: list[tuple[int, float]]) -> str:
+        """Step, loss and its mean over 50 steps, validation loss, rate, speed, time left."""
+        recent = losses[-50:]
+        pace = (time.perf_counter() - self.start) / (record.step - self.first)
+        validation = f", validation {checks[-1][1]:.4g}" if checks else ""
+        return (
+            f"step {record.step} of {self.steps}: loss {record.loss:.4g} (mean {sum(recent) / len(recent):.4g}"
+            f"{validation}), rate {record.learning_rate:.2g}, {1 / pace:.3g} steps/s, "
+            f"{_duration(pace * (self.steps - record.step))} left{self.note}"
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s"

@@ -1,0 +1,127 @@
+"""Diff2Flow LoRA Trainer: MODEL, and LATENTs with CONDITIONINGs (and image conditions) or D2F_PAIRS -> LORA_MODEL."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...d2f_data.plots.loss_plot import plot_losses
+from .. import host
+from ..widgets import CATEGORY
+from .items import training_items, validation_items
+from .plan import TrainingPlan, plottable
+from .run import Learned, TrainingRun
+from .widgets import training_widgets
+
+
+class D2FTrainLora(io.ComfyNode):
+    """Unwraps its inputs, trains, wraps what was learned."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="D2FTrainLora",
+            display_name="Diff2Flow LoRA Trainer",
+            category=CATEGORY,
+            description="Fine-tunes a diffusion model as a flow matching model with a LoRA, inside the graph. Saves "
+            "as it goes, can be cancelled without loss, and goes on where it stopped when it is run again.",
+            search_aliases=["diff2flow train", "train lora", "finetune", "flow matching training", "lora trainer"],
+            is_input_list=True,
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="Diffusion model with eps- or v-prediction (SD1.5, SD2.1, SDXL), converted to flow "
+                    "matching or not. It is not changed; LoRAs before this node stay part of it.",
+                ),
+                io.Latent.Input(
+                    "latents",
+                    optional=True,
+                    tooltip="What to learn: latents of one or several images, or a list of them (one a size). A noise "
+                    "mask weighs the places of the loss: white is learned.",
+                ),
+                io.Conditioning.Input(
+                    "positive",
+                    optional=True,
+                    tooltip="Captions: one conditioning for all, one an item, or one a latent of the list.",
+                ),
+                *training_widgets(),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="Conditioning of the empty prompt: for caption dropout and for previews with guidance.",
+                ),
+                io.Latent.Input(
+                    "validation_latents",
+                    optional=True,
+                    tooltip="Latents that are only measured: their loss tells when the LoRA begins to memorise.",
+                ),
+                io.Conditioning.Input(
+                    "validation_positive", optional=True, tooltip="Captions of the validation latents."
+                ),
+                io.Vae.Input(
+                    "vae", optional=True, tooltip="For true preview pictures; rough ones are drawn without it."
+                ),
+                io.Custom("D2F_PAIRS").Input(
+                    "pairs",
+                    optional=True,
+                    tooltip="Reflow pairs instead of latents and positive: the model learns to take straight paths, "
+                    "for sampling in few steps, and the guidance of the pairs' teacher with them.",
+                ),
+                io.Latent.Input(
+                    "condition",
+                    optional=True,
+                    tooltip="Image conditions: what the model is shown beside the noise, such as the photo of a depth "
+                    "map. As many items and of the same size as the latents, in their order. Needs a model with Add "
+                    "Image Condition.",
+                ),
+                io.Latent.Input(
+                    "validation_condition", optional=True, tooltip="Image conditions of the validation latents."
+                ),
+            ],
+            outputs=[
+                io.Custom("LORA_MODEL").Output(
+                    display_name="lora",
+                    tooltip="For Save Diff2Flow LoRA, Load Diff2Flow LoRA, and ComfyUI's own Load LoRA Model and Save "
+                    "LoRA Weights.",
+                ),
+                io.Custom("LOSS_MAP").Output(
+                    display_name="loss_map", tooltip="Loss of each step, for ComfyUI's Plot Loss Graph."
+                ),
+                io.Int.Output(display_name="steps", tooltip="Steps trained, over all resumes."),
+                io.Image.Output(
+                    display_name="loss_plot", tooltip="Loss over steps, its running mean, and the validation loss."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: list[Any],
+        latents: list[dict[str, Any]] | None = None,
+        positive: list[Any] | None = None,
+        negative: list[Any] | None = None,
+        validation_latents: list[dict[str, Any]] | None = None,
+        validation_positive: list[Any] | None = None,
+        vae: list[Any] | None = None,
+        pairs: list[Any] | None = None,
+        condition: list[dict[str, Any]] | None = None,
+        validation_condition: list[dict[str, Any]] | None = None,
+        **widgets: list[Any],
+    ) -> io.NodeOutput:
+        plan = TrainingPlan(**{name: values[0] for name, values in widgets.items()})
+        plan.check(has_negative=bool(negative))
+        with host.training(model[0], plan.precision, plan.checkpointing) as network:
+            reflow = pairs[0] if pairs else None
+            items = training_items(network, model[0], latents, positive, negative, reflow, condition)
+            captions = validation_positive or positive
+            validation = validation_items(network, validation_latents, captions, validation_condition)
+            run = TrainingRun(model[0], network, items, validation, plan, vae and vae[0], cls.hidden.unique_id)
+            learned = run.run()
+        return cls.outputs(learned, f"{run.folder.name}: {plan.objective} loss")
+
+    @classmethod
+    def outputs(cls, learned: Learned, title: str) -> io.NodeOutput:
+        """What the node returns."""
+        plot = plot_losses(learned.losses, learned.validation, title)
+        return io.NodeOutput(learned.lora, {"loss": plottable(learned.losses)}, len(learned.losses), plot)
