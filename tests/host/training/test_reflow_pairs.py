@@ -85,7 +85,7 @@ def test_pairs_are_what_the_sampler_makes_of_their_noise(
     torch.testing.assert_close(model.model.process_latent_out(read.x0), sampled, rtol=1e-3, atol=1e-3)
     assert pairs.shape == (4, 6, 8) and float(read.x0.std()) > 0.1
     calls = 3 * (1 if solver == "euler" else 2) * (1 if cfg == 1 else 2)
-    assert f"{solver} 3 steps ({calls} model calls), cfg {cfg:g}" in report
+    assert f"{solver} 3 steps ({calls} network evaluations per pair), cfg {cfg:g}" in report
     assert "model space of SD15 (scale factor 0.18215)" in report
 
 
@@ -144,7 +144,7 @@ def test_a_cancel_keeps_what_was_made(generate, build, conditioning, cancel_afte
         with pytest.raises(ValueError, match=f"unfinished, {made} of 7 are there"):
             load("my_pairs")
     pairs, report, _ = generate(model, positive=conditioning[0])
-    assert f"made {7 - made} pairs in" in report
+    assert f"generated {7 - made} pairs in" in report
     whole = generate(model, positive=conditioning[0], name="whole")[0]
     assert torch.equal(pairs.read(range(7)).eps, whole.read(range(7)).eps)
     assert torch.equal(pairs.read(range(7)).x0, whole.read(range(7)).x0)
@@ -193,9 +193,9 @@ def test_a_lora_is_part_of_the_teacher(generate, build, train, stock, conditioni
 
 
 REFUSED = {
-    "no prompts": ({}, "there are no prompts; write one a line"),
+    "no prompts": ({}, "there are no prompts; write one per line"),
     "no clip": ({"prompts": "a cat"}, "connect the 'clip'"),
-    "both": ({"prompts": "a cat", "positive": "given"}, "both 'positive' and prompts"),
+    "both": ({"prompts": "a cat", "positive": "given"}, "'positive' is connected and there are prompts too"),
     "no file": ({"prompt_file": "/nowhere/x.txt"}, r"prompt_file .*x\.txt cannot be read"),
     "no negative": ({"positive": "given", "cfg": 3.0}, "cfg is 3 but nothing is connected to 'negative'"),
     "empty positive": ({"positive": []}, "'positive' is an empty conditioning; connect"),
@@ -226,7 +226,7 @@ def test_latents_that_are_not_finite(generate, build, conditioning, around_netwo
 
 
 def test_loading_nothing(load):
-    with pytest.raises(ValueError, match="no set of pairs is chosen"):
+    with pytest.raises(ValueError, match="no set of pairs is selected in 'pairs'"):
         load("none")
     with pytest.raises(ValueError, match=r"there are no reflow pairs in .*gone"):
         load("gone")
