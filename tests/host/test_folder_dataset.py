@@ -337,19 +337,19 @@ def test_small_images(run, folder):
 
 def test_a_folder_of_nothing(run, tmp_path):
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(ValueError, match=r"no image to train on in .*nothing; put PNG"):
+    with pytest.raises(ValueError, match=r"no images to train on in .*nothing; put PNG"):
         run(folder=str(tmp_path / "nothing"))
 
 
 def test_folders_that_are_not_there(run, folder, comfy, monkeypatch):
     import folder_paths
 
-    with pytest.raises(ValueError, match=r"'.*/sets' is not a folder.* has the folders 'set'"):
+    with pytest.raises(ValueError, match=r"folder '.*/sets' is not a folder.* has the folders 'set'"):
         run(folder=str(folder.parent / "sets"))
     monkeypatch.setattr(folder_paths, "input_directory", str(folder.parent))
-    with pytest.raises(ValueError, match=r"'typo' is not a folder.*input folder.*'set'"):
+    with pytest.raises(ValueError, match=r"folder 'typo' is not a folder.*input folder.*'set'"):
         run(folder="typo")
-    with pytest.raises(ValueError, match="'' is not a folder"):
+    with pytest.raises(ValueError, match="folder '' is not a folder"):
         run(folder="")
     for name in ("set", ' "set" ', str(folder / "..") + "/set"):
         assert len(run(folder=name).positive) == 4
