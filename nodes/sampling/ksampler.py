@@ -42,7 +42,7 @@ class D2FKSampler(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="Classifier-free guidance scale: 1 disables it, higher values follow the prompt more closely.",
+                    tooltip="Classifier-free guidance scale: 1 disables it, higher follows the prompt more closely.",
                 ),
                 solver_input(),
                 grid_input(),
