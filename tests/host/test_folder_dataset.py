@@ -129,8 +129,8 @@ def test_latents_and_captions_line_up(run, clip, vae, stock):
         pixels = torch.tensor(Image.new("RGB", (96, 96), colour).getpixel((0, 0))) / 255
         (expected,) = nodes.VAEEncode().encode(vae, pixels.expand(1, 96, 96, 3))
         assert torch.allclose(row, expected["samples"][0], atol=0.05), name
-        (told,) = nodes.CLIPTextEncode().encode(clip, caption)
-        assert torch.equal(positive[0][0], told[0][0]) and positive[0][1].keys() == told[0][1].keys()
+        (expected,) = nodes.CLIPTextEncode().encode(clip, caption)
+        assert torch.equal(positive[0][0], expected[0][0]) and positive[0][1].keys() == expected[0][1].keys()
     assert len(out.positive) == 4
     (empty,) = nodes.CLIPTextEncode().encode(clip, "")
     assert torch.equal(out.negative[0][0], empty[0][0])

@@ -112,8 +112,8 @@ def test_prompts_are_taken_in_turn(generate, build, output):
     given = {"clip": clip, "prompt_file": str(output.parent / "more.txt")}
     pairs, report, _ = generate(build(), prompts="a\n\n  bb  \n", **given)
     assert clip.seen == ["a", "bb", "four words of text"] and pairs.prompts == tuple(clip.seen)
-    told = pairs.conditions(pairs.read([0, 1, 5]).prompts)
-    assert [float(one["c_crossattn"].mean()) for one in told] == pytest.approx([0.1, 0.2, 1.8])
+    conditions = pairs.conditions(pairs.read([0, 1, 5]).prompts)
+    assert [float(one["c_crossattn"].mean()) for one in conditions] == pytest.approx([0.1, 0.2, 1.8])
     assert report.splitlines()[-3:] == ["  a", "  bb", "  four words of text"]
 
 
@@ -152,9 +152,9 @@ def test_a_cancel_keeps_what_was_made(generate, build, conditioning, cancel_afte
 
 def test_the_set_is_loaded_and_listed(generate, build, conditioning, load, host):
     pairs, report, _ = generate(build(), positive=conditioning[0], name="sets/cats")
-    found, told = load("sets/cats")
+    found, loaded_report = load("sets/cats")
     assert host.pair_sets() == ["sets/cats"] and found.fingerprint == pairs.fingerprint
-    assert told.splitlines()[:4] == report.splitlines()[:4]
+    assert loaded_report.splitlines()[:4] == report.splitlines()[:4]
     assert report.splitlines()[0] == "7 reflow pairs of 4x6x8 under 1 prompts: cats"
 
 

@@ -27,23 +27,25 @@ def test_batches_are_the_pairs(part, host, build, pairs, conditioning):
         items = part("reflow.pair_items").ReflowPairItems(network, build(), pairs, [conditioning[1]])
         batch = items.batch([6, 1], [False, True])
         assert torch.equal(batch.x0, pairs.read([6, 1]).x0) and torch.equal(batch.eps, pairs.read([6, 1]).eps)
-        told = torch.cat([conditioning[0][0][0], conditioning[1][0][0]])
-        assert torch.equal(batch.condition["c_crossattn"], told)
+        expected = torch.cat([conditioning[0][0][0], conditioning[1][0][0]])
+        assert torch.equal(batch.condition["c_crossattn"], expected)
         assert len(items) == 8 and items.groups == [range(8)] and items.shape == (4, 8, 8) and items.has_null
         assert repr(items) == repr(pairs)
 
 
 def test_the_noise_is_the_pairs_own(build, train, pairs, monkeypatch):
-    """Every state that the network is asked about lies on the line between a noise and its own latent."""
+    """Every state that the network evaluates lies on the line between a noise and its own latent."""
     from diff2flow_kit.d2f_core import Objective as objective
 
-    seen = []
+    interpolants = []
     model_input = objective.model_input
-    monkeypatch.setattr(objective, "model_input", lambda self, pair: seen.append(pair) or model_input(self, pair))
+    monkeypatch.setattr(
+        objective, "model_input", lambda self, pair: interpolants.append(pair) or model_input(self, pair)
+    )
     on_pairs(train, build(), pairs, batch_size=3, steps=3)
     read = pairs.read(range(8))
-    assert len(seen) == 3
-    for pair in seen:
+    assert len(interpolants) == 3
+    for pair in interpolants:
         for eps, x0 in zip(pair.eps, pair.x0):
             row = [bool(torch.equal(one, eps)) for one in read.eps].index(True)
             assert torch.equal(read.x0[row], x0)
@@ -59,8 +61,8 @@ def test_the_student_learns_the_guidance(host, build, train, pairs):
     def error(one):
         with host.training(one) as network, torch.no_grad():
             x, t = (read.eps + read.x0) / 2, torch.full((8,), 0.5)
-            told = {name: value.expand(8, -1, -1) for name, value in pairs.conditions([0])[0].items()}
-            output = network(network.alignment.to_diffusion(x, t), network.alignment.timestep(t), told)
+            condition = {name: value.expand(8, -1, -1) for name, value in pairs.conditions([0])[0].items()}
+            output = network(network.alignment.to_diffusion(x, t), network.alignment.timestep(t), condition)
             return float((network.alignment.velocity(output, x, t) - (read.x0 - read.eps)).square().mean())
 
     assert error(host.apply_lora(model, lora, 1.0)) < 0.5 * error(model)
@@ -72,9 +74,9 @@ def test_the_file_says_that_it_was_reflowed(build, train, pairs, saved, node, ho
     lora = on_pairs(train, build(), pairs)[0]
     for facts in (lora.facts, load_lora(saved()[-1]).facts):
         assert facts.start == "noise" and facts.shift == 1
-        told = facts.training
-        assert (told["pairs"], told["teacher_cfg"], told["teacher_steps"]) == (pairs.fingerprint, 3.0, 4)
-        assert told["teacher_solver"] == "euler" and told["items"] == 8
+        recorded = facts.training
+        assert (recorded["pairs"], recorded["teacher_cfg"], recorded["teacher_steps"]) == (pairs.fingerprint, 3.0, 4)
+        assert recorded["teacher_solver"] == "euler" and recorded["items"] == 8
     loaded, info = node("D2FLoadLora").execute(build(), "none", 1.0, lora).result
     assert host.flow_settings(loaded) == ("noise", 1.0) and "start noise" in info
 
