@@ -120,11 +120,14 @@ def sample_scene(rng: np.random.Generator, held_out: bool = False, count: int | 
         solid = {name: pick(name, not drawn) for name in ("shape", "color", "material", "size")} | {"texture": texture}
         if all((solid["shape"], solid["color"]) != (other["shape"], other["color"]) for other in drawn):
             drawn.append(solid)
-    radii = [_RADIUS[solid["size"]] * rng.uniform(0.94, 1.06) for solid in drawn]
+    radii, places = [_RADIUS[solid["size"]] * rng.uniform(0.94, 1.06) for solid in drawn], None
+    while places is None:  # where there is no room, the solids shrink a little
+        places = _places(rng, radii, relation)
+        radii = radii if places else [0.95 * radius for radius in radii]
     solids = tuple(
         Solid(**solid, radius=radius, x=x, z=z, yaw=rng.uniform(-0.5, 0.5),
               rgb=_jittered(rng, _SOLID_HSV[solid["color"]], _SOLID_JITTER))
-        for solid, radius, (x, z) in zip(drawn, radii, _places(rng, radii, relation))
+        for solid, radius, (x, z) in zip(drawn, radii, places)
     )  # fmt: skip
     floor, wall = pick("floor"), pick("wall")
     return Scene(
@@ -147,20 +150,20 @@ def _jittered(rng: np.random.Generator, hsv: tuple, jitter: tuple) -> tuple[floa
     return colorsys.hsv_to_rgb(h % 1.0, min(max(s, 0.0), 1.0), min(max(v, 0.0), 1.0))
 
 
-def _places(rng: np.random.Generator, radii: list[float], relation: str) -> list[tuple[float, float]]:
-    """Where the solids stand, (x, z) of each: the first in its relation to the second, none in another."""
-    while True:
-        found: list[tuple[float, float]] = []
-        for _ in range(_TRIES):
-            z = rng.uniform(*_Z)
-            reach = _VIEW * (z - 0.6 * radii[len(found)]) - 1.35 * radii[len(found)]  # corners stand out
-            place = (rng.uniform(-reach, reach), z)
-            if len(found) == 1 and not _stands(found[0], place, relation):
-                continue
-            if all(_clear(place, radii[len(found)], other, radius) for other, radius in zip(found, radii)):
-                found.append(place)
-                if len(found) == len(radii):
-                    return found
+def _places(rng: np.random.Generator, radii: list[float], relation: str) -> list[tuple[float, float]] | None:
+    """Where the solids stand, (x, z) of each, the first in its relation to the second; None if no place was found."""
+    found: list[tuple[float, float]] = []
+    for _ in range(_TRIES):
+        radius, z = radii[len(found)], rng.uniform(*_Z)
+        reach = max(0.0, _VIEW * (z - 0.6 * radius) - 1.35 * radius)  # corners stand out
+        place = (rng.uniform(-reach, reach), z)
+        if len(found) == 1 and not _stands(found[0], place, relation):
+            continue
+        if all(_clear(place, radius, other, size) for other, size in zip(found, radii)):
+            found.append(place)
+            if len(found) == len(radii):
+                return found
+    return None
 
 
 def _stands(first: tuple[float, float], second: tuple[float, float], relation: str) -> bool:
