@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-COMMANDS = ("make_tokenizer", "train_vae", "train_reader", "make_latents", "train_unet", "evaluate")
+COMMANDS = ("make_tokenizer", "train_vae", "train_reader", "make_latents", "train_unet", "evaluate",
+            "world.train_vae")
 
 
 def load_package(folder: Path, name: str = "d2f_demo") -> ModuleType:

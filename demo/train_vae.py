@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from .render import depth_image
+from .render import DEPTH_FAR, DEPTH_NEAR, depth_image
 from .scenes import sample_scene
 from .tiny_vae import TinyVAE
 from .train_log import WEIGHTS, Clock, Threads, generators, log, render_pool, save_half
@@ -50,6 +50,11 @@ def sample_batch(images: Tensor, depths: Tensor, gen: torch.Generator) -> Tensor
         else:
             out.append(images[row][(slice(None), *window)].float() / 255)
     return torch.cat([torch.stack(out), smooth_images(1, CROP, gen)])
+
+
+def depth_range() -> tuple[float, float]:
+    """Depths in metres that are black and white in the training images."""
+    return DEPTH_NEAR, DEPTH_FAR
 
 
 def _stretch(grey: Tensor, gen: torch.Generator) -> Tensor:
