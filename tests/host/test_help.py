@@ -1,6 +1,6 @@
-"""The in-app help: a page a node, which names every input, output and option, and nothing that is not there.
+"""The in-app help: one page per node, which names every input, output and option, and nothing that does not exist.
 
-`docs/<node>.md` is English, `docs/<node>/<language>.md` its translation, which has to say the same.
+`docs/<node>.md` is English, `docs/<node>/<language>.md` is its translation, which has to say the same.
 """
 
 import re
@@ -13,7 +13,7 @@ from devtools.snapshot import LOCALES, read
 from devtools.words import key
 
 SECTIONS = ["Inputs", "Outputs", "Example", "Mistakes people make"]
-# What a number counts, in words that its row of the page has to use. None: it has no unit.
+# Regex for the unit of a number, which its line on the page has to match. None: it has no unit.
 UNITS = {
     "accumulation": "Batches",
     "alpha": None,
