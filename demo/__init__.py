@@ -1,1 +1,1 @@
-"""The embedded demo model: a renderer of captioned scenes, a small latent diffusion model, a reader."""
+"""The embedded demo model: a renderer of captioned scenes, a small latent diffusion model, an attribute classifier."""

@@ -1,8 +1,8 @@
-"""Command line of the demo folder: `python demo COMMAND ...`; the only place that names the package.
+"""Command line of the demo folder: `python demo COMMAND ...`; the only file that names the package.
 
-The repository is itself a package (under ComfyUI's custom_nodes) and its root must not be on sys.path,
-where its `nodes` folder would hide ComfyUI's nodes.py. So the folder is loaded by its path, under the
-name `d2f_demo`, and a command is the module of that name in it.
+The repository is itself a package (under ComfyUI's custom_nodes), and its root must not be on sys.path,
+where its `nodes` folder would shadow ComfyUI's nodes.py. So the folder is loaded from its path as the
+package `d2f_demo`, and each command is the module of the same name in it.
 """
 
 import importlib
@@ -26,7 +26,7 @@ def load_package(folder: Path, name: str = "d2f_demo") -> ModuleType:
 
 
 def main() -> None:
-    """Run the command named by the first argument with the remaining ones."""
+    """Run the command that the first argument names, with the remaining arguments."""
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         raise SystemExit(f"usage: python demo {{{','.join(COMMANDS)}}} [--help]")
     folder = Path(__file__).resolve().parent

@@ -1,16 +1,18 @@
-"""The adaptation task: teach the demo model a word it has never seen, and grade how well it learned.
+"""The adaptation task: teach the demo model a word that is new to it, and grade how well it was learned.
 
-Its training never showed anything cyan nor anything striped (`scenes.is_held_out`). A task names the words
-to teach; all its training scenes show them, all else is drawn at random. Prompts of the exam are of fresh
-scenes, full captions and short ones in turn; some ask for what the model knew before. Grades:
+The training set of the demo model holds nothing cyan and nothing striped (`scenes.is_held_out`). A task
+names the words to teach: they appear in all of its training scenes, everything else is random. The prompts
+of the exam describe new scenes, alternating between full and short captions; some of them describe scenes
+that the model knew before. Grades:
 
-    accuracy   share of images with the new words in the prompt whose every asked attribute is read right
+    accuracy   fraction of images for prompts with the new words in which every prompted attribute is right
     new        the same for the attributes of the new words alone
-    kept       share of images of known scenes whose every asked attribute is read right: a LoRA that paints
-               everything in the new colour has not learned the word
-    frechet    distance of the images with the new words to fresh renders on the reader's features
+    kept       fraction of images for known scenes in which every prompted attribute is right: a LoRA that
+               renders everything in the new colour has not learned the word
+    frechet    distance between the images for prompts with the new words and new renders, on the features
+               of the attribute classifier (`reader`)
 
-A texture that is not named counts as asked for, as plain: captions always name stripes.
+A prompt that names no texture counts as a prompt for a plain one, since captions always mention stripes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,15 +31,15 @@ from .scenes import ATTRIBUTES, Scene, make_scene, sample_scene
 
 TASKS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {"color": {"color": "cyan"}, "texture": {"texture": "striped"}})
-"""Name of a task -> the new words of its scenes; all of them held out of the demo model's training."""
+"""Name of a task -> the new words of its scenes, all of them held out of the demo model's training."""
 
-# Streams of random numbers: scenes to train on, to ask for, to compare with.
+# Streams of random numbers: scenes for training, for prompts, and for reference renders.
 _TRAIN, _ASK, _COMPARE = 1, 2, 3
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """What a LoRA of a task is trained on: N texts, latents (N, 4, 12, 12) of the demo VAE, and the texts through
+    """Training set of a task: N captions, latents (N, 4, 12, 12) of the demo VAE, and the captions as encoded by
     the demo CLIP, (N, 24, 128)."""
 
     captions: list[str]
@@ -46,7 +48,7 @@ class TrainingSet:
 
 
 def new_scene(rng: np.random.Generator, task: str) -> Scene:
-    """A scene with the task's new words; other held-out words stay out of it."""
+    """A random scene with the new words of a task and without other held-out words."""
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; allowed are {', '.join(map(repr, TASKS))}")
     known = sample_scene(rng)
@@ -55,7 +57,10 @@ def new_scene(rng: np.random.Generator, task: str) -> Scene:
 
 
 def training_set(clip: object, vae: object, task: str, count: int = 96, seed: int = 0) -> TrainingSet:
-    """Render, caption and encode `count` scenes of a task."""
+    """Render, caption and encode `count` scenes of a task.
+
+    clip, vae: CLIP and VAE of the demo checkpoint.
+    """
     rng = np.random.default_rng((seed, _TRAIN))
     scenes = [new_scene(rng, task) for _ in range(count)]
     captions = [caption(scene, rng) for scene in scenes]
@@ -66,17 +71,17 @@ def training_set(clip: object, vae: object, task: str, count: int = 96, seed: in
 
 
 class Exam:
-    """Prompts, and the grades of the images that were made for them.
+    """Prompts, and the grades of the images that were generated for them.
 
     Args:
         task: one of `TASKS`.
-        new, known: number of prompts with the new words, and of prompts for what the model knows.
-        references: renders that images are compared with.
-        seed: of all scenes; training sets never share a scene with an exam.
+        new, known: number of prompts with the new words, and of prompts for known scenes.
+        references: number of renders that the images are compared with.
+        seed: seed of all scenes; training sets never share a scene with an exam.
 
     Attributes:
         prompts: new + known texts, those with the new words first.
-        wanted: the words that each image must show.
+        wanted: attribute -> word that each image must show.
     """
 
     def __init__(self, task: str, new: int = 96, known: int = 32, references: int = 1024, seed: int = 0):
@@ -89,7 +94,7 @@ class Exam:
         self.reference = features(render_batch([new_scene(rng, task) for _ in range(references)])[0])
 
     def grade(self, images: Tensor) -> dict[str, float]:
-        """Grades of images (new + known, H, W, 3) in [0, 1], in the order of the prompts; see the module's head."""
+        """Grades of images (new + known, H, W, 3) in [0, 1], in the order of the prompts; see the module docstring."""
         read, new = read_attributes(images), self.new
         return {"accuracy": share_right(read[:new], self.wanted[:new]),
                 "new": share_right(read[:new], self.wanted[:new], tuple(TASKS[self.task])),
@@ -104,13 +109,13 @@ def short_caption(scene: Scene) -> str:
 
 
 def asked(scene: Scene, short: bool) -> dict[str, str]:
-    """The words that the short or the full caption of a scene asks for."""
+    """Attribute -> word for the attributes in the short or the full caption of a scene."""
     names = ("shape", "color", "texture") if short else tuple(ATTRIBUTES)
     return {name: getattr(scene, name) for name in names}
 
 
 def share_right(read: Sequence[Mapping[str, str]], wanted: Sequence[Mapping[str, str]],
                 names: Sequence[str] = tuple(ATTRIBUTES)) -> float:
-    """Share of images whose wanted words, of the attributes `names`, are all read."""
+    """Fraction of images in which the words read equal all wanted ones, among the attributes `names`."""
     right = [all(r[name] == word for name, word in w.items() if name in names) for r, w in zip(read, wanted)]
     return sum(right) / len(right)

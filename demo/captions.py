@@ -1,7 +1,7 @@
-"""Captions of scenes: word order, synonyms and clauses left out, so that short prompts work too.
+"""Captions of scenes, with random synonyms and randomly omitted clauses, so that short prompts work too.
 
-"a large red sphere on the left, blue background", "small red ball", "a picture of a cone in front of a
-tan wall" are all possible. Every word a caption can hold is in `VOCABULARY`, one token each.
+"a large red sphere on the left, blue background", "small red ball" and "a picture of a cone in front of a
+tan wall" are all possible. `VOCABULARY` lists every word that can occur; each of them is one token.
 """
 
 import numpy as np
@@ -22,18 +22,18 @@ _EXTRA_WORDS = (
     "floor light shadow shiny matte soft bright checkered dotted spotted textured round square tall flat",
     "silver gold brown teal magenta lime torus pyramid star heart triangle depth map style no not")
 
-# How often a clause is left out.
+# Probability that a clause is omitted.
 DROP = {"size": 0.35, "texture": 0.85, "position": 0.40, "background": 0.40, "color": 0.04, "shape": 0.03}
 
 
 def _word(rng: np.random.Generator, name: str) -> str:
-    """A synonym of an attribute's word; the word itself half of the time."""
+    """A random synonym of an attribute's word; the word itself with a probability of at least one half."""
     options = SYNONYMS.get(name, (name,))
     return name if rng.random() < 0.5 else str(options[rng.integers(len(options))])
 
 
 def caption(scene: Scene, rng: np.random.Generator, drop: bool = True) -> str:
-    """A caption of the scene; with drop=False every attribute but a plain texture is named."""
+    """A random caption of the scene; with drop=False it names every attribute except a plain texture."""
     def kept(name: str) -> bool:
         if name == "texture" and scene.texture != "plain":
             return True
@@ -60,7 +60,7 @@ def plain_caption(scene: Scene) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word of the tokenizer, in a fixed order."""
+    """Every word that is one token, in a fixed order."""
     words = [w for values in ATTRIBUTES.values() for w in values]
     words += [w for values in SYNONYMS.values() for w in values]
     for phrase in (*PREFIXES, *_PLACES, *_BACKGROUNDS, "object"):

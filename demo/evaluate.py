@@ -1,9 +1,9 @@
-"""Measure the demo model with the host's own sampler: `python demo evaluate --cfg 3 --grid out.png`.
+"""Evaluate the demo model with ComfyUI's own sampler: `python demo evaluate --cfg 3 --grid out.png`.
 
 256 prompts of training combinations, half of them full captions and half as short as "a red sphere", are
-sampled with 25 DDIM steps and read by the attribute reader; an attribute counts where the prompt names it.
-Also: the time of a batch of 16 (best of three), and a Frechet distance between samples and renders on the
-reader's features.
+sampled with 25 DDIM steps and classified by the attribute classifier (`reader`); an attribute is scored if
+the prompt names it. Also measured: the time per batch of 16 (best of three), and the Frechet distance
+between samples and renders on the features of the classifier.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SAMPLER, SCHEDULER = "ddim", "ddim_uniform"
 
 
 def prompts_for(scenes: list[Scene]) -> tuple[list[str], list[dict[str, str]]]:
-    """A prompt a scene, full and short in turn, and the words that each prompt names."""
+    """One prompt per scene, alternating between full and short, and attribute -> word as each prompt names them."""
     prompts, wanted = [], []
     for i, scene in enumerate(scenes):
         short = i % 2 == 1
@@ -37,7 +37,7 @@ def prompts_for(scenes: list[Scene]) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def encode_prompts(clip: object, prompts: list[str]) -> list:
-    """CONDITIONING for a batch with a prompt an image, by the code path of CLIPTextEncode."""
+    """CONDITIONING for a batch with one prompt per image, encoded as CLIPTextEncode does it."""
     conds = [clip.encode_from_tokens_scheduled(clip.tokenize(p))[0] for p in prompts]
     pooled = torch.cat([extra["pooled_output"] for _, extra in conds])
     return [[torch.cat([cond for cond, _ in conds]), {"pooled_output": pooled}]]
@@ -45,9 +45,9 @@ def encode_prompts(clip: object, prompts: list[str]) -> list:
 
 def sample_images(checkpoint: tuple, prompts: list[str], seed: int = 0, steps: int = STEPS, cfg: float = CFG,
                   sampler: str = SAMPLER, scheduler: str = SCHEDULER, batch: int = 32) -> Tensor:
-    """Sample one image a prompt with the host's KSampler.
+    """Sample one image per prompt with ComfyUI's KSampler.
 
-    checkpoint: (MODEL, CLIP, VAE). Noise comes from a private generator.
+    checkpoint: (MODEL, CLIP, VAE). The noise comes from a generator of its own.
     Returns images (len(prompts), 96, 96, 3) in [0, 1].
     """
     from .networks import IMAGE_SIZE, ksampler
@@ -74,7 +74,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 
 def save_grid(images: Tensor, path: Path, columns: int = 16) -> None:
-    """Write (B, H, W, 3) images in [0, 1] as one PNG; B is a multiple of `columns`."""
+    """Write images (B, H, W, 3) in [0, 1] to one PNG; B is a multiple of `columns`."""
     from PIL import Image
     count, height, width, _ = images.shape
     rows = images.view(count // columns, columns, height, width, 3).permute(0, 2, 1, 3, 4)
@@ -83,7 +83,7 @@ def save_grid(images: Tensor, path: Path, columns: int = 16) -> None:
 
 
 def measure(checkpoint: tuple, count: int, cfg: float, seed: int) -> tuple[dict[str, float], Tensor]:
-    """Accuracies, Frechet distance, seconds a batch of 16 (best of three), and the images."""
+    """Accuracies, Frechet distance and seconds per batch of 16 (best of three), and the images."""
     rng = np.random.default_rng(seed)
     scenes = [sample_scene(rng) for _ in range(count)]
     prompts, wanted = prompts_for(scenes)
@@ -97,14 +97,14 @@ def measure(checkpoint: tuple, count: int, cfg: float, seed: int) -> tuple[dict[
 
 
 def seconds_for(checkpoint: tuple, prompts: list[str], cfg: float) -> float:
-    """Time of sampling and decoding one batch."""
+    """Seconds for sampling and decoding one batch."""
     start = time.monotonic()
     sample_images(checkpoint, prompts, cfg=cfg, batch=len(prompts))
     return time.monotonic() - start
 
 
 def accuracy_of_pairs(images: Tensor, wanted: list[dict[str, str]]) -> float:
-    """Share of images with both the shape and the colour that were asked for."""
+    """Fraction of images with both the shape and the colour of the prompt."""
     return sum(all(r[n] == w[n] for n in ("shape", "color"))
                for r, w in zip(read_attributes(images), wanted)) / len(wanted)
 
@@ -115,7 +115,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--count", type=int, default=256)
     parser.add_argument("--cfg", type=float, nargs="+", default=[CFG])
-    parser.add_argument("--grid", type=Path, help="PNG of the first 64 images of the last scale")
+    parser.add_argument("--grid", type=Path, help="write the first 64 images of the last --cfg to this PNG")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--log", action="store_true", help="append the figures to the training log")

@@ -1,7 +1,7 @@
 """Render the training scenes and encode them once: `python demo make_latents --cache DIR`.
 
-The cache (not part of the repository) holds latents (N, 4, h, w) float16 and, for each scene, CAPTIONS
-captions drawn at random, as token rows (N, CAPTIONS, MAX_TOKENS) int16.
+The cache (not part of the repository) holds latents (N, 4, h, w) in float16 and CAPTIONS random captions
+per scene as tokens (N, CAPTIONS, MAX_TOKENS) in int16.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def load_vae(path: Path = WEIGHTS / "vae.safetensors") -> TinyVAE:
 
 
 def tokenize(captions: list[str]) -> Tensor:
-    """Captions as rows of MAX_TOKENS tokens (start, words, end, padding), int16."""
+    """Captions as int16 tokens (N, MAX_TOKENS): start, words, end, padding. Raises ValueError for a longer caption."""
     from transformers import CLIPTokenizer
 
     from .make_tokenizer import TOKENIZER
@@ -51,7 +51,7 @@ def tokenize(captions: list[str]) -> Tensor:
 
 @torch.inference_mode()
 def encode_scenes(scenes: list[Scene]) -> tuple[np.ndarray, np.ndarray]:
-    """Latents (N, 4, h, w) float16 and images shrunk to the latent's size (N, 3, h, w), of a few scenes."""
+    """Latents (N, 4, h, w) float16 and images downscaled to the size of the latents (N, 3, h, w)."""
     torch.set_num_threads(1)
     images = render_batch(scenes, 96)[0].permute(0, 3, 1, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -60,7 +60,7 @@ def encode_scenes(scenes: list[Scene]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def encode_all(scenes: list[Scene], processes: int) -> tuple[Tensor, Tensor]:
-    """`encode_scenes` of many scenes, shared out to processes of one thread each."""
+    """`encode_scenes` for many scenes, distributed over single-threaded processes."""
     parts = [scenes[i:i + 64] for i in range(0, len(scenes), 64)]
     with get_context("fork").Pool(processes) as pool:
         latents, small = zip(*pool.imap(encode_scenes, parts))
@@ -68,7 +68,7 @@ def encode_all(scenes: list[Scene], processes: int) -> tuple[Tensor, Tensor]:
 
 
 def fit_preview(latents: Tensor, small: Tensor) -> dict[str, list]:
-    """Least squares from latent channels to RGB in [-1, 1], the host's convention for previews."""
+    """Least squares map from latent channels to RGB in [-1, 1], ComfyUI's convention for previews."""
     x = latents.float().permute(0, 2, 3, 1).reshape(-1, 4)
     y = small.permute(0, 2, 3, 1).reshape(-1, 3) * 2 - 1
     design = torch.cat([x, torch.ones(len(x), 1)], 1)

@@ -1,8 +1,8 @@
 """Write the tokenizer directory: `python demo make_tokenizer`.
 
-A CLIP byte-pair encoding with just enough merges that each word of the captions is one token; any other
-word falls into letters and small pieces. Merges for a word are appended after those of earlier words,
-so an earlier word never changes: until it is one token it always has an older merge to apply.
+A CLIP byte-pair encoding with just enough merges for each word of the captions to be one token; any other
+word is split into letters and short pieces. Merges for a word are appended after those of earlier words, so
+the encoding of earlier words never changes: until such a word is one token, an older merge applies to it.
 """
 
 import json
@@ -23,7 +23,7 @@ def byte_symbols() -> list[str]:
 
 
 def encode_word(word: str, ranks: dict[Merge, int]) -> list[str]:
-    """Byte-pair pieces of one lower-case word, the last one marked with </w>."""
+    """Byte-pair pieces of one lower-case word, the last of them marked with </w>."""
     pieces = [*word[:-1], word[-1] + "</w>"]
     while len(pieces) > 1:
         rank, i = min((ranks.get(pair, len(ranks)), i) for i, pair in enumerate(zip(pieces, pieces[1:])))
@@ -34,7 +34,7 @@ def encode_word(word: str, ranks: dict[Merge, int]) -> list[str]:
 
 
 def merges_for(words: list[str]) -> list[Merge]:
-    """An ordered list of merges that makes each word one piece."""
+    """An ordered list of merges that turns each word into one piece."""
     ranks: dict[Merge, int] = {}
     for word in words:
         while len(pieces := encode_word(word, ranks)) > 1:

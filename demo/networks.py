@@ -1,9 +1,9 @@
-"""The demo checkpoint in the host's own classes; the only file here that imports `comfy`.
+"""The demo checkpoint, built from the classes of the host, ComfyUI; no other file here needs `comfy` on import.
 
 UNet: `UNetModel` with Stable Diffusion's layout (residual blocks, cross-attention at half resolution) in a
 `BaseModel` with eps-prediction and the default SD schedule. Text: the host's CLIP text model with a small
 vocabulary. VAE: the host's TAESD. Latents are (B, 4, H/8, W/8), about N(0, 1) per channel, scale 1.
-Everything computes in float32; the files hold float16.
+All computation is in float32; the files hold float16.
 """
 
 import json
@@ -57,7 +57,7 @@ class DemoLatentFormat(comfy.latent_formats.LatentFormat):
 
 
 class DemoConfig(comfy.supported_models_base.BASE):
-    """What the host's BaseModel needs to know; eps-prediction is the base class's choice."""
+    """Configuration for the host's BaseModel; eps-prediction is the default of the base class."""
 
     unet_config = UNET_CONFIG
     unet_extra_config = {"num_heads": -1, "num_head_channels": 32}
@@ -65,12 +65,12 @@ class DemoConfig(comfy.supported_models_base.BASE):
     memory_usage_factor = 1.0
 
     def clip_target(self, state_dict: dict | None = None) -> comfy.supported_models_base.ClipTarget:
-        """Tokenizer and text model classes."""
+        """Classes of the tokenizer and of the text encoder."""
         return comfy.supported_models_base.ClipTarget(DemoTokenizer, DemoTextModel)
 
 
 class DemoWordTokenizer(comfy.sd1_clip.SDTokenizer):
-    """The host's tokenizer over the demo vocabulary; MAX_TOKENS a section."""
+    """The host's tokenizer with the demo vocabulary; MAX_TOKENS tokens per chunk."""
 
     def __init__(self, embedding_directory=None, tokenizer_data: dict | None = None):
         super().__init__(tokenizer_path=str(TOKENIZER), max_length=MAX_TOKENS, embedding_size=CONTEXT_DIM,
@@ -79,7 +79,7 @@ class DemoWordTokenizer(comfy.sd1_clip.SDTokenizer):
 
 
 class DemoTokenizer(comfy.sd1_clip.SD1Tokenizer):
-    """One CLIP, named l as in Stable Diffusion 1."""
+    """Tokenizer of a single CLIP, named "l" as in Stable Diffusion 1."""
 
     def __init__(self, embedding_directory=None, tokenizer_data: dict | None = None):
         super().__init__(embedding_directory=embedding_directory, tokenizer_data=tokenizer_data or {},
@@ -87,7 +87,7 @@ class DemoTokenizer(comfy.sd1_clip.SD1Tokenizer):
 
 
 class SmallVocabularyText(comfy.clip_model.CLIPTextModel):
-    """The host's CLIP text model; its class fixes a vocabulary of 49408, ours has VOCAB_SIZE words."""
+    """The host's CLIP text model with VOCAB_SIZE tokens instead of the 49408 that its class fixes."""
 
     def __init__(self, config_dict, dtype, device, operations):
         super().__init__(config_dict, dtype, "meta", operations)
@@ -97,7 +97,7 @@ class SmallVocabularyText(comfy.clip_model.CLIPTextModel):
 
 
 class DemoClip(comfy.sd1_clip.SDClipModel):
-    """The text encoder; conditioning is the last layer after the final norm, (1, MAX_TOKENS, 128)."""
+    """The text encoder; its conditioning is the last layer after the final norm, (1, MAX_TOKENS, CONTEXT_DIM)."""
 
     def __init__(self, device="cpu", dtype=None, model_options: dict | None = None):
         tokens = {"start": START_TOKEN, "end": END_TOKEN, "pad": END_TOKEN}
@@ -107,29 +107,30 @@ class DemoClip(comfy.sd1_clip.SDClipModel):
 
 
 class DemoTextModel(comfy.sd1_clip.SD1ClipModel):
-    """The wrapper that CLIPTextEncode talks to."""
+    """The text encoder under the interface that CLIPTextEncode uses."""
 
     def __init__(self, device="cpu", dtype=None, model_options: dict | None = None):
         super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=DemoClip)
 
 
 def new_unet_model(device: torch.device | str = "cpu") -> comfy.model_base.BaseModel:
-    """The diffusion model in float32, weights not set (the host's layers skip initialisation)."""
+    """The diffusion model in float32, with uninitialised weights (the host's layers skip initialisation)."""
     config = DemoConfig(UNET_CONFIG)
     config.set_inference_dtype(torch.float32, None)
     return config.get_model({}, device=device)
 
 
 def new_text_model() -> DemoTextModel:
-    """The text encoder in float32 on the CPU, weights not set."""
+    """The text encoder in float32 on the CPU, with uninitialised weights."""
     return DemoTextModel(device="cpu", dtype=torch.float32)
 
 
 def load_model(weights: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    """MODEL: the UNet behind the host's patcher, which knows how to load it again.
+    """MODEL: the UNet in the host's patcher, including the recipe for loading it again.
 
-    The host copies a MODEL by calling `cached_patcher_init` (its trainer, its multi-GPU and its compile nodes do);
-    then it asks with `disable_dynamic` for the plain patcher instead of the one that moves weights at run time.
+    weights: folder that holds unet.safetensors.
+    disable_dynamic: whether to use the plain patcher instead of the one that moves weights at run time. The host
+        passes it when it copies a MODEL through `cached_patcher_init`, as its trainer, multi-GPU and compile nodes do.
     """
     management, patchers = comfy.model_management, comfy.model_patcher
     offload = management.unet_offload_device()
@@ -145,7 +146,7 @@ def load_model(weights: Path, disable_dynamic: bool = False) -> comfy.model_patc
 
 
 def load_clip(weights: Path) -> comfy.sd.CLIP:
-    """CLIP: the text encoder and its tokenizer."""
+    """CLIP: text encoder and tokenizer."""
     target = DemoConfig(UNET_CONFIG).clip_target()
     target.params = {}
     state = load_file(weights / "clip.safetensors")
@@ -156,15 +157,15 @@ def load_clip(weights: Path) -> comfy.sd.CLIP:
 
 
 def load_vae(weights: Path) -> comfy.sd.VAE:
-    """VAE: the narrow autoencoder, padded to the host's TAESD."""
+    """VAE: the narrow autoencoder, zero-padded to the host's TAESD."""
     return comfy.sd.VAE(sd=widen(load_file(weights / "vae.safetensors")), dtype=torch.float32)
 
 
 def load_demo_checkpoint(folder: Path | str = WEIGHTS) -> tuple:
     """(MODEL, CLIP, VAE) as a stock checkpoint loader returns them.
 
-    folder: where unet.safetensors, clip.safetensors and vae.safetensors lie.
-    Raises FileNotFoundError that names a missing file.
+    folder: folder that holds unet.safetensors, clip.safetensors and vae.safetensors.
+    Raises FileNotFoundError that names the missing file.
     """
     folder = Path(folder)
     for name in ("unet", "clip", "vae"):
@@ -176,6 +177,6 @@ def load_demo_checkpoint(folder: Path | str = WEIGHTS) -> tuple:
 
 def ksampler(model: comfy.model_patcher.ModelPatcher, noise: torch.Tensor, steps: int, cfg: float,
              sampler: str, scheduler: str, positive: list, negative: list, seed: int) -> torch.Tensor:
-    """What the KSampler node computes from given noise (B, 4, h, w) and an empty latent."""
+    """Latents (B, 4, h, w) that the KSampler node returns for the given noise (B, 4, h, w) and an empty latent."""
     return comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, positive, negative,
                                torch.zeros_like(noise), seed=seed, disable_pbar=True)

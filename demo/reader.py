@@ -1,8 +1,8 @@
-"""Read a scene's words off its image, and features for distances between sets of images.
+"""Attribute classifier: reads the words of a scene from its image; its features serve for Frechet distances.
 
-A small convolutional classifier with one head an attribute of `scenes.ATTRIBUTES`. It was trained on
-renders of every combination, held-out ones too, with noise, blur and autoencoder round trips, so that it
-judges generated images fairly; training knows nothing of the diffusion model.
+A small convolutional network with one classification head per attribute of `scenes.ATTRIBUTES`. It was
+trained on renders of every combination, including held-out ones, with noise, blur and autoencoder round
+trips, so that it judges generated images fairly; its training is independent of the diffusion model.
 
 Images are (B, H, W, 3) in [0, 1], as ComfyUI's IMAGE; other sizes are resampled to 96x96.
 """
@@ -24,7 +24,7 @@ _WEIGHTS = Path(__file__).resolve().parent / "weights" / "reader.safetensors"
 
 
 class Reader(nn.Module):
-    """Four strided stages over colour and pixel coordinates, mean and max pooling, one head a word list."""
+    """Four strided stages over colour and pixel coordinates, mean and max pooling, one head per attribute."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +35,7 @@ class Reader(nn.Module):
                                     for name, words in ATTRIBUTES.items()})
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, 3, 96, 96) in [0, 1] -> (B, FEATURES)."""
+        """Images (B, 3, 96, 96) in [0, 1] -> features (B, FEATURES)."""
         line = torch.linspace(-1, 1, SIZE, device=images.device, dtype=images.dtype)
         ys, xs = torch.meshgrid(line, line, indexing="ij")
         place = torch.stack([xs, ys]).expand(len(images), -1, -1, -1)
@@ -43,20 +43,20 @@ class Reader(nn.Module):
         return F.relu(self.hidden(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(B, 3, 96, 96) in [0, 1] -> logits (B, words) of each attribute."""
+        """Images (B, 3, 96, 96) in [0, 1] -> attribute -> logits (B, number of words)."""
         features = self.features(images)
         return {name: head(features) for name, head in self.heads.items()}
 
 
 def _stage(n_in: int, n_out: int) -> nn.Sequential:
-    """Halve the resolution."""
+    """A convolution that halves the resolution."""
     return nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride=2, padding=1, bias=False),
                          nn.BatchNorm2d(n_out), nn.ReLU())
 
 
 @lru_cache(maxsize=1)
 def load_reader() -> Reader:
-    """The trained reader in float32 on the CPU, loaded once."""
+    """The trained classifier in float32 on the CPU, loaded once."""
     reader = Reader()
     reader.load_state_dict({k: v.float() if v.is_floating_point() else v
                             for k, v in load_file(_WEIGHTS).items()})
@@ -72,7 +72,7 @@ def _prepare(images: Tensor) -> Tensor:
 
 
 def read_attributes(images: Tensor) -> list[dict[str, str]]:
-    """The most likely word of each attribute, one dict an image."""
+    """The most likely word of each attribute, one dict per image."""
     with torch.inference_mode(False), torch.no_grad():
         parts = [load_reader()(part.clone()) for part in _prepare(images).split(256)]
     best = {name: torch.cat([p[name] for p in parts]).argmax(1).tolist() for name in ATTRIBUTES}
@@ -86,7 +86,7 @@ def features(images: Tensor) -> Tensor:
 
 
 def accuracy(images: Tensor, wanted: list[dict[str, str]]) -> dict[str, float]:
-    """Share of images whose read word equals the wanted one, an attribute; only attributes wanted count."""
+    """Per attribute, the fraction of images whose word read equals the wanted one, among images with a wanted one."""
     read = read_attributes(images)
     out = {}
     for name in ATTRIBUTES:

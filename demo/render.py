@@ -3,7 +3,7 @@
 A pinhole camera above the origin looks along +z, pitched down. A ray is `o + z * d` with `d` scaled to
 unit camera depth, so the ray parameter of a hit IS the metric depth z along the optical axis. The
 solid is intersected in its own frame (yaw undone, divided by its radius, standing on y = 0), which
-keeps that parameter. Quadrics: a z^2 + 2 b z + c = 0. Every ray ends on the solid, the floor or the
+leaves that parameter unchanged. Quadrics: a z^2 + 2 b z + c = 0. Every ray ends on the solid, the floor or the
 wall, so depth is finite everywhere.
 """
 
@@ -18,14 +18,14 @@ from .scenes import Scene
 
 HALF_FIELD = 0.45  # tangent of half the field of view
 DEPTH_NEAR, DEPTH_FAR = 2.0, 7.0  # metres; the range that depth images map to [0, 1]
-_CHUNK = 32  # scenes a pass; bounds memory
+_CHUNK = 32  # scenes per pass; bounds memory
 _AMBIENT, _DIFFUSE, _SPECULAR = 0.42, 0.62, 0.16
 
 Hit = tuple[Tensor, Tensor, Tensor]  # depth (B, N), validity (B, N), normal (B, N, 3)
 
 
 def _roots(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Both roots of a z^2 + 2 b z + c, near first where a > 0, and where they are real."""
+    """Both roots of a z^2 + 2 b z + c, the nearer first where a > 0, and whether they are real."""
     disc = b * b - a * c
     root = disc.clamp_min(0).sqrt()
     a = torch.where(a.abs() < 1e-9, torch.full_like(a, 1e-9), a)
@@ -40,7 +40,7 @@ def _sphere(o: Tensor, d: Tensor) -> list[Hit]:
 
 
 def _cube(o: Tensor, d: Tensor, half: float = 0.82) -> list[Hit]:
-    """Axis-aligned cube of half side `half` on y = 0, by slabs."""
+    """Axis-aligned cube of half side `half` on y = 0, by the slab method."""
     p = o - o.new_tensor([0.0, half, 0.0])
     d = torch.where(d.abs() < 1e-9, torch.full_like(d, 1e-9), d)
     first = torch.minimum((-half - p) / d, (half - p) / d)
@@ -51,7 +51,7 @@ def _cube(o: Tensor, d: Tensor, half: float = 0.82) -> list[Hit]:
 
 
 def _cylinder(o: Tensor, d: Tensor, radius: float = 0.78, height: float = 1.75) -> list[Hit]:
-    """Upright cylinder on y = 0: side and top (the bottom is never seen from above)."""
+    """Upright cylinder on y = 0: side and top (the bottom is never visible from above)."""
     ox, oy, oz, dx, dy, dz = *o.unbind(-1), *d.unbind(-1)
     z, _, real = _roots(dx * dx + dz * dz, ox * dx + oz * dz, ox * ox + oz * oz - radius**2)
     p = o + z[..., None] * d
@@ -99,7 +99,7 @@ _SOLIDS: dict[str, Callable[[Tensor, Tensor], list[Hit]]] = {
 
 
 def _nearest(hits: list[Hit]) -> tuple[Tensor, Tensor]:
-    """Nearest valid hit: depth (B, N), inf where none, and unit normal (B, N, 3)."""
+    """Nearest valid hit: depth (B, N), inf where there is none, and unit normal (B, N, 3)."""
     best = torch.full_like(hits[0][0], math.inf)
     normal = torch.zeros_like(hits[0][2])
     for z, valid, n in hits:
@@ -119,19 +119,19 @@ def _camera_rays(size: int, pitch: Tensor) -> Tensor:
 
 
 def _column(scenes: Sequence[Scene], name: str) -> Tensor:
-    """One number of every scene, (B,); or (B, 3) for a colour."""
+    """One field of every scene: (B,), or (B, 3) for a colour."""
     return torch.tensor([getattr(s, name) for s in scenes], dtype=torch.float32)
 
 
 def _yaw(v: Tensor, angle: Tensor) -> Tensor:
-    """Turn vectors (B, N, 3) about the y axis by angles (B,)."""
+    """Rotate vectors (B, N, 3) about the y axis by angles (B,)."""
     cos, sin = angle.cos()[:, None], angle.sin()[:, None]
     x, y, z = v.unbind(-1)
     return torch.stack([cos * x - sin * z, y.expand_as(cos * x), sin * x + cos * z], -1)
 
 
 def _contact_shadow(point: Tensor, center: Tensor, radius: Tensor, light: Tensor) -> Tensor:
-    """Brightness factor (B, N) of floor points (B, N, 3): a Gaussian blob drawn away from the light."""
+    """Brightness factor (B, N) of floor points (B, N, 3): a Gaussian blob stretched away from the light."""
     away = torch.nn.functional.normalize(-light[:, [0, 2]], dim=-1)[:, None]
     rel = (point - center)[..., [0, 2]] / radius[:, None, None] - 0.45 * away
     along = (rel * away).sum(-1)
@@ -140,7 +140,7 @@ def _contact_shadow(point: Tensor, center: Tensor, radius: Tensor, light: Tensor
 
 
 def _trace(scenes: Sequence[Scene], size: int, color: bool) -> tuple[Tensor | None, Tensor]:
-    """Colours (B, size^2, 3) (None unless asked for) and depth (B, size^2) of scenes of ONE shape."""
+    """Colours (B, size^2, 3), or None without `color`, and depth (B, size^2) of scenes of ONE shape."""
     origin = torch.zeros(len(scenes), 1, 3)
     origin[:, 0, 1] = _column(scenes, "camera_y")
     d = _camera_rays(size, _column(scenes, "camera_pitch"))
@@ -193,7 +193,7 @@ def _render_chunk(scenes: Sequence[Scene], size: int, samples: int) -> tuple[Ten
 def render_batch(scenes: Sequence[Scene], size: int = 96, samples: int = 2) -> tuple[Tensor, Tensor]:
     """Render many scenes.
 
-    scenes: B scenes; size: pixels a side; samples: antialiasing samples a pixel side.
+    scenes: B scenes; size: pixels per side; samples: antialiasing samples along each side of a pixel.
     Returns images (B, size, size, 3) float32 in [0, 1] and depth (B, size, size) float32 in metres
     along the optical axis, taken at pixel centres.
     """
@@ -214,6 +214,6 @@ def render(scene: Scene, size: int = 96, samples: int = 2) -> tuple[np.ndarray, 
 
 
 def depth_image(depth: Tensor) -> Tensor:
-    """Metric depth (..., H, W) as a grey image (..., H, W, 3) in [0, 1]: near is dark, far is light."""
+    """Metric depth (..., H, W) as a grey image (..., H, W, 3) in [0, 1]: near is dark, far is bright."""
     grey = ((depth - DEPTH_NEAR) / (DEPTH_FAR - DEPTH_NEAR)).clamp(0, 1)
     return grey[..., None].expand(*grey.shape, 3)

@@ -1,11 +1,11 @@
 """Captioned scenes: one solid on a floor in front of a wall.
 
 A `Scene` is a complete, frozen description: the words that name it (shape, colour, texture, size,
-position, background) and the exact numbers drawn around them (pose, hue, light, camera). Everything
-random comes from the `numpy.random.Generator` the caller passes, so a seed fixes a data set.
+position, background) and the exact numbers sampled around them (pose, hue, light, camera). All
+randomness comes from the `numpy.random.Generator` that the caller passes, so a seed fixes a data set.
 
-Some combinations are held out: `sample_scene(rng)` never draws them, so a model trained on it has
-not seen them and a later LoRA has something real to teach. See `is_held_out`.
+Some combinations are held out: `sample_scene(rng)` never samples them, so a model trained on its scenes
+does not know them, and a LoRA has something real to teach. See `is_held_out`.
 
 Units: lengths in metres, angles in radians, colours RGB in [0, 1]. World axes: x right, y up, z away
 from the camera, the floor is y = 0 and the camera stands above the origin.
@@ -30,7 +30,7 @@ HELD_OUT_PAIRS = (("purple", "cone"), ("yellow", "cube"), ("green", "ring"), ("p
 HELD_OUT_COLORS = ("cyan",)
 HELD_OUT_TEXTURES = ("striped",)
 
-# Hue, saturation, value of each name, then the half width of the uniform jitter on each.
+# Hue, saturation and value of each name; below each table, the half widths of the uniform jitter on them.
 _OBJECT_HSV = {
     "red": (0.995, 0.90, 0.86), "orange": (0.078, 0.92, 0.97), "yellow": (0.152, 0.85, 0.97),
     "green": (0.345, 0.78, 0.68), "cyan": (0.500, 0.80, 0.88), "blue": (0.615, 0.85, 0.85),
@@ -46,7 +46,7 @@ _CENTER_X = {"left": -0.88, "center": 0.0, "right": 0.88}
 
 @dataclass(frozen=True)
 class Scene:
-    """Words and numbers of one scene; see the module's head for units and axes."""
+    """Words and numbers of one scene; see the module docstring for units and axes."""
 
     shape: str
     color: str
@@ -69,19 +69,19 @@ class Scene:
 
 
 def is_held_out(shape: str, color: str, texture: str) -> bool:
-    """Whether training never sees this combination: a held-out pair, colour or texture."""
+    """Whether this combination is held out of training: a held-out pair, colour or texture."""
     return (color, shape) in HELD_OUT_PAIRS or color in HELD_OUT_COLORS or texture in HELD_OUT_TEXTURES
 
 
 def _jittered_rgb(rng: np.random.Generator, hsv: tuple, jitter: tuple) -> tuple[float, float, float]:
-    """Draw an RGB triple uniformly from the box of half widths `jitter` around `hsv`."""
+    """Sample an RGB triple uniformly from the HSV box of half widths `jitter` around `hsv`."""
     h, s, v = (c + j * rng.uniform(-1, 1) for c, j in zip(hsv, jitter))
     return colorsys.hsv_to_rgb(h % 1.0, min(max(s, 0.0), 1.0), min(max(v, 0.0), 1.0))
 
 
 def make_scene(rng: np.random.Generator, shape: str, color: str, texture: str = "plain",
                size: str = "large", position: str = "center", background: str = "gray") -> Scene:
-    """Draw the numbers of a scene whose words are given; any combination, held out or not."""
+    """Sample the numbers of a scene with given words, held out or not. Raises ValueError for an unknown word."""
     words = {"shape": shape, "color": color, "texture": texture, "size": size,
              "position": position, "background": background}
     for name, word in words.items():
@@ -104,9 +104,9 @@ def make_scene(rng: np.random.Generator, shape: str, color: str, texture: str = 
 
 
 def sample_scene(rng: np.random.Generator, held_out: bool | None = False) -> Scene:
-    """Draw a scene with uniform words among the combinations asked for.
+    """Sample a scene with uniformly distributed words.
 
-    held_out: False draws training combinations only, True held-out ones only, None any.
+    held_out: False for training combinations only, True for held-out combinations only, None for any.
     """
     while True:
         words = {name: str(rng.choice(values)) for name, values in ATTRIBUTES.items()}

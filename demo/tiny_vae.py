@@ -1,9 +1,9 @@
-"""A narrow autoencoder of TAESD's shape, for training.
+"""A narrow autoencoder with TAESD's architecture, for training.
 
 The host's TAESD is 64 channels wide everywhere, which is slow to train on a CPU and wasteful to store.
-Here each resolution has its own smaller width; `widening` turns the weights into the host's.
+Here each resolution has its own smaller width; `widening` pads the weights to the host's width.
 
-Images are (B, 3, H, W) in [0, 1], latents (B, 4, H/8, W/8) of about unit variance per channel.
+Images are (B, 3, H, W) in [0, 1], latents (B, 4, H/8, W/8) with about unit variance per channel.
 Key names equal those of `comfy.taesd.taesd.TAESD`.
 """
 
@@ -41,7 +41,7 @@ def _conv(n_in: int, n_out: int, **options) -> nn.Conv2d:
 
 
 def encoder(widths: tuple[int, ...] = WIDTHS) -> nn.Sequential:
-    """Image in [0, 1] -> latent; the layer order is that of the host's encoder."""
+    """Image in [0, 1] -> latent, with the layers in the order of the host's encoder."""
     layers: list[nn.Module] = [_conv(3, widths[0]), Block(widths[0])]
     for narrow, wide in zip(widths, widths[1:]):
         layers += [_conv(narrow, wide, stride=2, bias=False), Block(wide), Block(wide), Block(wide)]
@@ -49,7 +49,7 @@ def encoder(widths: tuple[int, ...] = WIDTHS) -> nn.Sequential:
 
 
 def decoder(widths: tuple[int, ...] = WIDTHS) -> nn.Sequential:
-    """Latent -> image in about [0, 1]; the layer order is that of the host's decoder."""
+    """Latent -> image in about [0, 1], with the layers in the order of the host's decoder."""
     layers: list[nn.Module] = [Clamp(), _conv(LATENT_CHANNELS, widths[-1]), nn.ReLU()]
     for wide, narrow in zip(widths[:0:-1], widths[-2::-1]):
         layers += [Block(wide), Block(wide), Block(wide), nn.Upsample(scale_factor=2),
@@ -58,7 +58,7 @@ def decoder(widths: tuple[int, ...] = WIDTHS) -> nn.Sequential:
 
 
 class TinyVAE(nn.Module):
-    """Encoder and decoder under the host's key names."""
+    """Encoder and decoder with the host's key names."""
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS):
         super().__init__()

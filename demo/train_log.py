@@ -1,4 +1,4 @@
-"""What the scripts share: the host's import, a JSON-lines log, the clock, weights on disk, renders."""
+"""Shared by the training scripts: import of ComfyUI, JSON-lines log, clock, thread choice, weight files, renders."""
 
 import json
 import os
@@ -20,7 +20,7 @@ LOG = FOLDER / "training_log.jsonl"
 
 
 def import_host() -> None:
-    """Make `comfy` importable from the folder in COMFYUI_PATH, on the CPU where there is no GPU."""
+    """Make `comfy` importable from the folder in COMFYUI_PATH, in CPU mode if there is no GPU."""
     if "comfy" not in sys.modules:
         root = os.environ.get("COMFYUI_PATH", "")
         if not (Path(root) / "comfy").is_dir():
@@ -32,20 +32,21 @@ def import_host() -> None:
 
 
 class Clock:
-    """Seconds since the start plus those of earlier, resumed runs."""
+    """Training time in seconds, including the time before the run was resumed."""
 
     def __init__(self, before: float = 0.0):
         self._start = time.monotonic() - before
 
     def __call__(self) -> float:
-        """Seconds trained so far."""
+        """Seconds of training so far."""
         return time.monotonic() - self._start
 
 
 class Threads:
-    """Picks 1 or `most` threads by timing a few steps of each every PERIOD steps.
+    """Chooses between 1 and `most` threads by timing TRIAL steps of each every PERIOD steps.
 
-    On a busy machine threads that wait for each other can be slower than one; `most` must gain by GAIN.
+    On a busy machine, threads that wait for each other can be slower than one thread, so `most` threads are
+    used only if they are faster by the factor GAIN.
     """
 
     PERIOD, TRIAL, GAIN = 48, 3, 1.25
@@ -55,7 +56,7 @@ class Threads:
         torch.set_num_threads(most)
 
     def __call__(self) -> None:
-        """Call once a training step."""
+        """Call once per training step."""
         phase, offset = divmod(self._step % self.PERIOD, self.TRIAL)
         if phase < 2 and offset == 0:
             torch.set_num_threads(self._options[phase])
@@ -69,7 +70,7 @@ class Threads:
 
 
 def log(stage: str, **record) -> None:
-    """Append one line to the training log and show it."""
+    """Append one line to the training log and print it."""
     line = json.dumps({"stage": stage, **{k: round(v, 6) if isinstance(v, float) else v
                                           for k, v in record.items()}})
     print(line, flush=True)
@@ -78,7 +79,7 @@ def log(stage: str, **record) -> None:
 
 
 def save_half(state_dict: dict[str, Tensor], path: Path) -> None:
-    """Write a state dict in float16, replacing the old file in one step."""
+    """Write a state dict in float16, replacing the old file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file({k: v.detach().to(torch.float16).contiguous() for k, v in state_dict.items()}, partial)
@@ -108,5 +109,5 @@ def ema_update(average: dict[str, Tensor], model: torch.nn.Module, decay: float)
 
 
 def generators(seed: int) -> tuple[np.random.Generator, torch.Generator]:
-    """A private numpy and a private torch generator."""
+    """A numpy and a torch generator with the same seed."""
     return np.random.default_rng(seed), torch.Generator().manual_seed(seed)

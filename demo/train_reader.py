@@ -1,7 +1,7 @@
-"""Train the attribute reader: `python demo train_reader --minutes 4`.
+"""Train the attribute classifier: `python demo train_reader --minutes 4`.
 
-Cross entropy of every head on renders of all combinations. Half of the batch are renders that went
-through the autoencoder with a noisy latent; every image gets a random blur, gain, offset and noise.
+The loss is the cross entropy of every head on renders of all combinations. Half of the images have gone
+through the autoencoder with a noisy latent; every image gets random blur, gain, offset and noise.
 """
 
 import argparse
@@ -19,14 +19,14 @@ BATCH, PEAK_LR = 64, 3e-3
 
 
 def labels(scenes: list[Scene]) -> dict[str, Tensor]:
-    """Index of each attribute's word, (N,) an attribute."""
+    """Attribute -> index of its word in each scene, (N,)."""
     return {name: torch.tensor([words.index(getattr(s, name)) for s in scenes])
             for name, words in ATTRIBUTES.items()}
 
 
 @torch.no_grad()
 def round_trips(images: Tensor, gen: torch.Generator) -> Tensor:
-    """uint8 images (N, 3, H, W) through the autoencoder, with latent noise of std 0 to 0.25, as uint8."""
+    """uint8 images (N, 3, H, W) through the autoencoder, with latent noise of standard deviation 0 to 0.25; uint8."""
     vae, out = load_vae(), torch.empty_like(images)
     for start in range(0, len(images), 64):
         part = images[start:start + 64].float() / 255
@@ -39,7 +39,7 @@ def round_trips(images: Tensor, gen: torch.Generator) -> Tensor:
 
 
 def augment(x: Tensor, gen: torch.Generator) -> Tensor:
-    """Blur by a random amount, change gain and offset a little, add noise; (B, 3, H, W) in [0, 1]."""
+    """Apply random blur, small random gain and offset, and noise to images (B, 3, H, W) in [0, 1]."""
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(len(x), 1, 1, 1, generator=gen)
 
@@ -60,7 +60,10 @@ def evaluate(reader: Reader, images: Tensor, target: dict[str, Tensor]) -> dict[
 
 
 def train(minutes: float, images: Tensor, target: dict[str, Tensor], seed: int) -> Reader:
-    """Train for a time; images uint8 (N, 3, 96, 96)."""
+    """Train a new classifier for `minutes`.
+
+    images: uint8 (N, 3, 96, 96); target: attribute -> word index (N,).
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         reader = Reader()

@@ -3,10 +3,10 @@
     x_t = alpha x0 + sigma eps,   loss = min(snr, 5) / snr * |unet(x_t, t, text) - eps|^2
 
 with t uniform over the 1000 rows of the host's own table (snr = alpha^2 / sigma^2; the min-SNR weight of
-arXiv 2303.09556 keeps the many nearly clean rows from dominating), captions replaced by the empty prompt
-at DROP_CAPTION for classifier-free guidance, AdamW, warm-up and cosine, bfloat16 autocast, and an
-exponential moving average of the weights, which is what is exported. A checkpoint every SAVE_EVERY
-seconds makes the run resumable; touching the file `stop` in the cache folder ends it early.
+arXiv 2303.09556 keeps the many nearly clean rows from dominating). For classifier-free guidance, captions
+are replaced by the empty prompt with probability DROP_CAPTION. AdamW with warm-up and a cosine schedule,
+bfloat16 autocast; the exponential moving average of the weights is exported. A checkpoint is written every
+SAVE_EVERY seconds, so the run can be resumed; creating the file `stop` in the cache folder ends it early.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def init_weights(model: nn.Module, gen: torch.Generator) -> None:
 
 
 def zero_residual_outputs(unet: nn.Module) -> None:
-    """Start residual branches, transformer outputs and the last convolution at zero, in place."""
+    """Set the last layer of residual branches and transformers and the last convolution to zero, in place."""
     for name, module in unet.named_modules():
         if name.endswith(("out_layers.3", "proj_out", "out.2")):
             for parameter in module.parameters():
@@ -51,7 +51,7 @@ def zero_residual_outputs(unet: nn.Module) -> None:
 
 
 def encode_text(text: nn.Module, tokens: Tensor) -> Tensor:
-    """What the host's CLIPTextModel returns as last hidden state, without its in-place additions.
+    """The last hidden state of the host's CLIPTextModel, without its in-place additions.
 
     text: DemoTextModel; tokens: (B, MAX_TOKENS) integers. Returns (B, MAX_TOKENS, CONTEXT_DIM).
     """
@@ -69,14 +69,14 @@ def encode_text(text: nn.Module, tokens: Tensor) -> Tensor:
 def loss_weight(snr: Tensor, most: float) -> Tensor:
     """Weight of the eps error at a signal-to-noise ratio; both (B,).
 
-    min(snr, MIN_SNR) / snr is 1 on every noisy row; most > 1 lets it grow there like that of the x0 error,
-    1 / snr, up to `most`. What is decided under strong noise, the position above all, is learned sooner.
+    min(snr, MIN_SNR) / snr is 1 on every noisy row; with most > 1 the weight grows there like that of the x0
+    error, 1 / snr, up to `most`. What strong noise decides, above all the position, is then learned sooner.
     """
     return snr.clamp_max(MIN_SNR) / snr * (1 / snr).clamp(1, most)
 
 
 class Trainer:
-    """The two networks, their optimiser and average, and the data; `step` does one update."""
+    """The two networks, their optimiser, their moving average and the data; `step` does one update."""
 
     def __init__(self, cache: Path, minutes: float, seed: int, noisy_weight: float, noisy_share: float):
         from .networks import new_text_model, new_unet_model
@@ -99,7 +99,7 @@ class Trainer:
         self.steps, self.clock = 0, Clock()
 
     def batch(self, gen: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Latents (BATCH, 4, h, w) and token rows (BATCH, MAX_TOKENS), some of them empty prompts."""
+        """Latents (BATCH, 4, h, w) and tokens (BATCH, MAX_TOKENS), some of them of the empty prompt."""
         rows = torch.randint(0, len(self.latents), (BATCH,), generator=gen)
         which = torch.randint(0, self.tokens.shape[1], (BATCH,), generator=gen)
         tokens = self.tokens[rows, which]
@@ -107,7 +107,7 @@ class Trainer:
         return self.latents[rows].float(), torch.where(drop, self.empty, tokens)
 
     def step(self) -> tuple[float, float]:
-        """One update; returns the weighted and the plain eps loss."""
+        """Do one update and return the weighted and the unweighted eps loss."""
         gen = torch.Generator().manual_seed(self.seed * 1_000_003 + self.steps)
         x0, tokens = self.batch(gen)
         timestep = torch.randint(0, len(self.sigmas), (BATCH,), generator=gen)
@@ -134,14 +134,14 @@ class Trainer:
         return loss.item(), error.mean().item()
 
     def set_rate(self) -> None:
-        """Warm-up by steps, then a cosine over the time budget down to 2 % of the peak."""
+        """Set the learning rate: warm-up in steps, times a cosine over the time budget down to 2 % of the peak."""
         done = min(1.0, self.clock() / self.budget)
         rate = min(1.0, (self.steps + 1) / WARMUP_STEPS) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
         for group in self.opt.param_groups:
             group["lr"] = PEAK_LR * rate
 
     def save(self, folder: Path) -> None:
-        """Checkpoint for resuming in the cache folder, averaged weights in float16 in `folder`."""
+        """Write a checkpoint for resuming to the cache folder, and the averaged weights in float16 to `folder`."""
         state = {f"net.{k}": v for k, v in self.nets.state_dict().items()}
         state |= {f"ema.{k}": v for k, v in self.average.items()}
         for i, values in self.opt.state_dict()["state"].items():
@@ -154,7 +154,7 @@ class Trainer:
             save_half(part, folder / f"{file}.safetensors")
 
     def resume(self) -> None:
-        """Take up the checkpoint in the cache folder."""
+        """Load the checkpoint in the cache folder."""
         state = load_file(self.cache / "resume.safetensors")
         self.nets.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("net.")})
         self.average = {k[4:]: v for k, v in state.items() if k.startswith("ema.")}
@@ -170,7 +170,7 @@ class Trainer:
 
 
 def run(trainer: Trainer, out: Path, threads: Threads) -> None:
-    """Train until the time is up or the file `stop` appears, logging and saving on the way."""
+    """Train until the time is up or the file `stop` exists, logging and saving at intervals."""
     stop, saved = trainer.cache / "stop", trainer.clock()
     recent: list[tuple[float, float]] = []
     while trainer.clock() < trainer.budget and not stop.exists():
@@ -196,9 +196,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--minutes", type=float, default=70.0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=3)
-    parser.add_argument("--noisy-weight", type=float, default=1.0, help="most weight of a very noisy row")
-    parser.add_argument("--noisy-share", type=float, default=0.0, help="share drawn from rows 600 to 999")
-    parser.add_argument("--new-schedule", action="store_true", help="with --resume: start the clock anew")
+    parser.add_argument("--noisy-weight", type=float, default=1.0, help="highest loss weight of a very noisy row")
+    parser.add_argument("--noisy-share", type=float, default=0.0, help="fraction of samples from rows 600 to 999")
+    parser.add_argument("--new-schedule", action="store_true", help="with --resume: restart the time budget")
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args(argv)
     import_host()

@@ -1,11 +1,11 @@
 """Train the autoencoder: `python demo train_vae --minutes 11`.
 
 Loss: L1 + MSE of the pixels + L1 of their finite differences, with Gaussian noise on the latent so that
-nearby latents decode alike, and a pull of each latent channel to zero mean and unit variance. For the
-last part of the time the encoder is frozen, its last layer is rescaled so that each latent channel of
-training images has exactly that mean and variance, and only the decoder goes on learning.
+nearby latents decode alike, and a penalty that pulls each latent channel to zero mean and unit variance. For
+the last part of the time the encoder is frozen, with its last layer rescaled so that each latent channel has
+exactly that mean and variance over training images, and only the decoder is trained.
 
-Data: 64x64 crops of renders of any combination, of their depth as grey images, and plain or smooth ones.
+Data: 64x64 crops of renders of any combination and of their depth as grey images, and smooth or plain images.
 """
 
 import argparse
@@ -22,12 +22,12 @@ from .tiny_vae import TinyVAE
 from .train_log import WEIGHTS, Clock, Threads, generators, log, render_pool, save_half
 
 CROP, BATCH = 64, 16
-PEAK_LR, DECODER_SHARE = 1.5e-3, 0.25  # the share of the time in which the encoder is frozen
+PEAK_LR, DECODER_SHARE = 1.5e-3, 0.25  # DECODER_SHARE: fraction of the time with a frozen encoder
 LATENT_NOISE = 0.05
 
 
 def smooth_images(count: int, size: int, gen: torch.Generator) -> Tensor:
-    """Plain and smoothly varying images (count, 3, size, size), black and white among them."""
+    """Plain and smoothly varying images (count, 3, size, size) in [0, 1], including black and white ones."""
     coarse = torch.rand(count, 3, 4, 4, generator=gen)
     grey = torch.rand(count, 1, 1, 1, generator=gen) < 0.5
     coarse = torch.where(grey, coarse[:, :1], coarse)
@@ -53,7 +53,7 @@ def sample_batch(images: Tensor, depths: Tensor, gen: torch.Generator) -> Tensor
 
 
 def _stretch(grey: Tensor, gen: torch.Generator) -> Tensor:
-    """Depth images of other conventions: inverted, or stretched to the full range, half of the time."""
+    """Depth images of other conventions: inverted half of the time, stretched to the full range half of the time."""
     kind = int(torch.randint(0, 4, (), generator=gen))
     if kind >= 2:
         grey = (grey - grey.min()) / (grey.max() - grey.min()).clamp_min(1e-3)
@@ -61,7 +61,7 @@ def _stretch(grey: Tensor, gen: torch.Generator) -> Tensor:
 
 
 def reconstruction_loss(out: Tensor, target: Tensor) -> Tensor:
-    """Pixels and finite differences, a scalar."""
+    """Loss on pixels and their finite differences, a scalar."""
     dx = (out[..., 1:] - out[..., :-1]) - (target[..., 1:] - target[..., :-1])
     dy = (out[..., 1:, :] - out[..., :-1, :]) - (target[..., 1:, :] - target[..., :-1, :])
     error = out - target
@@ -69,14 +69,14 @@ def reconstruction_loss(out: Tensor, target: Tensor) -> Tensor:
 
 
 def moment_penalty(z: Tensor) -> Tensor:
-    """Squared distance of each channel's mean from 0 and log variance from 0."""
+    """Mean square of the channels' means plus that of their log variances, for latents (B, C, h, w); a scalar."""
     var, mean = torch.var_mean(z.float(), dim=(0, 2, 3))
     return mean.square().mean() + var.clamp_min(1e-4).log().square().mean()
 
 
 @torch.no_grad()
 def normalise_encoder(vae: TinyVAE, images: Tensor) -> None:
-    """Rescale the encoder's last layer: zero mean, unit variance per channel over `images` (uint8)."""
+    """Rescale the encoder's last layer, in place, to zero mean and unit variance per channel over uint8 `images`."""
     z = torch.cat([vae.encode(part.float() / 255) for part in images.split(64)])
     var, mean = torch.var_mean(z, dim=(0, 2, 3))
     last = vae.taesd_encoder[-1]
@@ -85,7 +85,7 @@ def normalise_encoder(vae: TinyVAE, images: Tensor) -> None:
 
 
 def new_vae(seed: int, start: Path | None) -> TinyVAE:
-    """A fresh autoencoder, or the one of the file `start`."""
+    """A newly initialised autoencoder, or the one in the file `start`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae = TinyVAE()
@@ -95,7 +95,7 @@ def new_vae(seed: int, start: Path | None) -> TinyVAE:
 
 
 def train(vae: TinyVAE, args: argparse.Namespace, images: Tensor, depths: Tensor) -> TinyVAE:
-    """Train for a time, in place, and return the autoencoder; args as `main` reads them."""
+    """Train in place for args.minutes and return the autoencoder; args: as parsed by `main`."""
     gen = torch.Generator().manual_seed(args.seed + 1)
     opt = torch.optim.AdamW(vae.parameters(), PEAK_LR, betas=(0.9, 0.99), weight_decay=1e-3)
     clock, threads, step, frozen = Clock(), Threads(args.threads), 0, False
@@ -131,9 +131,9 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="demo train_vae", description=__doc__)
     parser.add_argument("--minutes", type=float, default=11.0)
     parser.add_argument("--scenes", type=int, default=6000)
-    parser.add_argument("--start", type=Path, help="go on from these weights")
+    parser.add_argument("--start", type=Path, help="continue from these weights")
     parser.add_argument("--out", type=Path, default=WEIGHTS / "vae.safetensors")
-    parser.add_argument("--decoder-only", action="store_true", help="leave the encoder as it is")
+    parser.add_argument("--decoder-only", action="store_true", help="do not train the encoder")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)

@@ -1,7 +1,7 @@
 """The exact embedding of the narrow autoencoder of `tiny_vae` into the host's TAESD, 64 channels wide.
 
-A convolution padded with zero weights and zero biases keeps the extra channels at 0, ReLU keeps 0 at 0,
-and an identity skip adds 0, so a zero-padded narrow net computes the same function inside the wide one.
+A convolution padded with zero weights and zero biases keeps the extra channels at 0, ReLU maps 0 to 0,
+and an identity skip adds 0, so the zero-padded narrow network computes the same function as before.
 """
 
 import torch
@@ -11,7 +11,7 @@ WIDE = 64
 
 
 def widen(state_dict: dict[str, Tensor], wide: int = WIDE) -> dict[str, Tensor]:
-    """Zero-pad a narrow state dict to the host's width, in float32, with a unit scale and no shift."""
+    """Zero-pad a narrow state dict to width `wide`, in float32, and add the host's VAE scale 1 and shift 0."""
     out = {}
     for key, value in state_dict.items():
         is_input = key == "taesd_encoder.0.weight"

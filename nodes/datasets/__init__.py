@@ -1,1 +1,1 @@
-"""Training sets from folders: images with captions, and images with targets."""
+"""Training sets from folders: images with captions, or images with pixel-aligned targets."""

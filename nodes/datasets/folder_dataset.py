@@ -1,4 +1,4 @@
-"""Training Set from Folder: images and captions -> latents and conditioning, cached on disk."""
+"""Training Set from Folder: images and captions -> LATENTs and CONDITIONINGs, cached on disk."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from .widgets import dataset_inputs
 
 
 class D2FFolderDataset(io.ComfyNode):
-    """Encodes a folder once; later runs read the cache."""
+    """Encodes the images and captions of a folder once; later runs read them from the cache."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -26,36 +26,38 @@ class D2FFolderDataset(io.ComfyNode):
             node_id="D2FFolderDataset",
             display_name="Training Set from Folder (Diff2Flow)",
             category=CATEGORY,
-            description="Turns a folder of images and captions into latents and conditioning for training. Images go "
-            "to aspect buckets; they are encoded once and kept on disk, so that the next run takes seconds.",
+            description="Turns a folder of images and captions into latents and conditionings for training. Images are "
+            "sorted into aspect ratio buckets, encoded once and cached on disk, so the next run takes seconds.",
             search_aliases=["dataset", "training images", "captions", "aspect buckets", "load folder", "diff2flow"],
             inputs=dataset_inputs(),
             outputs=[
                 io.Latent.Output(
                     display_name="latents",
-                    tooltip="A LATENT a bucket, with loss masks where there are any. A list, for the trainer.",
+                    tooltip="One LATENT per bucket, with loss masks if there are any. A list for the trainer.",
                     is_output_list=True,
                 ),
                 io.Conditioning.Output(
                     display_name="positive",
-                    tooltip="A CONDITIONING an image, in the order of the latents. A list, for the trainer.",
+                    tooltip="One CONDITIONING per row of the latents, in their order. A list for the trainer.",
                     is_output_list=True,
                 ),
                 io.Conditioning.Output(
-                    display_name="negative", tooltip="The empty prompt, for caption dropout and for previews."
+                    display_name="negative", tooltip="The empty prompt, for caption dropout and previews."
                 ),
                 io.String.Output(
-                    display_name="report", tooltip="Counts by bucket, what was encoded, and the files left out and why."
+                    display_name="report",
+                    tooltip="Counts per bucket, what was encoded, and which files were left out and why.",
                 ),
                 io.Image.Output(
-                    display_name="contact_sheet", tooltip="Up to 16 images as they are trained on, with their buckets."
+                    display_name="contact_sheet",
+                    tooltip="Up to 16 images as the model is trained on them, labelled with their buckets.",
                 ),
             ],
         )
 
     @classmethod
     def fingerprint_inputs(cls, folder: str | None = None, **inputs: Any) -> str:
-        """Names, sizes and times of all files; the host compares the other inputs itself."""
+        """State of the folder's files; ComfyUI compares the other inputs itself."""
         return folder_state(folder)
 
     @classmethod
@@ -80,7 +82,7 @@ class D2FFolderDataset(io.ComfyNode):
         folder_repeats: bool,
     ) -> io.NodeOutput:
         host.check_models(clip, vae)
-        place = existing_folder(folder)
+        root = existing_folder("folder", folder)
         settings = SetSettings(
             resolution=resolution,
             step=bucket_step,
@@ -91,64 +93,72 @@ class D2FFolderDataset(io.ComfyNode):
             upscale=upscale == "allow",
             seed=seed,
         )
-        plan = _plan(vae, place, Captions(captions, caption, prefix), folder_repeats, settings)
-        _check(plan, place, odd_files)
-        return io.NodeOutput(*_encoded(clip, vae, place, plan, settings))
+        plan = _plan(vae, root, Captions(captions, caption, prefix), folder_repeats, settings)
+        _check(plan, root, odd_files)
+        return io.NodeOutput(*_encode_all(clip, vae, root, plan, settings))
 
 
-def _plan(vae: Any, place: Path, captions: Captions, folder_repeats: bool, settings: SetSettings) -> SetPlan:
-    """What the folder gives, with the odd files of captions and of images."""
-    items, odd = find_items(place, captions, folder_repeats)
+def _plan(vae: Any, root: Path, captions: Captions, folder_repeats: bool, settings: SetSettings) -> SetPlan:
+    """The samples of a folder, and its invalid files: first those with an invalid caption, then invalid images."""
+    items, invalid = find_items(root, captions, folder_repeats)
     steps = survey(items, settings, _cache("latents"), host.vae_identity(vae))
     *_, plan = host.track(steps, len(items))
-    plan.odd[:0] = odd
+    plan.odd[:0] = invalid
     return plan
 
 
-def _check(plan: SetPlan, place: Path, odd_files: str) -> None:
-    """Refuse odd files if the user wants that, and a folder that gives nothing."""
+def _check(plan: SetPlan, root: Path, odd_files: str) -> None:
+    """Raise ValueError for invalid files, unless the widget says skip, and for a folder without any usable image."""
     if plan.odd and odd_files == "stop":
-        raise InvalidFilesError(place, plan.odd)
+        raise InvalidFilesError(root, plan.odd)
     if not plan.samples:
         left_out = list_files(plan.odd + plan.small)
         raise ValueError(
-            f"there is no image to train on in {place}; put PNG, JPEG or WebP files there, each with a .txt of the "
-            "same name that describes it" + (f". Left out were:\n{left_out}" if left_out else "")
+            f"there are no images to train on in {root}; put PNG, JPEG or WebP files there, each with a .txt file of "
+            "the same name that holds its caption" + (f". These files were left out:\n{left_out}" if left_out else "")
         )
 
 
-def _encoded(clip: Any, vae: Any, place: Path, plan: SetPlan, settings: SetSettings) -> tuple[Any, ...]:
-    """All outputs; captions first, so that the host loads each model once."""
+def _encode_all(clip: Any, vae: Any, root: Path, plan: SetPlan, settings: SetSettings) -> tuple[Any, ...]:
+    """The outputs of the node. Captions are encoded before images, so that ComfyUI loads each model only once."""
     rows = [sample for bucket in plan.rows for sample in bucket]
-    conditionings, new = _conditionings(clip, [sample.item.caption for sample in rows])
+    conditionings, encoded = _encode_captions(clip, [sample.item.caption for sample in rows])
     _encode_missing(vae, plan)
-    told = {sample: conditionings[sample.item.caption] for sample in plan.samples}
+    of_sample = {sample: conditionings[sample.item.caption] for sample in plan.samples}
     if host.takes_sizes(clip):
-        told = {sample: with_sizes(conditioning, sample.sizes()) for sample, conditioning in told.items()}
-    positive = [told[sample] for sample in rows]
+        of_sample = {sample: with_sizes(conditioning, sample.sizes()) for sample, conditioning in of_sample.items()}
+    positive = [of_sample[sample] for sample in rows]
     latents = [gather(bucket, _cache("latents")) for bucket in plan.rows]
-    cached = len(plan.samples) - len(plan.missing), len(conditionings) - new
-    work = Work(cached[0], len(plan.missing), cached[1], new, folder_size(host.cache_folder()))
-    report = describe(place, host.cache_folder(), plan, settings, work)
+    work = Work(
+        latents_cached=len(plan.samples) - len(plan.missing),
+        latents_encoded=len(plan.missing),
+        captions_cached=len(conditionings) - encoded,
+        captions_encoded=encoded,
+        cache_bytes=folder_size(host.cache_folder()),
+    )
+    report = describe(root, host.cache_folder(), plan, settings, work)
     return latents, positive, conditionings[""], report, contact_sheet(rows)
 
 
-def _conditionings(clip: Any, captions: list[str]) -> tuple[dict[str, list], int]:
-    """The conditioning of each caption and of the empty one, and how many were encoded for it."""
-    found: dict[str, list] = {}
-    prompts = dict.fromkeys(["", *captions])
-    identity = host.clip_identity(clip)
-    steps = encode_captions(prompts, _cache("captions"), identity, lambda text: host.encode_caption(clip, text), found)
-    *_, new = host.track(steps, len(prompts))
-    return found, new
+def _encode_captions(clip: Any, captions: list[str]) -> tuple[dict[str, list], int]:
+    """The CONDITIONING of each caption and of the empty one, and how many of them were not in the cache."""
+    conditionings: dict[str, list] = {}
+    distinct = dict.fromkeys(["", *captions])
+
+    def encode_caption(text: str) -> list:
+        return host.encode_caption(clip, text)
+
+    steps = encode_captions(distinct, _cache("captions"), host.clip_identity(clip), encode_caption, conditionings)
+    *_, encoded = host.track(steps, len(distinct))
+    return conditionings, encoded
 
 
 def _encode_missing(vae: Any, plan: SetPlan) -> None:
-    """Latents that the cache lacks, into the cache; a cancel loses the batch in work and no other."""
+    """Encode the latents that the cache lacks; a cancelled run keeps every finished batch in the cache."""
     steps = encode(plan.missing, _cache("latents"), lambda pixels: host.encode_images(vae, pixels))
     for _ in host.track(steps, len(list(batches(plan.missing)))):
         pass
 
 
-def _cache(room: str) -> Cache:
-    return Cache(host.cache_folder() / room)
+def _cache(kind: str) -> Cache:
+    return Cache(host.cache_folder() / kind)

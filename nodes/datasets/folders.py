@@ -1,4 +1,4 @@
-"""Folders that users name: where they are, and whether their files have changed."""
+"""Folders that users name in a widget: where they are, and whether their files have changed."""
 
 import difflib
 from pathlib import Path
@@ -9,29 +9,48 @@ from .. import host
 
 
 def folder_state(folder: str | None) -> str:
-    """Hash of names, sizes and times of all files in a folder that a user named; "" for one that is not there."""
-    if not folder or not (place := locate_folder(folder)).is_dir():
+    """Hash of the names, sizes and modification times of all files in a folder; "" if the folder does not exist.
+
+    Args:
+        folder: value of the widget; None while the input is connected.
+    """
+    if not folder or not (root := locate_folder(folder)).is_dir():
         return ""
-    files = [(name, path.stat()) for name, path in walk(place) if path.is_file()]
-    facts = [(name, status.st_size, status.st_mtime_ns) for name, status in files]
-    return text_digest(repr(facts))
+    files = [(name, path.stat()) for name, path in walk(root) if path.is_file()]
+    return text_digest(repr([(name, status.st_size, status.st_mtime_ns) for name, status in files]))
 
 
 def locate_folder(folder: str) -> Path:
-    """The folder that a user named: absolute, or inside ComfyUI's input folder."""
-    return host.input_folder() / Path(folder.strip().strip("\"'")).expanduser()
+    """Path of a folder given as an absolute path or relative to ComfyUI's input folder; quotes and ~ are allowed."""
+    return host.input_folder() / Path(_unquoted(folder)).expanduser()
 
 
-def existing_folder(folder: str) -> Path:
-    """The folder that a user named. Raises ValueError that names what exists nearby."""
-    place = locate_folder(folder)
-    if folder.strip().strip("\"'") and place.is_dir():
-        return place
-    around = next(parent for parent in (place, *place.parents) if parent.is_dir())
-    names = sorted(path.name for path in around.iterdir() if path.is_dir() and not path.name.startswith("."))
-    names = difflib.get_close_matches(place.name, names, 5, 0.4) or names[:10]
-    nearby = f"{around} has the folders {', '.join(map(repr, names))}" if names else f"{around} has no folders"
+def existing_folder(widget: str, folder: str) -> Path:
+    """Path of an existing folder.
+
+    Args:
+        widget: name of the widget, for the error.
+        folder: value of the widget.
+
+    Raises:
+        ValueError: the folder does not exist; lists similar ones that do.
+    """
+    path = locate_folder(folder)
+    if _unquoted(folder) and path.is_dir():
+        return path
     raise ValueError(
-        f"folder {folder!r} is not a folder ({place}); give an absolute path, or one inside ComfyUI's input folder "
-        f"({host.input_folder()}). {nearby}"
+        f"{widget} {folder!r} is not a folder ({path}); enter an absolute path, or a path inside ComfyUI's input "
+        f"folder ({host.input_folder()}). {_nearby(path)}"
     )
+
+
+def _unquoted(folder: str) -> str:
+    return folder.strip().strip("\"'")
+
+
+def _nearby(path: Path) -> str:
+    """A sentence that lists folders where a missing folder was expected, those with a similar name if there are any."""
+    parent = next(parent for parent in (path, *path.parents) if parent.is_dir())
+    names = sorted(child.name for child in parent.iterdir() if child.is_dir() and not child.name.startswith("."))
+    names = difflib.get_close_matches(path.name, names, 5, 0.4) or names[:10]
+    return f"{parent} has the folders {', '.join(map(repr, names))}" if names else f"{parent} has no folders"

@@ -1,4 +1,4 @@
-"""Paired Folder: images and targets of two folders -> IMAGEs of the same size and crop, a batch a bucket."""
+"""Paired Folder: images and their targets in two folders -> IMAGEs of the same size and crop, one batch per bucket."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from .folders import existing_folder, folder_state
 
 
 class D2FPairedFolder(io.ComfyNode):
-    """Reads pairs of pictures; both of a pair are cropped and mirrored alike."""
+    """Reads images together with their targets and crops and mirrors both alike."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -24,39 +24,37 @@ class D2FPairedFolder(io.ComfyNode):
             node_id="D2FPairedFolder",
             display_name="Paired Folder (Diff2Flow)",
             category=CATEGORY,
-            description="Loads images and what belongs to them pixel by pixel (depth, edges, another style) from two "
-            "folders, brought to the same size and crop, to train a model that turns the one into the other.",
+            description="Loads images and their pixel-aligned targets (depth, edges, another style) from two folders, "
+            "resized and cropped alike, to train a model that turns one into the other.",
             search_aliases=["paired images", "image pairs", "depth dataset", "image to image dataset", "load folder"],
             inputs=[
-                _folder("images", "photos", "Folder of the images: an absolute path, or one inside ComfyUI's input"),
-                _folder(
-                    "targets", "depths", "Folder of the targets, each named as its image: absolute, or one in input"
-                ),
+                _folder("images", "photos", "Folder of the images"),
+                _folder("targets", "depths", "Folder of the targets, each with the same name as its image"),
                 resolution_input(),
                 io.DynamicCombo.Input(
                     "target_values",
                     options=[io.DynamicCombo.Option("color", []), io.DynamicCombo.Option("raw", _raw_widgets())],
-                    tooltip="color: targets are pictures. raw: one value a pixel as it is stored (8-bit or 16-bit grey "
-                    "PNG, 32-bit TIFF, .npy), such as metres.",
+                    tooltip="color: targets are ordinary images. raw: one number per pixel, used as stored (8-bit or "
+                    "16-bit grey PNG, 32-bit TIFF, .npy), such as depth in metres.",
                 ),
                 io.Combo.Input(
                     "flip",
                     options=list(FLIPS),
                     default="off",
-                    tooltip="Mirror left and right, image and target together. random: half of the pairs; both: each "
-                    "pair is there twice, as it is and mirrored.",
+                    tooltip="Mirror image and target together, left to right. random: half of the pairs. both: every "
+                    "pair twice, once as it is and once mirrored.",
                 ),
                 seed_input("Seed of the random flips."),
                 bucket_step_input(),
             ],
             outputs=[
                 io.Image.Output(
-                    display_name="images", tooltip="A batch a bucket, for VAE Encode. A list.", is_output_list=True
+                    display_name="images", tooltip="One batch per bucket, for VAE Encode. A list.", is_output_list=True
                 ),
                 io.Image.Output(
                     display_name="targets",
-                    tooltip="What belongs to the images, in their order. Raw values are in all three channels, not "
-                    "scaled to [0, 1]. A list.",
+                    tooltip="The targets, in the order of the images. Raw values are repeated in all three channels "
+                    "and not scaled to [0, 1]. A list.",
                     is_output_list=True,
                 ),
                 io.Mask.Output(
@@ -70,14 +68,14 @@ class D2FPairedFolder(io.ComfyNode):
                     is_output_list=True,
                 ),
                 io.String.Output(
-                    display_name="report", tooltip="Counts by bucket, memory, and the files left out and why."
+                    display_name="report", tooltip="Counts per bucket, memory, and which files were left out and why."
                 ),
             ],
         )
 
     @classmethod
     def fingerprint_inputs(cls, images: str | None = None, targets: str | None = None, **inputs: Any) -> str:
-        """Names, sizes and times of all files; the host compares the other inputs itself."""
+        """State of the files in both folders; ComfyUI compares the other inputs itself."""
         return f"{folder_state(images)} {folder_state(targets)}"
 
     @classmethod
@@ -95,32 +93,34 @@ class D2FPairedFolder(io.ComfyNode):
         if target_values["target_values"] == "raw":
             raw = RawValues(target_values["target_scale"], target_values["invalid_value"])
         settings = TargetPairSettings(resolution, bucket_step, flip, raw, seed)
-        places = existing_folder(images), existing_folder(targets)
-        found = _load(*places, settings)
-        names = [name for bucket in found.names for name in bucket]
-        return io.NodeOutput(found.images, found.targets, found.valid, names, describe_target_pairs(found, *places))
+        folders = existing_folder("images", images), existing_folder("targets", targets)
+        loaded = _load(*folders, settings)
+        names = [name for bucket in loaded.names for name in bucket]
+        report = describe_target_pairs(loaded, *folders)
+        return io.NodeOutput(loaded.images, loaded.targets, loaded.valid, names, report)
 
 
 def _load(images: Path, targets: Path, settings: TargetPairSettings) -> TargetPairTensors:
-    """All pairs, with the host's progress bar. Raises ValueError if there is none."""
-    pairs, odd = find_target_pairs(images, targets, settings.raw is not None)
-    planned = plan_rows(pairs, settings, odd)
-    *_, found = host.track(read_target_pairs(planned, settings.raw, odd), 1 + sum(map(len, planned)))
-    if not found.names:
-        raise ValueError(_nothing(images, targets, odd))
-    return found
+    """Read all pairs and show the progress. Raises ValueError if there are none."""
+    pairs, invalid = find_target_pairs(images, targets, settings.raw is not None)
+    planned = plan_rows(pairs, settings, invalid)
+    *_, loaded = host.track(read_target_pairs(planned, settings.raw, invalid), 1 + sum(map(len, planned)))
+    if not loaded.names:
+        raise ValueError(_no_pairs(images, targets, invalid))
+    return loaded
 
 
-def _nothing(images: Path, targets: Path, odd: list[InvalidFile]) -> str:
-    left_out = f". Left out were:\n{list_files(odd)}" if odd else ""
+def _no_pairs(images: Path, targets: Path, invalid: list[InvalidFile]) -> str:
+    left_out = f". These files were left out:\n{list_files(invalid)}" if invalid else ""
     return (
-        f"there is no pair to train on in {images} and {targets}; give each image a target of the same name in the "
+        f"there are no pairs to train on in {images} and {targets}; every image needs a target of the same name in the "
         f"other folder, such as a.jpg and a.png{left_out}"
     )
 
 
 def _folder(name: str, example: str, tooltip: str) -> io.String.Input:
-    return io.String.Input(name, default="", placeholder=example, tooltip=f"{tooltip} folder. Subfolders count.")
+    where = "an absolute path, or a path inside ComfyUI's input folder. Subfolders are included."
+    return io.String.Input(name, default="", placeholder=example, tooltip=f"{tooltip}: {where}")
 
 
 def _raw_widgets() -> list[io.Input]:
@@ -132,7 +132,7 @@ def _raw_widgets() -> list[io.Input]:
             max=1e9,
             step=0.001,
             round=1e-9,
-            tooltip="Factor of all values: 0.001 turns millimetres into metres.",
+            tooltip="Factor that multiplies all values: 0.001 turns millimetres into metres.",
         ),
         io.Float.Input(
             "invalid_value",
@@ -141,6 +141,6 @@ def _raw_widgets() -> list[io.Input]:
             max=1e9,
             step=1.0,
             round=1e-6,
-            tooltip="The value, as it is stored, that marks pixels without a measurement. NaN and infinity always do.",
+            tooltip="Stored value that marks pixels without a measurement. NaN and infinity always mark them.",
         ),
     ]

@@ -1,4 +1,4 @@
-"""Sockets and widgets of Training Set from Folder."""
+"""Inputs of Training Set from Folder."""
 
 from comfy_api.latest import io
 
@@ -7,70 +7,72 @@ from ..widgets import bucket_step_input, resolution_input
 
 
 def dataset_inputs() -> list[io.Input]:
-    """All of them, those that are rarely needed last."""
+    """All inputs; rarely needed ones come last."""
     return [
-        io.Clip.Input("clip", tooltip="Encodes the captions: the CLIP of the model that is to be trained."),
-        io.Vae.Input("vae", tooltip="Encodes the images: the VAE of the model that is to be trained."),
+        io.Clip.Input("clip", tooltip="CLIP of the model that you want to train; encodes the captions."),
+        io.Vae.Input("vae", tooltip="VAE of the model that you want to train; encodes the images."),
         io.String.Input(
             "folder",
             default="",
             placeholder="my_photos",
-            tooltip="Folder of the images: an absolute path, or one inside ComfyUI's input folder. Subfolders are "
-            "searched, too.",
+            tooltip="Folder of the images: an absolute path, or a path inside ComfyUI's input folder. Subfolders are "
+            "included.",
         ),
         resolution_input(),
         io.Combo.Input(
             "captions",
             options=list(CAPTION_SOURCES),
             default="auto",
-            tooltip="Where captions come from. auto: photo.txt beside photo.png, else the line of a .jsonl file whose "
-            "key file is photo.png; its key caption counts. none: all images get the caption below.",
+            tooltip="Where captions come from. auto: photo.txt next to photo.png, otherwise the caption key of the "
+            ".jsonl line whose file key is photo.png. none: every image gets the caption below.",
         ),
         io.String.Input(
             "caption",
             default="",
             multiline=True,
-            tooltip="Caption of images that have none. Empty: an image without a caption is an odd file.",
+            tooltip="Caption for images that have none. If it is empty, an image without a caption counts as invalid.",
         ),
         io.String.Input(
             "prefix",
             default="",
             placeholder="trigger word",
-            tooltip="Put before every caption, with a comma, such as the word that is to call up what is learnt.",
+            tooltip="Text that is prepended to every caption with a comma, such as a trigger word for what is learned.",
         ),
         io.Int.Input(
             "repeats",
             default=1,
             min=1,
             max=1000,
-            tooltip="Rows an image gets in the latents. Raise it when there are fewer images than a batch has items.",
+            tooltip="Rows per image in the latents. Increase it if there are fewer images than items per batch.",
         ),
         io.Int.Input(
             "variants",
             default=1,
             min=1,
             max=100,
-            tooltip="Encoded versions of each image; they differ by flip, crop and colour below.",
+            tooltip="Encoded versions per image; they differ in flip, crop and colour below.",
         ),
         io.Boolean.Input(
             "flip",
             default=False,
-            tooltip="Mirror left and right: half of the images, or every second variant. Not for text, faces or sides.",
+            tooltip="Mirror half of the images, or every second variant, left to right. Leave it off for text, faces "
+            "and anything where left and right differ.",
         ),
-        _fraction("crop", 0.9, "Largest part of a side that a random crop leaves out. 0 crops at the centre."),
+        _fraction("crop", 0.9, "Largest part of a side that a random crop removes. 0 crops at the centre."),
         _fraction("colour", 1.0, "Strength of random brightness, contrast, saturation and hue; 0.1 is mild, 0 is off."),
         io.Combo.Input(
             "odd_files",
             options=["stop", "skip"],
             default="stop",
-            tooltip="Files that cannot be used (damaged, animated, without caption): stop names all of them before "
-            "anything is encoded, skip trains without them and names them in the report.",
+            tooltip="What to do with files that cannot be used (damaged, animated, without a caption). stop: list all "
+            "of them in an error before anything is encoded. skip: leave them out and list them in the report.",
         ),
         io.Combo.Input(
             "upscale",
             options=["allow", "skip"],
             default="allow",
-            tooltip="Images smaller than their bucket: allow enlarges them, skip leaves them out and says so.",
+            tooltip="What to do with images smaller than their bucket. allow: enlarge them. skip: leave them out and "
+            "list them in the report.",
         ),
         io.Int.Input(
             "seed",
@@ -78,13 +80,13 @@ def dataset_inputs() -> list[io.Input]:
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
             control_after_generate=False,
-            tooltip="Seed of flip, crop and colour. A new seed encodes all augmented images again.",
+            tooltip="Seed of flip, crop and colour. After a change, all augmented images are encoded again.",
         ),
         bucket_step_input(),
         io.Boolean.Input(
             "folder_repeats",
             default=False,
-            tooltip="A subfolder named 10_cats gives its images 10 repeats, as in kohya's trainer.",
+            tooltip="Whether the images of a subfolder named 10_cats get 10 repeats, as in kohya's trainer.",
             advanced=True,
         ),
     ]

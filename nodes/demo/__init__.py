@@ -1,1 +1,1 @@
-"""The embedded demo model and the scenes that it is trained on."""
+"""The embedded demo model and the rendered scenes that it was trained on."""

@@ -1,4 +1,4 @@
-"""Demo Scenes: pictures, captions and depths to train the demo model on."""
+"""Demo Scenes: images, captions and depth maps for training the demo model."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..widgets import CATEGORY
 
+# Name of a set -> the words that all of its scenes share.
 SCENES = {
     "cyan": {"color": "cyan", "texture": "plain"},
     "striped": {"texture": "striped"},
@@ -16,7 +17,7 @@ SCENES = {
 
 
 class D2FDemoScenes(io.ComfyNode):
-    """Renders captioned scenes as the embedded demo model was trained on, or with words that it never saw."""
+    """Renders captioned scenes like those the demo model was trained on, or with words new to it."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -24,17 +25,16 @@ class D2FDemoScenes(io.ComfyNode):
             node_id="D2FDemoScenes",
             display_name="Demo Scenes (Diff2Flow)",
             category=CATEGORY,
-            description="A small training set for the demo model, rendered on the spot: scenes of one object with "
-            "captions, and their exact depth. The demo model has never seen cyan or stripes, so that a LoRA has "
-            "something to teach it.",
+            description="Renders a small training set for the demo model: scenes of one object with captions and exact "
+            "depth. Cyan and stripes were held out of the demo model's training, so a LoRA can teach them.",
             search_aliases=["diff2flow demo", "demo dataset", "demo images", "synthetic dataset", "demo depth"],
             inputs=[
                 io.Combo.Input(
                     "scenes",
                     options=list(SCENES),
                     default="cyan",
-                    tooltip="What all scenes have in common. The demo model has seen neither cyan nor stripes. known "
-                    "words: what it was trained on.",
+                    tooltip="What all scenes have in common. The demo model was trained without cyan and without "
+                    "stripes. known words: scenes like those in its training set.",
                 ),
                 io.Int.Input("count", default=48, min=1, max=2048, tooltip="Number of scenes, 96 x 96 pixels each."),
                 io.Int.Input(
@@ -43,19 +43,19 @@ class D2FDemoScenes(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFF,
                     control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Another seed gives other scenes, such as a set that only measures.",
+                    tooltip="Seed of the scenes. Use another seed for a validation set.",
                 ),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="Scenes, for VAE Encode."),
                 io.String.Output(
                     display_name="captions",
-                    tooltip="A caption an image, as a list: CLIP Text Encode makes a conditioning of each.",
+                    tooltip="One caption per image, as a list: CLIP Text Encode makes one conditioning of each.",
                     is_output_list=True,
                 ),
                 io.Mask.Output(
                     display_name="depth",
-                    tooltip="Depth of every pixel in metres along the optical axis, not scaled: for Depth Target.",
+                    tooltip="Depth of every pixel along the optical axis in metres, for Depth Target.",
                 ),
             ],
         )
@@ -66,9 +66,15 @@ class D2FDemoScenes(io.ComfyNode):
 
 
 def _render(words: Mapping[str, str], count: int, seed: int) -> tuple[Tensor, list[str], Tensor]:
-    """Images (count, 96, 96, 3) in [0, 1], captions, and depths (count, 96, 96) in metres, of random scenes.
+    """Render random scenes.
 
-    ``words`` are what they have in common.
+    Args:
+        words: attribute -> word that all scenes share.
+        count: number of scenes.
+        seed: seed of the scenes and captions.
+
+    Returns:
+        Images (count, 96, 96, 3) in [0, 1], captions, and depths (count, 96, 96) in metres.
     """
     import numpy
 
@@ -79,7 +85,7 @@ def _render(words: Mapping[str, str], count: int, seed: int) -> tuple[Tensor, li
     rng = numpy.random.default_rng(seed)
     scenes = [sample_scene(rng) for _ in range(count)]
     if words:
-        drawn = [{name: getattr(scene, name) for name in ATTRIBUTES} for scene in scenes]
-        scenes = [make_scene(rng, **{**one, **words}) for one in drawn]
+        sampled = [{name: getattr(scene, name) for name in ATTRIBUTES} for scene in scenes]
+        scenes = [make_scene(rng, **{**attributes, **words}) for attributes in sampled]
     images, depths = render_batch(scenes)
     return images, [caption(scene, rng) for scene in scenes], depths

@@ -1,1 +1,1 @@
-"""Models that look at a picture: the image condition, and depth as its main use."""
+"""Image-to-image models: concat conditioning on the latent of an image, and depth estimation as its main use."""

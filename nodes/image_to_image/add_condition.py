@@ -1,4 +1,4 @@
-"""Add Image Condition: MODEL -> MODEL that sees a second latent beside the noisy one."""
+"""Add Image Condition: MODEL -> MODEL that takes a second latent, concatenated with the noisy one."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from ..widgets import CATEGORY
 
 
 class D2FImageCondition(io.ComfyNode):
-    """Widens the first convolution of a clone from C to 2C channels."""
+    """Widens the first convolution of a clone from C to 2C input channels."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -17,23 +17,23 @@ class D2FImageCondition(io.ComfyNode):
             node_id="D2FImageCondition",
             display_name=host.CONDITION_NODE,
             category=CATEGORY,
-            description="Gives a model (SD1.5, SD2.1, SDXL) a second input, for a picture that it looks at: its first "
-            "layer takes twice the channels, each half with half the weights. Untrained, the model answers two equal "
-            "inputs as it did one. Train it on pairs with the trainer's input 'condition': depth from an image, or an "
-            "image from edges or masks.",
+            description="Adds concat conditioning to a model (SD1.5, SD2.1, SDXL): its first convolution takes the "
+            "latent of an image beside the noisy latent, each with half of the original weights. Before training, two "
+            "equal inputs give the output that one gave before. Train it on pairs through the trainer's input "
+            "'condition', to predict depth from an image or an image from edges or masks.",
             search_aliases=["diff2flow", "image condition", "image to depth", "concat latent", "pix2pix", "widen"],
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="Plain text-to-image checkpoint, converted to flow matching or not. LoRAs before or after "
-                    "this node are kept.",
+                    tooltip="Plain text-to-image checkpoint, converted to flow matching or not. LoRAs applied before "
+                    "or after this node are kept.",
                 )
             ],
             outputs=[
                 io.Model.Output(
                     display_name="model",
-                    tooltip="For the trainer, or for a sampler behind 'Apply Image Condition'. The model that came in "
-                    "is not changed.",
+                    tooltip="For the trainer, or for a sampler whose conditionings come from 'Apply Image Condition'. "
+                    "The input model is not changed.",
                 )
             ],
         )

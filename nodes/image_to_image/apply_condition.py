@@ -1,4 +1,4 @@
-"""Apply Image Condition: CONDITIONINGs and a LATENT -> CONDITIONINGs that carry it."""
+"""Apply Image Condition: CONDITIONINGs and a LATENT -> CONDITIONINGs that carry the latent."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from ..widgets import CATEGORY
 
 
 class D2FApplyCondition(io.ComfyNode):
-    """Puts the latent that a model with the image condition looks at into positive and negative."""
+    """Adds the latent of an image to positive and negative as concat conditioning."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -19,26 +19,32 @@ class D2FApplyCondition(io.ComfyNode):
             node_id="D2FApplyCondition",
             display_name=host.APPLY_NODE,
             category=CATEGORY,
-            description="Shows a picture to a model with the image condition: puts its latent into the conditionings, "
-            "where any sampler finds it.",
+            description="Conditions a model from Add Image Condition on an image: adds the image's latent to the "
+            "conditionings, for use with any sampler.",
             search_aliases=["diff2flow", "image condition", "concat conditioning", "image to image", "pix2pix"],
             inputs=[
                 io.Conditioning.Input(
-                    "positive", tooltip="What the model was trained with: captions, or the empty prompt."
+                    "positive",
+                    tooltip="A prompt like those the model was trained with: a caption, or the empty prompt.",
                 ),
                 io.Latent.Input(
                     "condition",
-                    tooltip="The picture to look at, from VAE Encode, in the size that is sampled. Item i of a batch "
-                    "belongs to item i of the sampler's latents; one serves them all.",
+                    tooltip="Latent of the image, from VAE Encode, in the size that is sampled. Item i of a batch "
+                    "conditions item i of the sampler's latents; a single item conditions all of them.",
                 ),
                 io.Conditioning.Input(
-                    "negative", optional=True, tooltip="For guidance; it sees the same picture. Empty: the positive's."
+                    "negative",
+                    optional=True,
+                    tooltip="Negative prompt for guidance; gets the same latent. If it is not connected, positive is "
+                    "used.",
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="For the sampler."),
                 io.Conditioning.Output(
-                    display_name="negative", tooltip="For the sampler; at CFG 1 it does not count, but is asked for."
+                    display_name="negative",
+                    tooltip="For the sampler, whose negative input must be connected even at CFG 1, where it has no "
+                    "effect.",
                 ),
             ],
         )
@@ -48,8 +54,9 @@ class D2FApplyCondition(io.ComfyNode):
         samples = condition["samples"]
         if samples.ndim != 4 or not bool(torch.isfinite(samples).all()):
             raise ValueError(
-                f"'condition' is a latent of shape {tuple(samples.shape)}; it must be (items, channels, height, width) "
-                "and finite: encode the picture with the model's own VAE, in float32 if need be"
+                f"'condition' is a latent of shape {tuple(samples.shape)}; it must have the shape (batch, channels, "
+                "height, width) and finite values only: encode the image with the model's own VAE, in float32 if "
+                "necessary"
             )
-        told = host.with_condition(positive, samples)
-        return io.NodeOutput(told, told if negative is None else host.with_condition(negative, samples))
+        conditioned = host.with_condition(positive, samples)
+        return io.NodeOutput(conditioned, conditioned if negative is None else host.with_condition(negative, samples))

@@ -1,4 +1,4 @@
-"""Depth Metrics: predicted and true depth -> AbsRel, delta1 and a table."""
+"""Depth Metrics: predicted and true depth -> AbsRel, delta1 and a table of all scores."""
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -9,7 +9,7 @@ from .depth_inputs import as_depth, depth_input, valid_input
 
 
 class D2FDepthMetrics(io.ComfyNode):
-    """Aligns predictions by scale and shift and measures what is left."""
+    """Aligns predictions in scale and shift and measures the remaining error."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -17,20 +17,21 @@ class D2FDepthMetrics(io.ComfyNode):
             node_id="D2FDepthMetrics",
             display_name="Depth Metrics (Diff2Flow)",
             category=CATEGORY,
-            description="Measures a depth prediction against true depth, up to scale and shift: both are fitted to "
-            "each image by least squares first, as no single image tells them. AbsRel, delta1 to delta3 and RMSE.",
+            description="Compares a depth prediction with true depth after fitting scale and shift to each image by "
+            "least squares, as a single image does not determine them. Reports AbsRel, delta1 to delta3 and RMSE.",
             search_aliases=["diff2flow depth", "absrel", "delta1", "depth evaluation", "affine invariant", "rmse"],
             inputs=[
                 depth_input(
-                    "prediction", "Predicted depth, such as 'depth' of Depth from Image. Scale and shift do not matter."
+                    "prediction",
+                    "Predicted depth, such as 'depth' from Depth from Image. Scale and shift do not matter.",
                 ),
-                depth_input("target", "True metric depth in any unit, larger is farther; of the prediction's size."),
+                depth_input("target", "True metric depth in any unit, larger is farther; same size as the prediction."),
                 io.Combo.Input(
                     "space",
                     options=list(SPACES),
                     default="log",
-                    tooltip="What the prediction stands for, up to scale and shift. log: the logarithm of depth, as "
-                    "Depth from Image gives it. depth: depth itself (Marigold). disparity: 1 / depth (MiDaS, Depth "
+                    tooltip="What the prediction represents, up to scale and shift. log: the logarithm of depth, as "
+                    "from Depth from Image. depth: depth itself (Marigold). disparity: 1 / depth (MiDaS, Depth "
                     "Anything).",
                 ),
                 valid_input(),
@@ -38,13 +39,14 @@ class D2FDepthMetrics(io.ComfyNode):
             outputs=[
                 io.Float.Output(
                     display_name="absrel",
-                    tooltip="Mean of abs(predicted - true) / true; 0 is perfect. Mean of the images.",
+                    tooltip="Mean of abs(predicted - true) / true; 0 is perfect. Averaged over the images.",
                 ),
                 io.Float.Output(
                     display_name="delta1",
-                    tooltip="Share of pixels within a factor of 1.25 of the truth; 1 is perfect. Mean of the images.",
+                    tooltip="Fraction of pixels within a factor of 1.25 of the truth; 1 is perfect. Averaged over the "
+                    "images.",
                 ),
-                io.String.Output(display_name="report", tooltip="All scores, of each image and on average."),
+                io.String.Output(display_name="report", tooltip="All scores, per image and on average."),
             ],
         )
 
@@ -57,15 +59,15 @@ class D2FDepthMetrics(io.ComfyNode):
 
 
 def _report(scores: DepthScores, mean: DepthScores) -> str:
-    """A table with a row an image, and the mean; says which predictions are turned around."""
+    """A table with one row per image and their mean, and a line on predictions whose depth is inverted."""
     rows: list[tuple[str, ...]] = [("image", "AbsRel", "delta1", "delta2", "delta3", "RMSE")]
     for number in range(len(scores.absrel)):
         rows.append(_row(str(number + 1), scores, number))
     rows.append(_row("mean", mean, 0))
     lines = [" ".join(f"{cell:>8}" for cell in row) for row in rows]
-    turned = [str(number) for number, scale in enumerate(scores.scale.tolist(), 1) if scale < 0]
-    if turned:
-        lines.append(f"Near and far are exchanged in the prediction of image {', '.join(turned)}; check 'space'.")
+    inverted = [str(number) for number, scale in enumerate(scores.scale.tolist(), 1) if scale < 0]
+    if inverted:
+        lines.append(f"Near and far are exchanged in the prediction of image {', '.join(inverted)}; check 'space'.")
     return "\n".join(lines)
 
 

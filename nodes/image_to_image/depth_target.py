@@ -1,4 +1,4 @@
-"""Depth Target: metric depth -> IMAGE to train on, and the mask of what is known."""
+"""Depth Target: metric depth -> IMAGE to train on, and the mask of its valid pixels."""
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -9,7 +9,7 @@ from .depth_inputs import as_depth, depth_input, valid_input
 
 
 class D2FDepthTarget(io.ComfyNode):
-    """Scales log depth to [0, 1] between two percentiles of each image."""
+    """Maps log depth between two percentiles of each image to [0, 1]."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -17,32 +17,38 @@ class D2FDepthTarget(io.ComfyNode):
             node_id="D2FDepthTarget",
             display_name="Depth Target (Diff2Flow)",
             category=CATEGORY,
-            description="Turns metric depth into the picture that a depth model learns to paint: the logarithm of "
-            "depth between two percentiles of each image, near is black and far is white. What has no depth is masked.",
+            description="Turns metric depth into the image that a depth model learns to generate: the logarithm of "
+            "depth between two percentiles of each image, near black and far white. Pixels without depth are masked.",
             search_aliases=["diff2flow depth", "depth map", "log depth", "marigold target", "normalize depth"],
             inputs=[
                 depth_input(
                     "depth",
-                    "Metric depth in any unit, larger is farther, such as of Demo Scenes or Paired Folder. MASK, or "
-                    "IMAGE whose channels are averaged. No disparity.",
+                    "Metric depth in any unit, larger is farther, such as from Demo Scenes or Paired Folder. A MASK, "
+                    "or an IMAGE, whose channels are averaged. Not disparity.",
                 ),
-                _percentile("low_percentile", 1.0, "Percentile of each image's log depth that becomes black (near)."),
-                _percentile("high_percentile", 99.0, "Percentile of each image's log depth that becomes white (far)."),
+                _percentile(
+                    "low_percentile", 1.0, "Percentile of each image's log depth that is mapped to black (near)."
+                ),
+                _percentile(
+                    "high_percentile", 99.0, "Percentile of each image's log depth that is mapped to white (far)."
+                ),
                 io.Boolean.Input(
                     "clip",
                     default=True,
-                    tooltip="Clip what lies beyond the percentiles. Without it a few pixels are below 0 or above 1.",
+                    tooltip="Clip values beyond the percentiles. Otherwise a few pixels are below 0 or above 1.",
                 ),
                 valid_input(),
             ],
             outputs=[
-                io.Image.Output(display_name="target", tooltip="For VAE Encode: black is near, white is far."),
+                io.Image.Output(display_name="target", tooltip="For VAE Encode; black is near, white is far."),
                 io.Mask.Output(
                     display_name="valid",
-                    tooltip="White where the depth is known. Set Latent Noise Mask brings it to the trainer, which "
-                    "leaves the rest out of the loss.",
+                    tooltip="White where the depth is valid. Pass it to the trainer with Set Latent Noise Mask to "
+                    "exclude the other pixels from the loss.",
                 ),
-                io.String.Output(display_name="report", tooltip="Range and valid share of each image."),
+                io.String.Output(
+                    display_name="report", tooltip="Depth range and fraction of valid pixels of each image."
+                ),
             ],
         )
 
@@ -56,21 +62,21 @@ class D2FDepthTarget(io.ComfyNode):
         valid: Tensor | None = None,
     ) -> io.NodeOutput:
         metric = as_depth(depth)
-        known = valid_pixels(metric, None if valid is None else as_depth(valid))
-        limits = depth_range(metric, known, (low_percentile, high_percentile))
-        target = (depth_target(metric, known, clip=clip, limits=limits) + 1) / 2
-        return io.NodeOutput(target[..., None].repeat(1, 1, 1, 3), known.float(), _report(limits, known))
+        mask = valid_pixels(metric, None if valid is None else as_depth(valid))
+        limits = depth_range(metric, mask, (low_percentile, high_percentile))
+        target = (depth_target(metric, mask, clip=clip, limits=limits) + 1) / 2
+        return io.NodeOutput(target[..., None].repeat(1, 1, 1, 3), mask.float(), _report(limits, mask))
 
 
 def _percentile(name: str, default: float, tooltip: str) -> io.Input:
     return io.Float.Input(name, default=default, min=0.0, max=100.0, step=0.5, round=0.01, tooltip=tooltip)
 
 
-def _report(limits: DepthRange, known: Tensor) -> str:
-    """One line an image."""
-    shares = known.flatten(1).double().mean(1).tolist()
-    rows = zip(limits.low.exp().tolist(), limits.high.exp().tolist(), shares)
+def _report(limits: DepthRange, mask: Tensor) -> str:
+    """One line per image."""
+    fractions = mask.flatten(1).cpu().double().mean(1).tolist()
+    rows = zip(limits.low.exp().tolist(), limits.high.exp().tolist(), fractions)
     return "\n".join(
-        f"image {number}: depth {near:.4g} is black, {far:.4g} is white; {share:.1%} of the pixels are valid"
-        for number, (near, far, share) in enumerate(rows, 1)
+        f"image {number}: depth {near:.4g} is black, {far:.4g} is white; {fraction:.1%} of the pixels are valid"
+        for number, (near, far, fraction) in enumerate(rows, 1)
     )

@@ -1,1 +1,1 @@
-"""Reflow: pairs of noise and latent from a teacher, and how straight a model's paths are."""
+"""Reflow: noise-latent pairs from a teacher model, and how straight the sampling paths of a model are."""

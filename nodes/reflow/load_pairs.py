@@ -1,4 +1,4 @@
-"""Load Reflow Pairs: a set on disk -> D2F_PAIRS."""
+"""Load Reflow Pairs: a set of pairs on disk -> D2F_PAIRS."""
 
 from comfy_api.latest import io
 
@@ -12,7 +12,7 @@ NONE = "none"
 
 
 class D2FLoadPairs(io.ComfyNode):
-    """Checks a set of pairs and hands it on; latents are read when they are trained on."""
+    """Opens a set of pairs after verifying its files; the latents are read from disk during training."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,34 +20,36 @@ class D2FLoadPairs(io.ComfyNode):
             node_id="D2FLoadPairs",
             display_name="Load Reflow Pairs (Diff2Flow)",
             category=CATEGORY,
-            description="Opens a set of pairs that Generate Reflow Pairs has finished. Every file is checked against "
-            "the manifest first; the pairs themselves are read from disk while they are trained on.",
+            description="Opens a finished set of pairs from Generate Reflow Pairs. Every file is first verified "
+            "against the manifest; the pairs themselves are read from disk during training.",
             search_aliases=["diff2flow reflow", "load pairs", "rectified flow pairs", "reflow dataset"],
             inputs=[
                 io.Combo.Input(
                     "pairs",
                     options=[NONE, *host.pair_sets()],
                     default=NONE,
-                    tooltip="Set in output/diff2flow/pairs. Only finished sets are listed.",
+                    tooltip="A set in output/diff2flow/pairs. Only finished sets are listed.",
                 )
             ],
             outputs=[
                 io.Custom("D2F_PAIRS").Output(
-                    display_name="pairs", tooltip="For the input 'pairs' of Diff2Flow LoRA Trainer."
+                    display_name="pairs", tooltip="For the 'pairs' input of Diff2Flow LoRA Trainer."
                 ),
-                io.String.Output(display_name="report", tooltip="Teacher, size on disk and prompts."),
+                io.String.Output(display_name="report", tooltip="Teacher settings, size on disk and prompts."),
             ],
         )
 
     @classmethod
     def fingerprint_inputs(cls, pairs: str = NONE) -> str:
-        """Changes when the set does."""
+        """Modification time of the set's manifest, so that the node runs again once the set has changed."""
         path = host.pairs_folder() / pairs / MANIFEST
         return str(path.stat().st_mtime_ns) if path.is_file() else pairs
 
     @classmethod
     def execute(cls, pairs: str) -> io.NodeOutput:
         if pairs == NONE:
-            raise ValueError("no set of pairs is chosen; make one with Generate Reflow Pairs, then pick it in the list")
+            raise ValueError(
+                "no set of pairs is selected in 'pairs'; create one with Generate Reflow Pairs, then select it there"
+            )
         found = ReflowPairSet(host.pairs_folder() / pairs)
-        return io.NodeOutput(found, describe(found, 0, 0.0))
+        return io.NodeOutput(found, describe(found))

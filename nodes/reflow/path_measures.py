@@ -1,4 +1,7 @@
-"""How straight the paths of a MODEL are, and what few steps on them miss."""
+"""How straight the sampling paths of a MODEL are, and the error of a few Euler steps along them.
+
+The reference path is integrated in fine steps by Heun's method; the measures are defined in ``d2f_core.reflow``.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,19 +14,20 @@ from ...d2f_core import curvature, few_step_errors, flow_grid, follow, straightn
 from .. import host
 from ..network.cfg_velocity import CfgVelocity
 from ..network.conditionings import first_entry, join
+from .guidance import null_condition
 
-COUNTS = (1, 2, 4, 8)
+STEP_COUNTS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
 class PathMeasures:
-    """Means over the items.
+    """Means over all paths.
 
     Attributes:
         t_start: flow time at which the paths begin.
-        straightness: mean squared difference between the velocity and its chord.
+        straightness: mean squared difference between the velocity along a path and its chord.
         curvature: (t, root mean square of the acceleration) along the paths.
-        errors: (NFE, root mean square distance to the end of the fine path) of Euler's method.
+        errors: (NFE, root mean square distance from the end of the reference path) of Euler's method.
     """
 
     t_start: float
@@ -33,16 +37,16 @@ class PathMeasures:
 
 
 @dataclass(frozen=True)
-class ModelInput:
-    """What a model is measured on.
+class PathSettings:
+    """Which paths are measured.
 
     Attributes:
-        positive, negative: CONDITIONINGs; negative may be None.
-        cfg: guidance against ``negative``; 1 for none.
-        width, height: in pixels.
-        count: items.
-        steps: of the fine path, by Heun's method.
-        seed: of the noise.
+        positive, negative: CONDITIONINGs; negative may be None if ``cfg`` is 1.
+        cfg: scale of classifier-free guidance; 1 disables it.
+        width, height: size of the images, in pixels.
+        count: number of paths.
+        steps: steps of the reference path.
+        seed: seed of the noise.
     """
 
     positive: Any
@@ -55,42 +59,47 @@ class ModelInput:
     seed: int
 
 
-def measure(model: Any, question: ModelInput, on_step: Callable[[int], None]) -> PathMeasures:
-    """Follow the paths of a MODEL; one that is not converted is measured as the converter makes it by default.
+def measure(model: Any, settings: PathSettings, on_step: Callable[[int], None]) -> PathMeasures:
+    """Measure the paths of a MODEL.
 
     Args:
-        model: diffusion MODEL, converted or not.
-        question: what it is measured on.
-        on_step: called with the steps done.
+        model: diffusion MODEL. One that is not converted is measured as the converter would convert it by default.
+        settings: which paths.
+        on_step: called with the number of finished steps of the reference path.
+
+    Raises:
+        ValueError: a conditioning is empty, or the model takes no images of this size.
     """
     sampling = host.sampling_of(model if host.is_converted(model) else host.convert(model))
     t_start = max(0.0, 1 - float(sampling.sigma_max))
     with host.training(model) as network, torch.no_grad():
-        shape = host.latent_shape(model, question.width, question.height)
-        velocity = _velocity(network, question, shape)
-        noise = torch.randn((question.count, *shape), generator=torch.Generator().manual_seed(question.seed))
-        x = sampling.noise_scaling(sampling.sigma_max.reshape(1), noise, torch.zeros_like(noise), True).to(
-            network.device
-        )
-        path = follow(velocity, x, flow_grid("uniform", question.steps, t_start=t_start), "heun", on_step)
-        times, bent = curvature(path)
-        errors = few_step_errors(velocity, x, path.end, COUNTS, t_start)
+        shape = host.latent_shape(model, settings.width, settings.height)
+        velocity = _velocity(network, settings, shape)
+        x = _initial_state(sampling, settings, shape).to(network.device)
+        path = follow(velocity, x, flow_grid("uniform", settings.steps, t_start=t_start), "heun", on_step)
+        times, acceleration = curvature(path)
+        errors = few_step_errors(velocity, x, path.end, STEP_COUNTS, t_start)
         return PathMeasures(
-            t_start, float(straightness(path).mean()), _points(times, bent), _points(torch.tensor(COUNTS), errors)
+            t_start,
+            float(straightness(path).mean()),
+            _points(times, acceleration),
+            _points(torch.tensor(STEP_COUNTS), errors),
         )
 
 
-def _velocity(network: host.TrainingNetwork, question: ModelInput, shape: tuple[int, ...]) -> CfgVelocity:
-    told = network.condition([first_entry([question.positive], "positive")], shape)
-    guided = question.cfg != 1
-    if guided and question.negative is None:
-        raise ValueError(
-            f"the guidance is {question.cfg:g} but nothing is connected to 'negative'; connect the conditioning of an "
-            "empty prompt, or set it to 1"
-        )
-    null = network.condition([first_entry([question.negative], "negative")], shape) if guided else None
-    return CfgVelocity(network, network.alignment, join([told] * question.count), null, question.cfg)
+def _velocity(network: host.TrainingNetwork, settings: PathSettings, shape: tuple[int, ...]) -> CfgVelocity:
+    """Velocity (t, x) -> (count, C, h, w) under the first entry of each conditioning."""
+    condition = network.condition([first_entry([settings.positive], "positive")], shape)
+    null = null_condition(network, settings.negative, settings.cfg, shape)
+    return CfgVelocity(network, network.alignment, join([condition] * settings.count), null, settings.cfg)
+
+
+def _initial_state(sampling: Any, settings: PathSettings, shape: tuple[int, ...]) -> Tensor:
+    """States in which the paths begin, noise scaled as the host's samplers scale it, (count, C, h, w)."""
+    noise = torch.randn((settings.count, *shape), generator=torch.Generator().manual_seed(settings.seed))
+    return sampling.noise_scaling(sampling.sigma_max.reshape(1), noise, torch.zeros_like(noise), True)
 
 
 def _points(x: Tensor, values: Tensor) -> list[tuple[float, float]]:
+    """Pairs of x (N,) and the mean over the batch of values (N, B)."""
     return list(zip(x.tolist(), values.mean(1).tolist()))

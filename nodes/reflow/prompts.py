@@ -1,4 +1,4 @@
-"""The prompts of reflow pairs: lines of text and of a file, or CONDITIONINGs that are encoded already."""
+"""Prompts of reflow pairs: lines from the widget and from a file, or CONDITIONINGs that are already encoded."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,35 +9,42 @@ from ..network.conditionings import Entry, entries_of, some_entries
 
 
 class Prompts(NamedTuple):
-    """Texts for people, and a CONDITIONING's entry for each."""
+    """Texts for reports, and one CONDITIONING entry per text."""
 
     texts: list[str]
     entries: list[Entry]
 
 
 def gather_prompts(texts: Sequence[str], file: str, clip: Any, positive: Sequence[Any] | None) -> Prompts:
-    """All prompts.
+    """Collect all prompts and encode them.
 
     Args:
-        texts: prompts, one a line.
-        file: path of a text file with one prompt a line, absolute or inside the input folder; "" for none.
-        clip: encodes them; needed for texts.
-        positive: CONDITIONINGs, one or more, instead of texts.
+        texts: prompts, one per line.
+        file: path of a text file with one prompt per line, absolute or relative to the input folder; "" for none.
+        clip: CLIP that encodes the prompts; not needed with ``positive``.
+        positive: one or more CONDITIONINGs to use instead of texts.
 
     Raises:
-        ValueError: there are none, both kinds, or no CLIP; names the remedy.
+        ValueError: there are no prompts, texts as well as conditionings, or texts without a CLIP.
     """
     lines = [line.strip() for text in [*texts, _read(file)] for line in text.splitlines()]
     lines = [line for line in lines if line]
     if lines and positive:
-        raise ValueError("both 'positive' and prompts are given; disconnect 'positive', or empty the prompts")
+        raise ValueError(
+            "'positive' is connected and there are prompts too; disconnect 'positive', or empty 'prompts' and "
+            "'prompt_file'"
+        )
     if positive:
         entries = some_entries(positive, "positive")
         return Prompts([f"conditioning {i}" for i in range(len(entries))], entries)
     if not lines:
-        raise ValueError("there are no prompts; write one a line, name a prompt_file, or connect 'positive'")
+        raise ValueError(
+            "there are no prompts; write one per line into 'prompts', set 'prompt_file', or connect 'positive'"
+        )
     if clip is None:
-        raise ValueError("prompts need a text encoder; connect the 'clip' of the checkpoint, or 'positive' instead")
+        raise ValueError(
+            "'prompts' need a text encoder; connect the 'clip' of the checkpoint, or 'positive' instead of prompts"
+        )
     return Prompts(lines, [_encode(clip, line) for line in lines])
 
 
@@ -54,6 +61,6 @@ def _read(file: str) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"prompt_file {path} cannot be read ({error}); give a text file in UTF-8, by an absolute path or one "
-            f"inside ComfyUI's input folder ({host.input_folder()})"
+            f"prompt_file {path} cannot be read ({error}); set it to a UTF-8 text file, either an absolute path or a "
+            f"path inside ComfyUI's input folder ({host.input_folder()})"
         ) from error

@@ -1,4 +1,4 @@
-"""Trajectory Report: MODEL, or two of them -> straightness, curvature and few-step errors of their paths."""
+"""Trajectory Report: one or two MODELs -> straightness, curvature and few-step errors of their sampling paths."""
 
 from typing import Any
 
@@ -7,11 +7,12 @@ from comfy_api.latest import io
 from ...d2f_data.plots.path_plot import PathCurves, plot_paths
 from .. import host
 from ..widgets import CATEGORY, seed_input
-from .path_measures import COUNTS, ModelInput, PathMeasures, measure
+from .guidance import check_guidance
+from .path_measures import STEP_COUNTS, PathMeasures, PathSettings, measure
 
 
 class D2FTrajectory(io.ComfyNode):
-    """Follows the paths of one or two models from the same noise and measures them."""
+    """Integrates the sampling paths of one or two models from the same noise and measures them."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,29 +21,30 @@ class D2FTrajectory(io.ComfyNode):
             display_name="Trajectory Report (Diff2Flow)",
             category=CATEGORY,
             description="Measures how straight a model's paths from noise to image are, where they bend, and how far "
-            "1, 2, 4 and 8 steps end from a fine-step reference; for two models side by side, such as before and after "
-            "reflow.",
+            "from a fine-step reference 1, 2, 4 and 8 Euler steps end. Connect a second model to compare two, such as "
+            "before and after reflow.",
             search_aliases=["diff2flow straightness", "trajectory", "curvature", "reflow report", "few step error"],
             inputs=[
                 io.Model.Input("model", tooltip="Diffusion model, converted to flow matching or not."),
-                io.Conditioning.Input("positive", tooltip="What the images show; the first conditioning counts."),
+                io.Conditioning.Input("positive", tooltip="Prompt of all paths; only the first entry is used."),
                 *_widgets(),
-                io.Model.Input("model_2", optional=True, tooltip="A second model, followed from the same noise."),
+                io.Model.Input("model_2", optional=True, tooltip="A second model, measured from the same noise."),
                 io.Conditioning.Input(
                     "negative",
                     optional=True,
-                    tooltip="For guidance, the empty prompt as a rule. Needed where a cfg is not 1.",
+                    tooltip="Negative conditioning for guidance, usually the empty prompt. Required unless every cfg "
+                    "is 1.",
                 ),
             ],
             outputs=[
                 io.Float.Output(
-                    display_name="straightness", tooltip="First model: 0 is a straight path at constant speed."
+                    display_name="straightness", tooltip="Of the first model; 0 is a straight path at constant speed."
                 ),
-                io.Float.Output(
-                    display_name="straightness_2", tooltip="Second model: the same; 0 if there is none connected."
+                io.Float.Output(display_name="straightness_2", tooltip="Of the second model; 0 if none is connected."),
+                io.String.Output(display_name="report", tooltip="All measures as text."),
+                io.Image.Output(
+                    display_name="plot", tooltip="Curvature over flow time, and error over model evaluations."
                 ),
-                io.String.Output(display_name="report", tooltip="All numbers as a table."),
-                io.Image.Output(display_name="plot", tooltip="Curvature over flow time, and error over model calls."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -62,34 +64,37 @@ class D2FTrajectory(io.ComfyNode):
         model_2: Any = None,
         negative: Any = None,
     ) -> io.NodeOutput:
-        asked = [("model", model, cfg)] + ([] if model_2 is None else [("model_2", model_2, cfg_2)])
-        progress = host.NodeProgress(reference_steps * len(asked), cls.hidden.unique_id)
+        models = [("model", model, "cfg", cfg)]
+        if model_2 is not None:
+            models.append(("model_2", model_2, "cfg_2", cfg_2))
+        for _, _, widget, scale in models:
+            check_guidance(widget, scale, negative is not None)
+        progress = host.NodeProgress(reference_steps * len(models), cls.hidden.unique_id)
         measured: list[tuple[str, PathMeasures]] = []
-        for number, (name, one, guidance) in enumerate(asked):
-            question = ModelInput(positive, negative, guidance, width, height, count, reference_steps, seed)
+        for number, (name, one, _, scale) in enumerate(models):
 
             def show(done: int, name: str = name, before: int = number * reference_steps) -> None:
                 progress.show(before + done, f"{name}: step {done} of {reference_steps}")
 
-            label = f"{name}: {host.model_name(one)}, cfg {guidance:g}"
-            measured.append((label, measure(one, question, show)))
+            settings = PathSettings(positive, negative, scale, width, height, count, reference_steps, seed)
+            measured.append((f"{name}: {host.model_name(one)}, cfg {scale:g}", measure(one, settings, show)))
         plot = plot_paths([PathCurves(label, found.curvature, found.errors) for label, found in measured])
-        straight = [found.straightness for _, found in measured]
-        return io.NodeOutput(straight[0], straight[1] if model_2 is not None else 0.0, _report(measured), plot)
+        straightness = [found.straightness for _, found in measured] + [0.0]
+        return io.NodeOutput(*straightness[:2], _report(measured), plot)
 
 
 def _report(measured: list[tuple[str, PathMeasures]]) -> str:
-    """One block a model."""
+    """One paragraph per model."""
     lines = []
     for label, found in measured:
         errors = ", ".join(f"{int(nfe)}: {error:.4g}" for nfe, error in found.errors)
         peak = max(found.curvature, key=lambda point: point[1])
-        middle = sum(value for _, value in found.curvature) / len(found.curvature)
+        mean = sum(value for _, value in found.curvature) / len(found.curvature)
         lines += [
             f"{label}, from t = {found.t_start:.4f}",
             f"  straightness {found.straightness:.4g} (0: straight)",
-            f"  curvature {middle:.4g} on average, at most {peak[1]:.4g} at t = {peak[0]:.3f}",
-            f"  error of Euler by model calls: {errors}",
+            f"  curvature {mean:.4g} on average, at most {peak[1]:.4g} at t = {peak[0]:.3f}",
+            f"  error of Euler by model evaluations: {errors}",
         ]
     return "\n".join(lines)
 
@@ -97,12 +102,14 @@ def _report(measured: list[tuple[str, PathMeasures]]) -> str:
 def _widgets() -> list[io.Input]:
     return [
         _int("width", 512, 16, 8192, "In pixels: 512 for SD1.5, 1024 for SDXL, 96 for the demo model.", 8),
-        _int("height", 512, 16, 8192, "In pixels, as width.", 8),
-        _int("count", 4, 1, 64, "Paths that are followed at once; the numbers are their means."),
-        seed_input("Seed of the noise that the paths begin at."),
-        _float("cfg", "Guidance of the first model; 1 is none."),
-        _float("cfg_2", "Guidance of the second model; 1 is none, as for a reflow LoRA."),
-        _int("reference_steps", 50, max(COUNTS) + 1, 1000, "Steps of the fine path, 2 model calls each."),
+        _int("height", 512, 16, 8192, "In pixels, like width.", 8),
+        _int("count", 4, 1, 64, "Paths integrated at once; the measures are means over them."),
+        seed_input("Seed of the noise at which the paths start."),
+        _guidance("cfg", "Guidance scale of the first model; 1 disables guidance."),
+        _guidance("cfg_2", "Guidance scale of the second model; 1 disables guidance, as suits a reflow LoRA."),
+        _int(
+            "reference_steps", 50, max(STEP_COUNTS) + 1, 1000, "Steps of the reference path, 2 model evaluations each."
+        ),
     ]
 
 
@@ -110,5 +117,5 @@ def _int(name: str, default: int, low: int, high: int, tooltip: str, step: int =
     return io.Int.Input(name, default=default, min=low, max=high, step=step, tooltip=tooltip)
 
 
-def _float(name: str, tooltip: str) -> io.Input:
+def _guidance(name: str, tooltip: str) -> io.Input:
     return io.Float.Input(name, default=1.0, min=0.0, max=30.0, step=0.1, round=0.01, tooltip=tooltip)

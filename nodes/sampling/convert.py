@@ -10,7 +10,7 @@ AUTO = "auto"
 
 
 class D2FConvert(io.ComfyNode):
-    """Patches ``model_sampling`` of a clone: the same network, seen in flow matching coordinates."""
+    """Replaces ``model_sampling`` of a clone: the same network in flow matching coordinates."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -18,24 +18,24 @@ class D2FConvert(io.ComfyNode):
             node_id="D2FConvert",
             display_name="Convert to Flow Matching",
             category=CATEGORY,
-            description="Turns a diffusion model (SD1.5, SD2.1, SDXL) into a flow matching model: timesteps rescaled, "
-            "interpolants aligned, velocity derived from the eps- or v-prediction (Diff2Flow, CVPR 2025). No weights "
-            "change. Conversion alone changes the coordinates, not the pictures: at the same noise levels Euler gives "
-            "the image that DDIM gives. The gain comes from training the converted model.",
+            description="Turns a diffusion model (SD1.5, SD2.1, SDXL) into a flow matching model: rescales timesteps, "
+            "aligns the interpolants and derives the velocity from the eps- or v-prediction (Diff2Flow, CVPR 2025). No "
+            "weights change. Conversion alone changes the coordinates, not the images: at the same noise levels, Euler "
+            "gives the image that DDIM gives. The gain comes from training the converted model.",
             search_aliases=["diff2flow", "flow matching", "rectified flow", "velocity", "eps to flow", "v to flow"],
             inputs=[
                 io.Model.Input(
                     "model",
                     tooltip="Diffusion model with eps- or v-prediction and discrete timesteps. LoRAs, ControlNets and "
-                    "zero-terminal-SNR patches (ModelSamplingDiscrete) before this node are kept.",
+                    "zero-terminal-SNR patches (ModelSamplingDiscrete) applied before this node are kept.",
                 ),
                 io.Combo.Input(
                     "start",
                     options=list(STARTS),
                     default="t_min",
-                    tooltip="Where sampling starts. t_min: at the noisiest level that the network was trained on "
-                    "(s = 0.936 for Stable Diffusion), with the right standard deviation. noise: at pure noise, s = 1; "
-                    "for models that were trained from there, such as reflow LoRAs.",
+                    tooltip="Where sampling starts. t_min: at the highest noise level of the network's training "
+                    "(s = 0.936 for Stable Diffusion), with the matching standard deviation. noise: at pure noise, "
+                    "s = 1, for models trained to start there, such as reflow LoRAs.",
                 ),
                 io.Float.Input(
                     "shift",
@@ -43,22 +43,22 @@ class D2FConvert(io.ComfyNode):
                     min=0.05,
                     max=100.0,
                     step=0.05,
-                    tooltip="Moves the noise levels that stock schedulers choose: above 1 to noise (layout), below 1 "
-                    "to detail. 1 keeps the levels of the diffusion model.",
+                    tooltip="Shifts the noise levels that ComfyUI's own schedulers choose: above 1 towards noise "
+                    "(layout), below 1 towards detail. 1 keeps the levels of the diffusion model.",
                 ),
                 io.Combo.Input(
                     "prediction",
                     options=[AUTO, *PREDICTIONS],
                     default=AUTO,
-                    tooltip="What the network returns: noise (eps), v, or the clean latent (x0). auto reads it off the "
-                    "model; override it only for a checkpoint that is labelled wrongly.",
+                    tooltip="What the network predicts: the noise (eps), v, or the clean latent (x0). auto takes it "
+                    "from the model; override it only for a checkpoint that is labelled incorrectly.",
                     advanced=True,
                 ),
             ],
             outputs=[
                 io.Model.Output(
                     display_name="model",
-                    tooltip="Flow matching model for any sampler node. Its SIGMAS are s = 1 - t: from 0.936 (start "
+                    tooltip="Flow matching model, for any sampler node. Its sigmas are s = 1 - t, from 0.936 (start "
                     "t_min, Stable Diffusion) or 1 (start noise) down to 0, the image.",
                 )
             ],

@@ -1,4 +1,4 @@
-"""Diff2Flow KSampler: convert, schedule and sample in one node."""
+"""Diff2Flow KSampler: MODEL, CONDITIONINGs and LATENT -> LATENT; converts, schedules and samples in one node."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from .ode import OdeSampler
 
 
 class D2FKSampler(io.ComfyNode):
-    """Samples a LATENT along the flow; converts the model first if that was not done."""
+    """Samples a LATENT by integrating the flow ODE; converts the model first if it is a diffusion model."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -19,18 +19,20 @@ class D2FKSampler(io.ComfyNode):
             node_id="D2FKSampler",
             display_name="Diff2Flow KSampler",
             category=CATEGORY,
-            description="The KSampler of flow matching in one node: takes a diffusion model, a converted or a native "
-            "flow model, and integrates the flow with the solver and grid you choose.",
+            description="A KSampler for flow matching: takes a diffusion model, which it converts, or a converted or "
+            "native flow matching model, and integrates the flow with the solver and the grid you choose.",
             search_aliases=["diff2flow", "flow ksampler", "flow matching sampler", "convert and sample"],
             inputs=[
-                io.Model.Input("model", tooltip="Diffusion model (converted here, starting at t_min) or flow model."),
+                io.Model.Input(
+                    "model", tooltip="Diffusion model (converted here, with start t_min), or flow matching model."
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Seed of the noise; the same seed gives the same noise as in the stock KSampler.",
+                    tooltip="Seed of the noise; the same seed gives the same noise as in ComfyUI's KSampler.",
                 ),
                 steps_input(),
                 io.Float.Input(
@@ -40,14 +42,16 @@ class D2FKSampler(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="Classifier-free guidance: 1 is none, higher follows the prompt more closely.",
+                    tooltip="Classifier-free guidance scale: 1 disables it, higher follows the prompt more closely.",
                 ),
                 solver_input(),
                 grid_input(),
                 io.Conditioning.Input("positive", tooltip="What the image should show."),
                 io.Conditioning.Input("negative", tooltip="What the image should not show."),
-                io.Latent.Input("latent_image", tooltip="Latents to start from; a noise mask on them is respected."),
-                denoise_input("1 replaces the latent, lower values keep more of it (image to image), 0 returns it."),
+                io.Latent.Input("latent_image", tooltip="Latents to start from; their noise mask is respected."),
+                denoise_input(
+                    "1 replaces the latent, lower values keep more of it (image to image), 0 returns it unchanged."
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The denoised latents."),
@@ -74,6 +78,6 @@ class D2FKSampler(io.ComfyNode):
         model = model if host.is_flow(model) else host.convert(model)
         counts: list[int] = []
         sampler = host.make_sampler(OdeSampler(**solver_settings(solver), on_done=counts.append))
-        levels = flow_levels(model, grid, steps, denoise)
-        latent = host.sample(model, latent_image, positive, negative, cfg, sampler, levels, seed)
+        sigmas = flow_levels(model, grid, steps, denoise)
+        latent = host.sample(model, latent_image, positive, negative, cfg, sampler, sigmas, seed)
         return io.NodeOutput(latent, sum(counts))

@@ -1,4 +1,4 @@
-"""ODE Sampler: a SAMPLER for SamplerCustom and SamplerCustomAdvanced."""
+"""ODE Sampler: solver -> SAMPLER for SamplerCustom and SamplerCustomAdvanced."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from .ode import OdeSampler
 
 
 class D2FSampler(io.ComfyNode):
-    """Makes a SAMPLER that integrates the flow ODE with a fixed-step or an adaptive solver."""
+    """Creates a SAMPLER that integrates the flow ODE with a fixed-step or an adaptive solver."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -18,8 +18,9 @@ class D2FSampler(io.ComfyNode):
             node_id="D2FSampler",
             display_name="ODE Sampler (Diff2Flow)",
             category=CATEGORY,
-            description="A sampler that integrates the flow from noise to image with a solver of your choice. For "
-            "models from Convert to Flow Matching, and for native flow models. Its euler equals the stock euler.",
+            description="A sampler that integrates the flow ODE from noise to image with the solver you choose. For "
+            "models from Convert to Flow Matching and for native flow matching models. Its euler is identical to "
+            "ComfyUI's euler sampler.",
             search_aliases=["diff2flow sampler", "ode solver", "dopri5", "bosh3", "rk4", "midpoint", "adaptive"],
             inputs=[solver_input()],
             outputs=[

@@ -1,4 +1,4 @@
-"""Flow Scheduler: SIGMAS for flow matching models."""
+"""Flow Scheduler: flow matching MODEL and a grid of flow times -> SIGMAS."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from .levels import flow_levels
 
 
 class D2FScheduler(io.ComfyNode):
-    """Makes the noise levels of a run, from where the model starts down to 0."""
+    """Computes the sigmas of a sampling run, from where the model starts down to 0."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -17,23 +17,24 @@ class D2FScheduler(io.ComfyNode):
             node_id="D2FScheduler",
             display_name="Flow Scheduler (Diff2Flow)",
             category=CATEGORY,
-            description="Noise levels for a converted (or native) flow matching model: uniform in flow time, shifted, "
-            "at the quantiles of a logit-normal density, or those of a stock scheduler.",
+            description="Computes the sigmas for a converted or native flow matching model: uniform in flow time, "
+            "shifted, at the quantiles of a logit-normal density, or from one of ComfyUI's schedulers.",
             search_aliases=["diff2flow scheduler", "sigmas", "flow sigmas", "shift", "logit normal", "uniform"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="Flow matching model; the levels start where it starts (s at t_min, or 1)."
+                    "model", tooltip="Flow matching model. Its start (s at t_min, or 1) is the first sigma."
                 ),
                 grid_input(),
                 steps_input(),
                 denoise_input(
-                    "How much of the way is run: 1 from noise, 0.5 the second half of a schedule of twice the "
-                    "steps (for image to image), 0 nothing."
+                    "Which part of the schedule is run. 1: all of it, from noise. 0.5: the second half of a schedule "
+                    "with twice the steps, for image to image. 0: none of it."
                 ),
             ],
             outputs=[
                 io.Sigmas.Output(
-                    display_name="sigmas", tooltip="Levels s = 1 - t, descending to 0; steps + 1 values in [0, 1]."
+                    display_name="sigmas",
+                    tooltip="Flow sigmas s = 1 - t, descending to 0; steps + 1 values in [0, 1].",
                 )
             ],
         )

@@ -67,5 +67,5 @@ def test_depths_are_metres_of_the_same_scenes(render):
     assert float(depths.min()) > 1.5 and float(depths.max()) < 8
     assert bool((depths[:, -1] < depths[:, 0]).all())
     cyan = (images[..., 1] > images[..., 0] + 0.3) & (images[..., 2] > images[..., 0] + 0.3)
-    for depth, seen in zip(depths, cyan):
-        assert 3 < float(depth[seen].median()) < 5 and float(depth[seen].median()) < float(depth[0].median()) - 1
+    for depth, mask in zip(depths, cyan):
+        assert 3 < float(depth[mask].median()) < 5 and float(depth[mask].median()) < float(depth[0].median()) - 1

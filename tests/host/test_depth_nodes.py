@@ -99,12 +99,12 @@ def test_it_is_the_ksampler_between_encoder_and_decoder(host, node, estimate, wi
     """Condition, euler on the uniform grid from noise, CFG 1: with the pack's other nodes."""
     vae = demo[2]
     latents = vae.encode(scenes[0][:1])
-    told = [[text, {**options, "concat_latent_image": latents}] for text, options in empty_prompt]
+    conditioning = [[text, {**options, "concat_latent_image": latents}] for text, options in empty_prompt]
     flow = host.convert(widened, "noise")
     ksampler = node("D2FKSampler").execute
     grid, solver = {"grid": "uniform"}, {"solver": "euler"}
     latent, nfe = ksampler(
-        flow, 7, 3, 1.0, solver, grid, told, told, {"samples": torch.zeros_like(latents)}, 1.0
+        flow, 7, 3, 1.0, solver, grid, conditioning, conditioning, {"samples": torch.zeros_like(latents)}, 1.0
     ).result
     wanted = vae.decode(latent["samples"]).mean(-1)
     colored, depth, uncertainty, ours = estimate(scenes[0][:1], seed=7, steps=3)
@@ -246,7 +246,7 @@ def test_metrics_are_those_of_the_core(metrics, scenes):
         assert delta1 == pytest.approx(float(scores.delta1.mean()))
 
 
-def test_a_prediction_turned_around_is_told(metrics, scenes):
+def test_an_inverted_prediction_is_reported(metrics, scenes):
     depth = scenes[1]
     report = metrics(torch.stack([depth[0], 1 / depth[1]]), depth)[2]
     assert "exchanged in the prediction of image 2;" in report

@@ -129,8 +129,8 @@ def test_latents_and_captions_line_up(run, clip, vae, stock):
         pixels = torch.tensor(Image.new("RGB", (96, 96), colour).getpixel((0, 0))) / 255
         (expected,) = nodes.VAEEncode().encode(vae, pixels.expand(1, 96, 96, 3))
         assert torch.allclose(row, expected["samples"][0], atol=0.05), name
-        (told,) = nodes.CLIPTextEncode().encode(clip, caption)
-        assert torch.equal(positive[0][0], told[0][0]) and positive[0][1].keys() == told[0][1].keys()
+        (expected,) = nodes.CLIPTextEncode().encode(clip, caption)
+        assert torch.equal(positive[0][0], expected[0][0]) and positive[0][1].keys() == expected[0][1].keys()
     assert len(out.positive) == 4
     (empty,) = nodes.CLIPTextEncode().encode(clip, "")
     assert torch.equal(out.negative[0][0], empty[0][0])
@@ -337,19 +337,19 @@ def test_small_images(run, folder):
 
 def test_a_folder_of_nothing(run, tmp_path):
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(ValueError, match=r"no image to train on in .*nothing; put PNG"):
+    with pytest.raises(ValueError, match=r"no images to train on in .*nothing; put PNG"):
         run(folder=str(tmp_path / "nothing"))
 
 
 def test_folders_that_are_not_there(run, folder, comfy, monkeypatch):
     import folder_paths
 
-    with pytest.raises(ValueError, match=r"'.*/sets' is not a folder.* has the folders 'set'"):
+    with pytest.raises(ValueError, match=r"folder '.*/sets' is not a folder.* has the folders 'set'"):
         run(folder=str(folder.parent / "sets"))
     monkeypatch.setattr(folder_paths, "input_directory", str(folder.parent))
-    with pytest.raises(ValueError, match=r"'typo' is not a folder.*input folder.*'set'"):
+    with pytest.raises(ValueError, match=r"folder 'typo' is not a folder.*input folder.*'set'"):
         run(folder="typo")
-    with pytest.raises(ValueError, match="'' is not a folder"):
+    with pytest.raises(ValueError, match="folder '' is not a folder"):
         run(folder="")
     for name in ("set", ' "set" ', str(folder / "..") + "/set"):
         assert len(run(folder=name).positive) == 4

@@ -23,8 +23,8 @@ def sample(host, node, text, stock_sampler):
     with_condition = host.with_condition
 
     def run(model, condition=None, negative=None):
-        told = text if condition is None else with_condition(text, condition)
-        return stock_sampler(model, told, told if negative is None else negative)
+        positive = text if condition is None else with_condition(text, condition)
+        return stock_sampler(model, positive, positive if negative is None else negative)
 
     return run
 
@@ -66,27 +66,27 @@ def test_on_a_doubled_input_the_untrained_model_answers_as_before(kind, build, h
     for one in (model, wide):
         with host.training(one) as network:
             x = network.latents(condition)
-            told = {**network.condition(text, x.shape[1:])}
-            told = {name: value.expand(2, *value.shape[1:]) for name, value in told.items()}
+            kwargs = {**network.condition(text, x.shape[1:])}
+            kwargs = {name: value.expand(2, *value.shape[1:]) for name, value in kwargs.items()}
             if one is wide:
                 assert network.widened == ("input_blocks.0.0",)
-                told["c_concat"] = x
+                kwargs["c_concat"] = x
             with torch.no_grad():
-                answers.append(network(x, torch.full((2,), 500.0), told))
+                answers.append(network(x, torch.full((2,), 500.0), kwargs))
     # To the rounding of float32, which differs between processors: 7e-7 to 2.5e-6 of the whole.
     assert float((answers[0] - answers[1]).norm() / answers[0].norm()) < 5e-6
     assert answers[0].std() > 1e-3
 
 
-def test_through_the_host_the_model_sees_the_condition(eps_model, host, sample, condition, watch):
-    seen = []
+def test_the_host_concatenates_the_condition_with_the_noisy_latent(eps_model, host, sample, condition, watch):
+    inputs = []
     wide = host.widen(eps_model)
-    spy = watch(wide, lambda run, x, timesteps: (seen.append(x.clone()), run())[1])
+    spy = watch(wide, lambda run, x, timesteps: (inputs.append(x.clone()), run())[1])
     sample(spy, condition)
     expected = eps_model.model.process_latent_in(condition)
-    assert len(seen) == 4 and all(x.shape == (2, 8, 8, 8) for x in seen)
-    torch.testing.assert_close(seen[0][:, 4:], expected)
-    torch.testing.assert_close(seen[-1][:, 4:], expected)
+    assert len(inputs) == 4 and all(x.shape == (2, 8, 8, 8) for x in inputs)
+    torch.testing.assert_close(inputs[0][:, 4:], expected)
+    torch.testing.assert_close(inputs[-1][:, 4:], expected)
     assert (sample(wide, condition) - sample(wide, -condition)).abs().max() > 1e-3
 
 

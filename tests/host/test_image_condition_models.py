@@ -57,21 +57,24 @@ def empty(comfy):
 
 
 @pytest.fixture
-def seen():
+def image_latent():
     return torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.fixture
 def paint(host, node, conditioning, table_levels):
-    """`paint(model, seen)` -> latents of a short run under guidance, with an image condition or without."""
+    """`paint(model, image_latent)` -> latents of a short run under guidance, with an image condition or without."""
     import comfy.samplers
 
     with_condition = host.with_condition
 
-    def run(model, seen=None):
-        told = conditioning if seen is None else [with_condition(one, seen) for one in conditioning]
+    def run(model, image_latent=None):
+        conditionings = conditioning
+        if image_latent is not None:
+            conditionings = [with_condition(one, image_latent) for one in conditioning]
         sampler, levels = comfy.samplers.ksampler("euler"), table_levels(model, 3)
-        return host.sample(model, {"samples": torch.zeros(2, 4, 8, 8)}, *told, 3.0, sampler, levels, 42)["samples"]
+        empty = {"samples": torch.zeros(2, 4, 8, 8)}
+        return host.sample(model, empty, *conditionings, 3.0, sampler, levels, 42)["samples"]
 
     return run
 
@@ -102,17 +105,17 @@ def apart(one, two):
 # --- Weights ---------------------------------------------------------------------------------------
 
 
-def test_the_demo_model_answers_a_doubled_input_as_before(host, pack, seen):
+def test_the_demo_model_answers_a_doubled_input_as_before(host, pack, image_latent):
     model, clip, _ = importlib.import_module(f"{pack.__name__}.demo.networks").load_demo_checkpoint()
     text = clip.encode_from_tokens_scheduled(clip.tokenize("a red sphere"))
     answers = []
     for one in (model, host.widen(model)):
         with host.training(one) as network, torch.no_grad():
-            told = dict(network.condition(text, (4, 12, 12)))
+            kwargs = dict(network.condition(text, (4, 12, 12)))
             x = torch.randn(1, 4, 12, 12, generator=torch.Generator().manual_seed(1))
-            assert ("c_concat" in told) is bool(network.widened)
-            told |= {"c_concat": x} if network.widened else {}
-            answers.append(network(x, torch.tensor([300.0]), told))
+            assert ("c_concat" in kwargs) is bool(network.widened)
+            kwargs |= {"c_concat": x} if network.widened else {}
+            answers.append(network(x, torch.tensor([300.0]), kwargs))
     torch.testing.assert_close(*answers, rtol=1e-5, atol=1e-5)
 
 
@@ -149,65 +152,71 @@ def stock_load(model, lora, strength=1.0):
 
 
 @pytest.mark.parametrize("order", ["pwpw", "wpwp", "ppww", "wwpp"])
-def test_under_the_dynamic_patcher_clones_take_turns(build, dynamic, host, paint, seen, order):
+def test_under_the_dynamic_patcher_clones_take_turns(build, dynamic, host, paint, image_latent, order):
     plain = build()
-    alone = {"p": paint(plain), "w": paint(host.widen(plain), seen)}
+    alone = {"p": paint(plain), "w": paint(host.widen(plain), image_latent)}
     model = dynamic()
-    models = {"p": (model, None), "w": (host.widen(model), seen)}
+    models = {"p": (model, None), "w": (host.widen(model), image_latent)}
     assert models["w"][0].is_dynamic()
     for name in order:
         assert apart(alone[name], paint(*models[name])) < 1e-6
 
 
 @pytest.mark.parametrize("order", ["lora first", "condition first"])
-def test_under_the_dynamic_patcher_a_lora_is_as_under_the_plain_one(build, dynamic, host, paint, seen, lora, order):
+def test_under_the_dynamic_patcher_a_lora_is_as_under_the_plain_one(
+    build, dynamic, host, paint, image_latent, lora, order
+):
     def load(model):
         return host.widen(stock_load(model, lora)) if order == "lora first" else stock_load(host.widen(model), lora)
 
-    expected = paint(host.widen(stock_load(build(), lora)), seen)
+    expected = paint(host.widen(stock_load(build(), lora)), image_latent)
     model = load(dynamic())
-    assert apart(expected, paint(model, seen)) < 1e-5
+    assert apart(expected, paint(model, image_latent)) < 1e-5
     with host.training(model) as network:
         wide = network.module.input_blocks[0][0].weight
     torch.testing.assert_close(wide, patched(model), rtol=1e-6, atol=1e-7)
-    assert apart(expected, paint(host.widen(dynamic()), seen)) > 1e-3
+    assert apart(expected, paint(host.widen(dynamic()), image_latent)) > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["plain", "dynamic"])
-def test_a_network_in_training_has_the_condition_of_its_model(build, dynamic, host, paint, seen, conditioning, kind):
+def test_a_network_in_training_has_the_condition_of_its_model(
+    build, dynamic, host, paint, image_latent, conditioning, kind
+):
     """Whichever clone was loaded last; zeros stand for a condition that is given later."""
     model = build() if kind == "plain" else dynamic()
     models = {True: host.widen(model), False: model}
     for wide in (True, False, True):
-        paint(models[not wide], None if wide else seen)
+        paint(models[not wide], None if wide else image_latent)
         with host.training(models[wide]) as network:
-            told = network.condition(conditioning[0], (4, 8, 8))
+            kwargs = network.condition(conditioning[0], (4, 8, 8))
             assert network.widened == (("input_blocks.0.0",) if wide else ())
-        assert ("c_concat" in told) is wide
-        assert not wide or (told["c_concat"].shape == (1, 4, 8, 8) and not told["c_concat"].any())
+        assert ("c_concat" in kwargs) is wide
+        assert not wide or (kwargs["c_concat"].shape == (1, 4, 8, 8) and not kwargs["c_concat"].any())
 
 
 @pytest.mark.parametrize("kind", ["plain", "dynamic"])
-def test_a_lora_for_the_plain_first_layer_samples_in_either_order(build, dynamic, host, paint, seen, caplog, kind):
+def test_a_lora_for_the_plain_first_layer_samples_in_either_order(
+    build, dynamic, host, paint, image_latent, caplog, kind
+):
     model = build() if kind == "plain" else dynamic()
     down, up = torch.randn(2, 4, 3, 3), torch.randn(32, 2, 1, 1)
     style = {"lora_unet_conv_in.lora_down.weight": 0.1 * down, "lora_unet_conv_in.lora_up.weight": up}
-    after = paint(stock_load(host.widen(model), style), seen)
-    assert apart(paint(host.widen(stock_load(model, style)), seen), after) < 1e-6
-    assert apart(paint(host.widen(model), seen), after) > 1e-3
+    after = paint(stock_load(host.widen(model), style), image_latent)
+    assert apart(paint(host.widen(stock_load(model, style)), image_latent), after) < 1e-6
+    assert apart(paint(host.widen(model), image_latent), after) > 1e-3
     assert "ERROR" not in caplog.text
 
 
-def test_nothing_that_clones_share_is_changed(eps_model, host, paint, seen, lora, fingerprint):
+def test_nothing_that_clones_share_is_changed(eps_model, host, paint, image_latent, lora, fingerprint):
     eps_model.model.requires_grad_(False)  # as loaders do, and the host with every weight that it has patched
     before, keys = fingerprint(eps_model), eps_model.model.concat_keys
     for model in (host.widen(eps_model), stock_load(host.widen(eps_model), lora)):
-        paint(model, seen)
+        paint(model, image_latent)
         model.detach()
         assert fingerprint(eps_model) == before and eps_model.model.concat_keys == keys
 
 
-def test_a_cancel_leaves_nothing(eps_model, host, paint, seen, watch, fingerprint):
+def test_a_cancel_leaves_nothing(eps_model, host, paint, image_latent, watch, fingerprint):
     import comfy.model_management as management
 
     eps_model.model.requires_grad_(False)
@@ -216,7 +225,7 @@ def test_a_cancel_leaves_nothing(eps_model, host, paint, seen, watch, fingerprin
     before = fingerprint(eps_model)
     wide = watch(host.widen(eps_model), lambda run, *_: management.interrupt_current_processing() or run())
     with pytest.raises(management.InterruptProcessingException):
-        paint(wide, seen)
+        paint(wide, image_latent)
     wide.detach()
     assert fingerprint(eps_model) == before
     assert torch.equal(paint(eps_model), alone)
@@ -265,7 +274,7 @@ def test_a_lora_with_a_condition_for_another_model_is_refused(build, host, node,
     assert not host.widened(load(model, "none", 1.0, plain).result[0])
 
 
-def test_strength_zero_is_the_untrained_model_with_the_condition(build, host, node, pack, lora, paint, seen):
+def test_strength_zero_is_the_untrained_model_with_the_condition(build, host, node, pack, lora, paint, image_latent):
     files = importlib.import_module(f"{pack.__name__}.d2f_data.files.lora_file")
     model = build("EPS")
     facts = files.LoraFacts(
@@ -274,9 +283,9 @@ def test_strength_zero_is_the_untrained_model_with_the_condition(build, host, no
     )  # fmt: skip
     load = node("D2FLoadLora").execute
     loaded = {strength: load(model, "none", strength, files.LoraModel(lora, facts)).result[0] for strength in (0, 0.5)}
-    assert apart(paint(host.widen(model), seen), paint(loaded[0], seen)) < 1e-6
+    assert apart(paint(host.widen(model), image_latent), paint(loaded[0], image_latent)) < 1e-6
     half = stock_load(host.widen(model), lora, 0.5)
-    assert apart(paint(half, seen), paint(loaded[0.5], seen)) < 1e-5
-    assert apart(paint(loaded[0], seen), paint(loaded[0.5], seen)) > 1e-3
+    assert apart(paint(half, image_latent), paint(loaded[0.5], image_latent)) < 1e-5
+    assert apart(paint(loaded[0], image_latent), paint(loaded[0.5], image_latent)) > 1e-3
     wide, info = load(host.widen(model), "none", 1.0, files.LoraModel(lora, facts)).result
     assert host.widened(wide) and "image condition added" not in info

@@ -37,7 +37,7 @@ def unet(diffusers, eps_model):
 
 
 @pytest.fixture
-def model_input():
+def ask():
     """`ask(network)` -> output for one batch; both classes take the same arguments."""
     generator = torch.Generator().manual_seed(2)
     x, context = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 7, 16, generator=generator)

@@ -78,14 +78,14 @@ def test_folders_may_lie_in_the_input_folder(run, folders, comfy, monkeypatch):
 
     monkeypatch.setattr(folder_paths, "input_directory", str(folders[0].parent))
     assert len(run(images="photos", targets="depths").names) == 5
-    with pytest.raises(ValueError, match=r"'depth' is not a folder.*'depths'"):
+    with pytest.raises(ValueError, match=r"targets 'depth' is not a folder.*'depths'"):
         run(images="photos", targets="depth")
     with pytest.raises(ValueError, match="are the same folder"):
         run(images="photos", targets="photos")
 
 
 def test_nothing_to_train_on_is_an_error_that_names_the_files(run, folders):
-    with pytest.raises(ValueError, match=r"(?s)no pair to train on in .*photos and .*image a\.png: no file a\.\* in"):
+    with pytest.raises(ValueError, match=r"(?s)no pairs to train on in .*photos and .*image a\.png: no file a\.\* in"):
         run(target_values=COLOR)
 
 

@@ -279,7 +279,7 @@ def test_validation_needs_conditions_of_its_own(wide, train, seen):
 
 
 def test_pairs_have_no_conditions(part, host, build, wide, seen):
-    training_items = part("reflow.pair_items").training_items
+    training_items = part("training.items").training_items
     with host.training(build()) as network, pytest.raises(ValueError, match=r"'positive' or 'condition' are connected"):
         training_items(network, build(), None, None, None, object(), [{"samples": seen}])
     with host.training(wide()) as network, pytest.raises(ValueError, match=r"image condition, but 'pairs' holds none"):

@@ -85,7 +85,7 @@ def test_pairs_are_what_the_sampler_makes_of_their_noise(
     torch.testing.assert_close(model.model.process_latent_out(read.x0), sampled, rtol=1e-3, atol=1e-3)
     assert pairs.shape == (4, 6, 8) and float(read.x0.std()) > 0.1
     calls = 3 * (1 if solver == "euler" else 2) * (1 if cfg == 1 else 2)
-    assert f"{solver} 3 steps ({calls} model calls), cfg {cfg:g}" in report
+    assert f"{solver} 3 steps ({calls} network evaluations per pair), cfg {cfg:g}" in report
     assert "model space of SD15 (scale factor 0.18215)" in report
 
 
@@ -112,8 +112,8 @@ def test_prompts_are_taken_in_turn(generate, build, output):
     given = {"clip": clip, "prompt_file": str(output.parent / "more.txt")}
     pairs, report, _ = generate(build(), prompts="a\n\n  bb  \n", **given)
     assert clip.seen == ["a", "bb", "four words of text"] and pairs.prompts == tuple(clip.seen)
-    told = pairs.conditions(pairs.read([0, 1, 5]).prompts)
-    assert [float(one["c_crossattn"].mean()) for one in told] == pytest.approx([0.1, 0.2, 1.8])
+    conditions = pairs.conditions(pairs.read([0, 1, 5]).prompts)
+    assert [float(one["c_crossattn"].mean()) for one in conditions] == pytest.approx([0.1, 0.2, 1.8])
     assert report.splitlines()[-3:] == ["  a", "  bb", "  four words of text"]
 
 
@@ -144,7 +144,7 @@ def test_a_cancel_keeps_what_was_made(generate, build, conditioning, cancel_afte
         with pytest.raises(ValueError, match=f"unfinished, {made} of 7 are there"):
             load("my_pairs")
     pairs, report, _ = generate(model, positive=conditioning[0])
-    assert f"made {7 - made} pairs in" in report
+    assert f"generated {7 - made} pairs in" in report
     whole = generate(model, positive=conditioning[0], name="whole")[0]
     assert torch.equal(pairs.read(range(7)).eps, whole.read(range(7)).eps)
     assert torch.equal(pairs.read(range(7)).x0, whole.read(range(7)).x0)
@@ -152,9 +152,9 @@ def test_a_cancel_keeps_what_was_made(generate, build, conditioning, cancel_afte
 
 def test_the_set_is_loaded_and_listed(generate, build, conditioning, load, host):
     pairs, report, _ = generate(build(), positive=conditioning[0], name="sets/cats")
-    found, told = load("sets/cats")
+    found, loaded_report = load("sets/cats")
     assert host.pair_sets() == ["sets/cats"] and found.fingerprint == pairs.fingerprint
-    assert told.splitlines()[:4] == report.splitlines()[:4]
+    assert loaded_report.splitlines()[:4] == report.splitlines()[:4]
     assert report.splitlines()[0] == "7 reflow pairs of 4x6x8 under 1 prompts: cats"
 
 
@@ -193,9 +193,9 @@ def test_a_lora_is_part_of_the_teacher(generate, build, train, stock, conditioni
 
 
 REFUSED = {
-    "no prompts": ({}, "there are no prompts; write one a line"),
+    "no prompts": ({}, "there are no prompts; write one per line"),
     "no clip": ({"prompts": "a cat"}, "connect the 'clip'"),
-    "both": ({"prompts": "a cat", "positive": "given"}, "both 'positive' and prompts"),
+    "both": ({"prompts": "a cat", "positive": "given"}, "'positive' is connected and there are prompts too"),
     "no file": ({"prompt_file": "/nowhere/x.txt"}, r"prompt_file .*x\.txt cannot be read"),
     "no negative": ({"positive": "given", "cfg": 3.0}, "cfg is 3 but nothing is connected to 'negative'"),
     "empty positive": ({"positive": []}, "'positive' is an empty conditioning; connect"),
@@ -226,7 +226,7 @@ def test_latents_that_are_not_finite(generate, build, conditioning, around_netwo
 
 
 def test_loading_nothing(load):
-    with pytest.raises(ValueError, match="no set of pairs is chosen"):
+    with pytest.raises(ValueError, match="no set of pairs is selected in 'pairs'"):
         load("none")
     with pytest.raises(ValueError, match=r"there are no reflow pairs in .*gone"):
         load("gone")

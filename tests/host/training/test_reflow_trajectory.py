@@ -24,7 +24,7 @@ def report(node, conditioning):
 def measure(part, conditioning):
     """`measure(model, ...)` -> the numbers behind the report."""
     paths = part("reflow.path_measures")
-    asked = {
+    common = {
         "positive": conditioning[0],
         "negative": conditioning[1],
         "cfg": 1.0,
@@ -34,8 +34,8 @@ def measure(part, conditioning):
     }
 
     def run(model, **given):
-        question = paths.ModelInput(**{**asked, "steps": 24, "seed": 5, **given})
-        return paths.measure(model, question, lambda done: None)
+        settings = paths.PathSettings(**{**common, "steps": 24, "seed": 5, **given})
+        return paths.measure(model, settings, lambda done: None)
 
     return run
 
@@ -110,8 +110,13 @@ def test_guidance_is_of_each_model(build, report):
 
 def test_guidance_needs_a_negative(build, report, unharmed):
     model = build()
-    with unharmed(model), pytest.raises(ValueError, match="the guidance is 4 but nothing is connected to 'negative'"):
+    with (
+        unharmed(model),
+        pytest.raises(ValueError, match=r"cfg is 4 but nothing is connected to 'negative'.*set cfg to 1"),
+    ):
         report(model, cfg=4.0, negative=None)
+    with unharmed(model), pytest.raises(ValueError, match="cfg_2 is 3 but nothing is connected to 'negative'"):
+        report(model, model, cfg_2=3.0, negative=None)
 
 
 @pytest.mark.parametrize("empty", [[], [[torch.zeros(0, 7, 16), {}]]], ids=["no entry", "no text"])
