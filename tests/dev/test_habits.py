@@ -89,3 +89,11 @@ def test_the_map_names_every_room(root):
     named = set(re.findall(r"`([a-z0-9_]+)/`", table)) | {"docs"}
     rooms = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))}
     assert rooms <= named | {"web"}
+
+
+@pytest.mark.parametrize("package", ["nodes", "d2f_data"])
+def test_the_map_names_every_room_of_a_package_and_no_other(root, package):
+    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(rf"^\| `{package}/(\w+)(?:/|\.py)` \|", text, re.MULTILINE)
+    rooms = [path.stem for path in (root / package).iterdir() if not path.name.startswith((".", "_"))]
+    assert sorted(named) == sorted(rooms)

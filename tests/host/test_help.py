@@ -1,6 +1,6 @@
-"""The in-app help: a page a node, which names every input, output and option, and nothing that is not there.
+"""The in-app help: one page per node, which names every input, output and option, and nothing that does not exist.
 
-`docs/<node>.md` is English, `docs/<node>/<language>.md` its translation, which has to say the same.
+`docs/<node>.md` is English, `docs/<node>/<language>.md` is its translation, which has to say the same.
 """
 
 import re
@@ -13,7 +13,7 @@ from devtools.snapshot import LOCALES, read
 from devtools.words import key
 
 SECTIONS = ["Inputs", "Outputs", "Example", "Mistakes people make"]
-# What a number counts, in words that its row of the page has to use. None: it has no unit.
+# Regex for the unit of a number, which its line on the page has to match. None: it has no unit.
 UNITS = {
     "accumulation": "Batches",
     "alpha": None,
@@ -31,13 +31,13 @@ UNITS = {
     "density_mean": "logit",
     "density_std": "logit",
     "dropout": "Share",
-    "ema": "a step",
+    "ema": "per step",
     "ensemble": "Samples",
     "height": "pixels",
     "high_percentile": "Percentiles",
     "huber_delta": "latent units",
-    "invalid_value": "as it is stored",
-    "learning_rate": "a step",
+    "invalid_value": "Stored value",
+    "learning_rate": "per step",
     "low_percentile": "Percentiles",
     "max_nfe": "model evaluations",
     "mean": "logit",
@@ -60,7 +60,7 @@ UNITS = {
     "validate_every": "Steps",
     "variants": "versions",
     "warmup_steps": "[Ss]teps",
-    "weight_decay": "a step",
+    "weight_decay": "per step",
     "width": "pixels",
 }
 DOCS = Path(__file__).parents[2] / "web" / "docs"
