@@ -30,10 +30,10 @@ import time
 
 from devtools.bench import bench, names
 from devtools.console import DevError, say
-from devtools.demo import demo
 from devtools.env import python_for
 from devtools.host import find_host
 from devtools.matrix import matrix
+from devtools.prompts import WRITE
 from devtools.screenshots import republish
 from devtools.server import choose_port, running
 from devtools.testing import test
@@ -56,7 +56,18 @@ def python(arguments: list[str]) -> int:
     """Run the environment's interpreter, with COMFYUI_PATH set."""
     host = find_host()
     environ = {**os.environ, "COMFYUI_PATH": str(host.path)}
-    return subprocess.call([str(python_for(host)), *arguments], env=environ)
+    with subprocess.Popen([str(python_for(host)), *arguments], env=environ) as process:
+        return wait(process)
+
+
+def wait(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a process; Ctrl-C reaches it as well, and it may take its time to clean up."""
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT if os.name != "nt" else signal.SIGTERM)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,6 +83,9 @@ def parser() -> argparse.ArgumentParser:
     tests.add_argument("--fast", action="store_true", help="leave out the slow tests")
     tests.add_argument("--host-version", metavar="VERSIONS", help="on these pinned ComfyUIs: all, or a comma list")
     tests.add_argument("--pictures", action="store_true", help="remake the README's pictures of graphs, too")
+    tests.add_argument(
+        "--prompts", action="store_true", help="write what the page sends for each graph (devtools/prompts)"
+    )
     server = commands.add_parser("serve", help="run ComfyUI; what follows -- goes to its main.py")
     server.add_argument("--port", type=int, help="default: a free one")
     commands.add_parser("python", help="run the environment's interpreter", add_help=False)
@@ -85,15 +99,17 @@ def main(arguments: list[str]) -> int:
         return python(arguments[1:])
     own, rest = split(arguments)
     options = parser().parse_args(own)
+    if getattr(options, "prompts", False):
+        os.environ[WRITE] = "1"
     if options.command == "demo":
-        demo(options.pictures)
-    elif options.command == "test" and options.host_version is not None:
+        return python(["-m", "devtools.demo", *(["--pictures"] if options.pictures else [])])
+    if options.command == "test" and options.host_version is not None:
         return matrix(options.host_version, options.rooms or [], options.fast, rest)
-    elif options.command == "test" and options.pictures:
+    if options.command == "test" and options.pictures:
         return republish(lambda: test(options.rooms or [], options.fast, rest))
-    elif options.command == "test":
+    if options.command == "test":
         return test(options.rooms or [], options.fast, rest)
-    elif options.command == "serve":
+    if options.command == "serve":
         serve(options.port, rest)
     elif options.command == "bench":
         return bench(options.name, rest)

@@ -1,28 +1,41 @@
 """Talk to a running ComfyUI: queue a prompt, follow it over the WebSocket, collect what it made.
 
-Prompts here are in the API's format: {node id: {"class_type": name, "inputs": {name: value or link}}}.
+Prompts here are in the API's format: {node id: {"class_type": name, "inputs": {name: value or link}}}. aiohttp, which
+ComfyUI itself requires, does the talking, on an event loop in a thread of its own: callers may have one running.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-import mimetypes
+import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from queue import Empty, Queue
+from typing import Any, TypeVar
+
+import aiohttp
 
 from .console import DevError
-from .websocket import WebSocket, WebSocketError
+from .prompts import Prompt
 
-Prompt = dict[str, dict[str, Any]]
+T = TypeVar("T")
 Event = dict[str, Any]
+CLOSED: Event = {"type": "closed"}
+
+
+class RequestError(DevError):
+    """ComfyUI answered a request with an error; `status` and `body` are those of the answer."""
+
+    def __init__(self, path: str, status: int, body: bytes) -> None:
+        super().__init__(f"ComfyUI answered {path} with {status}: {body[:200].decode(errors='replace')}")
+        self.status, self.body = status, body
 
 
 class PromptError(DevError):
@@ -64,14 +77,25 @@ class Client:
     def __init__(self, address: str, port: int, alive: Callable[[], bool] = lambda: True) -> None:
         self.address, self.port, self.alive = address, port, alive
         self.id = uuid.uuid4().hex
-        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-    def request(self, path: str, data: bytes | None = None, kind: str = "application/json") -> bytes:
-        """The body of a reply; a POST if there is `data`. Raises urllib.error.HTTPError for 4xx and 5xx."""
-        url = f"http://{self.address}:{self.port}{path}"
-        request = urllib.request.Request(url, data, {"Content-Type": kind})
-        with self.opener.open(request, timeout=60) as reply:
-            return bytes(reply.read())
+    def request(self, path: str, data: Any = None, kind: str | None = "application/json") -> bytes:
+        """The body of a reply; a POST if there is `data`. Raises RequestError for 4xx and 5xx."""
+
+        async def call() -> bytes:
+            headers = {"Content-Type": kind} if kind and data is not None else {}
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(60)) as session,
+                session.request("GET" if data is None else "POST", self.place(path), data=data, headers=headers) as reply,
+            ):
+                body = await reply.read()
+                if reply.status >= 400:
+                    raise RequestError(path, reply.status, body)
+                return body
+
+        return wait(call())
+
+    def place(self, path: str) -> str:
+        return f"http://{self.address}:{self.port}{path}"
 
     def get(self, path: str) -> Any:
         return json.loads(self.request(path))
@@ -93,24 +117,19 @@ class Client:
 
     def upload_image(self, path: Path, name: str | None = None) -> str:
         """Put an image into the input folder; returns the name a LoadImage node takes."""
-        name, mark = name or path.name, uuid.uuid4().hex
-        mime = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        head = (
-            f'--{mark}\r\nContent-Disposition: form-data; name="overwrite"\r\n\r\ntrue\r\n'
-            f'--{mark}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
-            f"Content-Type: {mime}\r\n\r\n"
-        )
-        data = head.encode() + path.read_bytes() + f"\r\n--{mark}--\r\n".encode()
-        reply = json.loads(self.request("/upload/image", data, f"multipart/form-data; boundary={mark}"))
+        form = aiohttp.FormData({"overwrite": "true"})
+        form.add_field("image", path.read_bytes(), filename=name or path.name)
+        reply = json.loads(self.request("/upload/image", form, None))
         return "/".join(part for part in (reply.get("subfolder"), reply["name"]) if part)
 
     def queue(self, prompt: Prompt, extra: dict[str, Any] | None = None) -> str:
         """Put a prompt into the queue; returns its id."""
-        body = {"prompt": prompt, "client_id": self.id, "extra_data": extra or {}}
         try:
-            return self.post("/prompt", body)["prompt_id"]
-        except urllib.error.HTTPError as error:
-            details = json.loads(error.read() or b"{}")
+            return self.post("/prompt", {"prompt": prompt, "client_id": self.id, "extra_data": extra or {}})[
+                "prompt_id"
+            ]
+        except RequestError as error:
+            details = json.loads(error.body or b"{}")
             raise PromptError(f"ComfyUI refused the graph: {refusal(details)}", details) from None
 
     def run(
@@ -126,55 +145,71 @@ class Client:
         ends the waiting, the prompt is stopped, so that those of others need not wait for it.
         """
         start = time.monotonic()
-        channel = WebSocket(self.address, self.port, f"/ws?clientId={self.id}")
-        try:
+        with self.events() as events:
             result = Result(self.queue(prompt, extra), 0.0)
-            self.listen(channel, result, on_event, start + seconds)
-        finally:
-            channel.close()
+            try:
+                for event in self.follow(events, result.prompt_id, start + seconds):
+                    result.messages.append(event)
+                    note_steps(result.steps, event)
+                    on_event(event)
+            except PromptError:
+                raise
+            except BaseException:
+                self.withdraw(result.prompt_id)
+                raise
         result.seconds = time.monotonic() - start
         result.outputs = self.history(result.prompt_id).get("outputs", {})
         return result
 
-    def listen(self, channel: WebSocket, result: Result, on_event: Callable[[Event], None], deadline: float) -> None:
-        """Hear of a prompt, up to its end."""
+    @contextmanager
+    def events(self) -> Iterator[Queue[Event]]:
+        """What the server says over its WebSocket, from now on; CLOSED when it hangs up."""
+        events: Queue[Event] = Queue()
+        connected = threading.Event()
+
+        async def listen() -> None:
+            try:
+                async with (
+                    aiohttp.ClientSession() as session,
+                    session.ws_connect(self.place(f"/ws?clientId={self.id}"), max_msg_size=0) as channel,
+                ):
+                    connected.set()
+                    async for message in channel:
+                        if message.type is aiohttp.WSMsgType.TEXT:  # pictures come as bytes
+                            events.put(json.loads(message.data))
+            finally:
+                connected.set()
+                events.put(CLOSED)
+
+        listening = asyncio.run_coroutine_threadsafe(listen(), loop())
         try:
-            for event in self.follow(channel, result.prompt_id, deadline):
-                result.messages.append(event)
-                note_steps(result.steps, event)
-                on_event(event)
-        except PromptError:
-            raise
-        except BaseException:
-            self.withdraw(result.prompt_id)
-            raise
+            connected.wait()
+            yield events
+        finally:
+            listening.cancel()
 
     def withdraw(self, prompt_id: str) -> None:
         """Take a prompt out of the queue, or stop it if it runs; nothing if ComfyUI is gone."""
-        with suppress(OSError):
+        with suppress(OSError, aiohttp.ClientError, RequestError):
             self.post("/queue", {"delete": [prompt_id]})
             self.post("/interrupt", {"prompt_id": prompt_id})
 
-    def follow(self, channel: WebSocket, prompt_id: str, deadline: float) -> Iterator[Event]:
+    def follow(self, events: Queue[Event], prompt_id: str, deadline: float) -> Iterator[Event]:
         """The messages about a prompt, up to its end."""
         while time.monotonic() < deadline:
-            event = self.next_event(channel)
-            if event is None or event.get("data", {}).get("prompt_id") != prompt_id:
-                continue
-            yield event
-            raise_failure(event)
-            if event["type"] == "executing" and event["data"].get("node") is None:
-                return
+            try:
+                event = events.get(timeout=2)
+            except Empty:
+                event = {}
+            if event == CLOSED or not self.alive():
+                died = "The connection to ComfyUI broke" if self.alive() else "ComfyUI died"
+                raise DevError(f"{died} while it ran the graph.")
+            if event.get("data", {}).get("prompt_id") == prompt_id:
+                yield event
+                raise_failure(event)
+                if event["type"] == "executing" and event["data"].get("node") is None:
+                    return
         raise DevError("The graph did not finish in time.")
-
-    def next_event(self, channel: WebSocket) -> Event | None:
-        try:
-            text = channel.receive(timeout=2)
-        except WebSocketError as error:
-            raise DevError(f"The connection to ComfyUI broke: {error}.") from None
-        if text is None and not self.alive():
-            raise DevError("ComfyUI died while it ran the graph.")
-        return json.loads(text) if text else None
 
     def history(self, prompt_id: str, seconds: float = 10) -> dict[str, Any]:
         """ComfyUI's record of a finished prompt, which may come a moment after its last message."""
@@ -185,6 +220,23 @@ class Client:
                 return record
             time.sleep(0.05)
         raise DevError(f"ComfyUI has no record of the prompt {prompt_id}.")
+
+
+@cache
+def loop() -> asyncio.AbstractEventLoop:
+    """The event loop of all clients, which runs as long as the process."""
+    found = asyncio.new_event_loop()
+    threading.Thread(target=found.run_forever, daemon=True).start()
+    return found
+
+
+def wait(call: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine returns, once it has; an interrupt cancels it."""
+    future = asyncio.run_coroutine_threadsafe(call, loop())
+    try:
+        return future.result()
+    finally:
+        future.cancel()
 
 
 def note_steps(steps: dict[str, float], event: Event) -> None:

@@ -1,4 +1,7 @@
-"""The demo command: run the graphs `workflows/demo_*.json` on a real server and list what they made."""
+"""The demo command: run the graphs `workflows/demo_*.json` on a real server and list what they made.
+
+It runs in the set-up environment (`python -m devtools.demo`), whose libraries it uses.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,16 @@ import json
 import os
 import re
 import shutil
-import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 from .client import Client, Event, Result
 from .console import DevError, Progress, bar, say, table
-from .env import python_for
-from .host import find_host
+from .host import Host, read_version
 from .paths import ROOT
+from .pictures import Branches, draw
+from .prompts import prompt_for
 from .server import ADDRESS, Server, running
-from .workflow import to_prompt
-
-Branches = list[tuple[str, list[str]]]
 
 TRAINER = "D2FTrainLora"
 # Pictures of the README, and which of the demo's they are.
@@ -35,44 +35,37 @@ PLOTS = {
 }
 
 
-def demo(pictures: bool = False, folder: Path = ROOT / "workflows", pattern: str = "demo_*.json") -> None:
+def demo(pictures: bool = False) -> None:
     """Run every demo graph, in the order of their names; print a table of what was made and where.
 
     `pictures` remakes the pictures in the repository, too: the graphs' thumbnails and the README's.
     """
-    host = find_host()
-    files = sorted(folder.glob(pattern))
-    if not files:
-        raise DevError(f"There are no graphs {pattern} in {folder}.")
-    python = python_for(host)
+    path = Path(os.environ["COMFYUI_PATH"])
+    host = Host(path, read_version(path))
+    files = sorted((ROOT / "workflows").glob("demo_*.json"))
     say(f"Starting ComfyUI {host.version} ...")
-    with running(host, python, threads=1) as server:
+    with running(host, Path(sys.executable), threads=1) as server:
         client = Client(ADDRESS, server.port, server.alive)
-        definitions = client.object_info()
-        made = {file.stem: run_file(client, server, file, definitions) for file in files}
+        made = {file.stem: run_file(client, server, file) for file in files}
     output = server.base / "output"
-    draw(python, {graph: branches for graph, (_, branches) in made.items()}, output, folder if pictures else None)
+    graphs = {graph: branches for graph, (_, branches) in made.items()}
+    draw(graphs, output, ROOT / "workflows" if pictures else None)
+    if pictures:
+        publish(graphs, output)
     say("\n" + table([row for row, _ in made.values()]))
     say(f"\nEverything is in {output}; a sheet of each graph's images is {output / '<workflow>_sheet.png'}")
 
 
-def draw(python: Path, graphs: dict[str, Branches], output: Path, thumbnails: Path | None) -> None:
-    """Sheets of the images in `output`; the repository's pictures if `thumbnails` is given."""
-    manifest = output / "demo_images.json"
-    manifest.write_text(json.dumps(graphs), encoding="utf-8")
-    command = [python, ROOT / "devtools" / "pictures.py", manifest, output, *([thumbnails] if thumbnails else [])]
-    subprocess.run([str(part) for part in command], check=True)
-    if thumbnails:
-        images = ROOT / "docs" / "images"
-        for name, made in DOCS.items():
-            shutil.copy(output / made, images / name)
-        for name, (graph, title) in PLOTS.items():
-            shutil.copy(dict(graphs[graph])[title][0], images / name)
+def publish(graphs: dict[str, Branches], output: Path) -> None:
+    """Copy what the README shows into the repository."""
+    images = ROOT / "docs" / "images"
+    for name, made in DOCS.items():
+        shutil.copy(output / made, images / name)
+    for name, (graph, title) in PLOTS.items():
+        shutil.copy(dict(graphs[graph])[title][0], images / name)
 
 
-def run_file(
-    client: Client, server: Server, file: Path, definitions: dict[str, Any]
-) -> tuple[dict[str, object], Branches]:
+def run_file(client: Client, server: Server, file: Path) -> tuple[dict[str, object], Branches]:
     """Run one saved graph; the table's row about it, and the images of each of its branches."""
     workflow = json.loads(file.read_text(encoding="utf-8"))
     titles = {str(node["id"]): node.get("title") or node["type"] for node in workflow["nodes"]}
@@ -84,8 +77,8 @@ def run_file(
         if text:
             progress.update(f"  {file.stem}: {text}")
 
+    prompt = prompt_for(file.stem)
     try:
-        prompt = to_prompt(workflow, definitions)
         result = client.run(prompt, show, {"extra_pnginfo": {"workflow": workflow}})
     except DevError as error:
         progress.close()
@@ -150,3 +143,12 @@ def row(name: str, result: Result, evaluations: dict[str, float], trainers: set[
         "seconds": round(result.seconds, 1),
         "where": os.path.commonprefix(files) + "*" if files else None,  # noqa: RUF071
     }
+
+
+if __name__ == "__main__":
+    try:
+        demo("--pictures" in sys.argv[1:])
+    except DevError as error:
+        sys.exit(f"dev.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

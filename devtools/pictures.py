@@ -1,18 +1,13 @@
-"""Put the demo's images together: a sheet a graph, and the thumbnails of the template browser.
+"""Put the demo's images together: a sheet per graph, and the thumbnails of the template browser.
 
-Run with the set-up environment's interpreter, which has Pillow:
-
-    python devtools/pictures.py MANIFEST OUTPUT [THUMBNAILS]
-
-MANIFEST is JSON, {graph: [[label, [image file, ...]], ...]} with one entry a branch of the graph. Each graph gets
-OUTPUT/<graph>_sheet.png, a row a branch; with THUMBNAILS also THUMBNAILS/<graph>.jpg, the first image of four branches.
-A graph with branches "Before: <what>" and "After: <what>" gets OUTPUT/<graph>_before_after.png, a row a pair.
+A graph is a list of branches, (label, image files). Each gets OUTPUT/<graph>_sheet.png, a row per branch; on request
+also a thumbnail <graph>.jpg, the first image of four branches. A graph with branches "Before: <what>" and
+"After: <what>" gets OUTPUT/<graph>_before_after.png, a row per pair.
 """
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -25,18 +20,19 @@ TILE, CAPTION = 248, 26
 HEADING, BETWEEN = 30, 24
 
 
-def main(manifest: str, output: str, thumbnails: str = "") -> None:
-    for graph, branches in json.loads(Path(manifest).read_text(encoding="utf-8")).items():
-        sheet(branches).save(Path(output) / f"{graph}_sheet.png", optimize=True)
+def draw(graphs: Mapping[str, Branches], output: Path, thumbnails: Path | None = None) -> None:
+    """Sheets of the graphs in `output`; thumbnails in that folder if one is given."""
+    for graph, branches in graphs.items():
+        sheet(branches).save(output / f"{graph}_sheet.png", optimize=True)
         pairs = before_and_after(branches)
         if pairs:
-            comparison(pairs).save(Path(output) / f"{graph}_before_after.png", optimize=True)
+            comparison(pairs).save(output / f"{graph}_before_after.png", optimize=True)
         if thumbnails:
-            thumbnail(branches).save(Path(thumbnails) / f"{graph}.jpg", quality=88, optimize=True)
+            thumbnail(branches).save(thumbnails / f"{graph}.jpg", quality=88, optimize=True)
 
 
 def sheet(branches: Branches) -> Image.Image:
-    """A row a branch: its label, then its images."""
+    """A row per branch: its label, then its images."""
     columns = max(len(files) for _, files in branches)
     size = (LABEL_WIDTH + columns * (CELL + GAP), len(branches) * (CELL + GAP) + GAP)
     page = Image.new("RGB", size, BACKGROUND)
@@ -57,7 +53,7 @@ def before_and_after(branches: Branches) -> dict[str, tuple[list[str], list[str]
 
 
 def comparison(pairs: dict[str, tuple[list[str], list[str]]]) -> Image.Image:
-    """A row a pair: its label, the images before, the images after."""
+    """A row per pair: its label, the images before, the images after."""
     half = max(len(before) for before, _ in pairs.values()) * (CELL + GAP)
     starts = (LABEL_WIDTH, LABEL_WIDTH + half + BETWEEN)
     page = Image.new("RGB", (starts[1] + half, HEADING + len(pairs) * (CELL + GAP) + GAP), BACKGROUND)
@@ -94,7 +90,3 @@ def scaled(file: str, size: int) -> Image.Image:
 def wrapped(label: str) -> str:
     """A label on two lines where it has a comma."""
     return label.replace(", ", ",\n")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

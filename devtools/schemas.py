@@ -16,7 +16,7 @@ from typing import Any
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 LISTED = {"lora", "pairs", "scheduler"}  # combos whose options are files, or the host's
 LIMITS = ("default", "min", "max", "step")
-REMEDY = "append, or make a new node and give the old id a line in nodes/host/replacement.py"
+REMEDY = "append; node ids and what saved graphs keep are never renamed, a node that must change becomes a new one"
 
 Described = dict[str, Any]
 
@@ -65,9 +65,9 @@ def describe_options(options: Collection[Any]) -> list[str] | dict[str, list[Des
     return list(options)
 
 
-def breaks(old: dict[str, Described], new: dict[str, Described], renamed: Collection[str] = ()) -> list[str]:
-    """Why graphs saved with `old` would not open with `new`; ids in `renamed` may be gone."""
-    gone = [f"{node} is gone; {REMEDY}" for node in old if node not in new and node not in renamed]
+def breaks(old: dict[str, Described], new: dict[str, Described]) -> list[str]:
+    """Why graphs saved with `old` would not open with `new`."""
+    gone = [f"{node} is gone; {REMEDY}" for node in old if node not in new]
     both = [node for node in old if node in new]
     return gone + [f"{node}: {why}; {REMEDY}" for node in both for why in node_breaks(old[node], new[node])]
 

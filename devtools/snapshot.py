@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,11 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write(schemas: Mapping[str, Any], renamed: Collection[str], root: Path = ROOT) -> None:
-    """Write all files under `root`; nothing if saved graphs would break. `renamed` are ids that have a replacement."""
+def write(schemas: Mapping[str, Any], root: Path = ROOT) -> None:
+    """Write all files under `root`; nothing if saved graphs would break."""
     snapshot, words = root / SNAPSHOT.relative_to(ROOT), root / LOCALES.relative_to(ROOT) / "en"
     described = {node: describe(schema) for node, schema in schemas.items()}
-    found = breaks(read(snapshot) if snapshot.exists() else {}, described, renamed)
+    found = breaks(read(snapshot) if snapshot.exists() else {}, described)
     if found:
         raise DevError("\n".join(["Saved graphs would not open any more:", *found]))
     files = {snapshot: described} | {words / name: tree for name, tree in english(schemas).items()}
@@ -52,7 +52,7 @@ def main() -> None:
     sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != ROOT]  # its `nodes` is not ComfyUI's
     enter_host(Path(os.environ["COMFYUI_PATH"]))
     schemas = load(load_pack())
-    write(schemas, [])
+    write(schemas)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from devtools.client import Client
+from devtools.prompts import prompt_for
 from devtools.screenshots import graph_picture
-from devtools.workflow import to_prompt
 
 from .editor import FILES, click_run, finish, open_template, photograph
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 def test_run_makes_the_pictures(path: Path, editor: Any, server: Client, screenshots: Path):
     workflow = open_template(editor, path.stem)
     prompt_id, sent = click_run(editor)
-    assert sent == to_prompt(workflow, server.object_info())
+    assert sent == prompt_for(path.stem)
     shown = finish(editor, server, prompt_id)
     photograph(editor, graph_picture(path.stem), 0.75)
     savers = {str(node["id"]) for node in workflow["nodes"] if node["type"] == "SaveImage"}

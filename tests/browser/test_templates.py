@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from devtools.client import Client
-from devtools.workflow import to_prompt
+from devtools.prompts import settled
 
 from .editor import FILES, PACK, RED_LINKS, UNKNOWN_NODES, open_template, prompt_of
 
@@ -40,7 +40,8 @@ def test_it_opens_without_complaint_and_means_what_we_send(path: Path, editor: A
     assert editor.evaluate(UNKNOWN_NODES) == []
     assert editor.evaluate(RED_LINKS) == []
     assert len(workflow["links"]) == editor.evaluate("() => app.graph.links.size")
-    assert to_prompt(workflow, server.object_info()) == prompt_of(editor)
+    sent = prompt_of(editor)
+    assert sent == settled(path.stem, sent)
     editor.wait_for_load_state("networkidle")  # what is missing is complained of once the server has been asked
     assert editor.get_by_role("dialog").count() == 0
     if hinted(workflow):

@@ -62,12 +62,6 @@ def test_the_scheduled_workflow_runs_on_every_pinned_release(root):
     assert [name.strip(' "') for name in line.partition("[")[2].rstrip("]").split(",")] == matrix.chosen("all")
 
 
-def test_some_releases_and_what_is_passed_on(runs):
-    done = runs({})
-    matrix.matrix("0.24.0, 0.16.3", ["core"], True, ["-k", "converter"])
-    assert done == [(version, ["core"], True, ["-k", "converter"]) for version in ("0.16.3", "0.24.0")]
-
-
 def test_what_fails_on_one_release_stops_no_other_and_shows_in_the_exit_code(runs, capsys):
     done = runs({"0.16.3": REPORT, "0.18.2": DevError("no network"), "0.24.0": 4})
     assert matrix.matrix("all", [], False, []) == 1
@@ -81,19 +75,6 @@ def test_what_fails_on_one_release_stops_no_other_and_shows_in_the_exit_code(run
     assert rows[3] == ["0.27.0", "7", "3", "0", "12"]
 
 
-@pytest.mark.parametrize("result", [REPORT, DevError("no network"), 4, 5])
-def test_a_single_wrong_run_is_an_exit_code(runs, result):
-    runs({"0.16.3": result})
-    assert matrix.matrix("0.16.3", [], False, []) == 1
-
-
-def test_a_report_without_failures_does_not_hide_the_exit_code(tmp_path):
-    report = tmp_path / "report.xml"
-    report.write_text(PASSED)
-    assert matrix.read(report, 2)["failed"] == "pytest: code 2"
-    assert matrix.read(report, 0)["failed"] == 0
-
-
 def test_the_report_of_a_real_run_is_understood(tmp_path):
     file, report = tmp_path / "test_it.py", tmp_path / "report.xml"
     file.write_text(
@@ -103,13 +84,6 @@ def test_the_report_of_a_real_run_is_understood(tmp_path):
     code = subprocess.run(command, cwd=tmp_path, capture_output=True).returncode
     counted = matrix.read(report, code)
     assert (counted["passed"], counted["skipped"], counted["failed"]) == (2, 1, 1)
-
-
-def test_interrupting_stops_it_all(runs):
-    done = runs({"0.18.2": KeyboardInterrupt()})
-    with pytest.raises(KeyboardInterrupt):
-        matrix.matrix("all", [], False, [])
-    assert len(done) == 2
 
 
 @pytest.mark.parametrize("wanted", ["1.2.3", "0.16.3,1.2.3", ""])
@@ -127,14 +101,6 @@ def test_the_users_own_comfyui_is_refused(runs, monkeypatch):
     with pytest.raises(DevError, match="COMFYUI_PATH and --host-version name two ComfyUIs; unset COMFYUI_PATH"):
         matrix.matrix("all", [], False, [])
     assert done == []
-
-
-def test_the_command_line_leads_there(root):
-    environ = {key: value for key, value in os.environ.items() if key != "COMFYUI_PATH"}
-    command = [sys.executable, str(root / "dev.py"), "test", "--host-version", "1.2.3"]
-    result = subprocess.run(command, capture_output=True, text=True, env=environ)
-    assert result.returncode == 1
-    assert result.stderr.startswith("dev.py: --host-version 1.2.3 is not a pinned ComfyUI")
 
 
 def test_only_what_lies_in_tests_takes_the_place_of_a_room():

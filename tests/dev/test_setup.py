@@ -113,8 +113,8 @@ def steps(monkeypatch, tmp_path):
     """Set-up without venv and pip: what would have been done is listed, `broken` makes it fail."""
     done: list[str] = []
 
-    def create(folder: Path, base: Path | None = None) -> None:
-        done.append("create" if base is None else f"create on {base.name}")
+    def create(folder: Path) -> None:
+        done.append("create")
         python = env.venv_python(folder)
         python.parent.mkdir(parents=True)
         python.touch()
@@ -157,82 +157,30 @@ def test_changed_requirements_refill_the_environment(steps, tmp_path):
     assert steps == ["create", "fill", "fill"]
 
 
-@pytest.fixture
-def hosts(monkeypatch, tmp_path):
-    """`hosts(version)` -> a Host of that release with its own requirements; the cache is a temporary one."""
+def test_every_release_has_an_environment_of_its_own_and_the_checkout_shows_the_default_one(
+    steps, monkeypatch, tmp_path
+):
     monkeypatch.setenv("D2F_CACHE", str(tmp_path))
-    monkeypatch.setattr(env, "link_folder", lambda target, link: None)
-
-    def pinned(version: str) -> host.Host:
-        folder = tmp_path / "hosts" / f"comfyui-{version}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "requirements.txt").write_text(f"frontend=={version}")
-        return host.Host(folder, version)
-
-    monkeypatch.setattr(env, "pinned_host", pinned)
-    return pinned
-
-
-def test_other_releases_get_a_layer_on_the_default_one(steps, hosts, tmp_path):
-    base = f"{env.tag()}-comfyui-0.30.0"
-    for _ in range(2):
-        python = env.python_for(hosts("0.16.3"))
-        assert python == env.venv_python(tmp_path / "envs" / f"{env.tag()}-comfyui-0.16.3")
-    assert steps == ["create", "fill", f"create on {base}", "fill"]
-    assert env.python_for(hosts("0.30.0")) == env.venv_python(tmp_path / "envs" / base)
-    assert len(steps) == 4
-
-
-def test_the_checkouts_environment_is_the_default_one(steps, hosts, tmp_path, monkeypatch):
     links: list[Path] = []
     monkeypatch.setattr(env, "link_folder", lambda target, link: links.append(target))
-    env.python_for(hosts("0.16.3"))
-    env.python_for(hosts("0.30.0"))
-    assert links == [tmp_path / "envs" / f"{env.tag()}-comfyui-0.30.0"] * 2
+    for version in ("0.16.3", "0.30.0"):
+        folder = tmp_path / version
+        folder.mkdir()
+        (folder / "requirements.txt").write_text(f"frontend=={version}")
+        python = env.python_for(host.Host(folder, version))
+        assert python == env.venv_python(tmp_path / "envs" / f"{env.tag()}-comfyui-{version}")
+    assert steps == ["create", "fill"] * 2
+    assert links == [tmp_path / "envs" / f"{env.tag()}-comfyui-0.30.0"]
 
 
-def test_another_base_refills_the_layer(steps, hosts, tmp_path):
-    env.python_for(hosts("0.16.3"))
-    (tmp_path / "envs" / f"{env.tag()}-comfyui-0.30.0" / env.STAMP).write_text("of other requirements")
-    base = env.environment(hosts("0.30.0"))
-    env.environment(hosts("0.16.3"), base)
-    assert steps[4:] == ["fill"], "the base only: it is what it was"
-    (base / env.STAMP).write_text("of a base that a newer checkout filled")
-    env.environment(hosts("0.16.3"), base)
-    assert steps[4:] == ["fill", "fill"]
-
-
-def test_the_mathematics_are_tested_in_the_default_environment_but_not_in_a_layer(steps, hosts, tmp_path, monkeypatch):
-    monkeypatch.setattr(env, "imports", lambda python, statement: False)
-    layer = env.environment(hosts("0.16.3"), env.environment(hosts("0.30.0")))
-    default = tmp_path / "envs" / f"{env.tag()}-comfyui-0.30.0"
-    assert env.core_python() == env.venv_python(default)
-    (default / env.STAMP).unlink()
-    assert (layer / env.STAMP).is_file()
-    assert env.core_python() == env.venv_python(tmp_path / "envs" / f"{env.tag()}-core")
-
-
-def real(folder: Path, base: Path | None, packages: dict[str, str]) -> Path:
-    """A real environment with packages of one file, `NAME.py`, and their metadata."""
-    env.create(folder, base)
-    for name, version in packages.items():
-        place = env.site_packages(folder)
-        (place / f"{name}.py").write_text(f"version = {version!r}")
-        (place / f"{name}-{version}.dist-info").mkdir()
-        (place / f"{name}-{version}.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
-    return env.venv_python(folder)
-
-
-def test_a_layer_has_the_packages_of_its_base_but_its_own_win(tmp_path, monkeypatch):
+def test_the_mathematics_are_tested_in_the_default_environment_or_a_small_one(steps, monkeypatch, tmp_path):
     monkeypatch.setenv("D2F_CACHE", str(tmp_path))
-    real(tmp_path / "base", None, {"heavy": "2.0", "page": "1.0"})
-    python = real(tmp_path / "layer", tmp_path / "base", {"page": "0.5"})
-    code = "import heavy, page; print(heavy.version, page.version)"
-    assert subprocess.check_output([str(python), "-c", code], text=True).split() == ["2.0", "0.5"]
-    pip = [str(python), "-m", "pip", "install", "--no-index", "--no-input", "heavy==2.0", "page==0.5"]
-    result = subprocess.run(pip, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("Requirement already satisfied") == 2
+    monkeypatch.setattr(env, "imports", lambda python, statement: False)
+    assert env.core_python() == env.venv_python(tmp_path / "envs" / f"{env.tag()}-core")
+    default = env.environment_folder("0.30.0")
+    default.mkdir()
+    (default / env.STAMP).touch()
+    assert env.core_python() == env.venv_python(default)
 
 
 def test_a_failing_command_names_its_log(monkeypatch, tmp_path):

@@ -3,17 +3,16 @@
 import io
 import json
 import sys
-import urllib.error
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from devtools.client import Client
+from devtools.client import Client, RequestError
 from devtools.host import Host, read_version
 from devtools.package import export, pack, unpack
+from devtools.prompts import prompt_for
 from devtools.server import ADDRESS, running
-from devtools.workflow import to_prompt
 
 NAME = "diff2flow-kit"
 
@@ -92,18 +91,16 @@ def test_every_language_is_there(fresh, source):
 def test_every_blueprint_is_there(fresh, source):
     try:
         found = fresh.get("/global_subgraphs")
-    except urllib.error.HTTPError:
+    except RequestError:
         pytest.skip("this ComfyUI has no subgraph blueprints")
     ours = {entry["name"] for entry in found.values() if entry["info"]["node_pack"] == f"custom_nodes.{NAME}"}
     assert ours == stems(source / "subgraphs", "*.json")
 
 
-def test_the_demo_makes_its_images(fresh, installed):
+def test_the_demo_makes_its_images(fresh):
     from PIL import Image
 
-    folder, _ = installed
-    graph = json.loads((folder / "workflows" / "demo_text_to_image.json").read_text(encoding="utf-8"))
-    result = fresh.run(to_prompt(graph, fresh.object_info()))
+    result = fresh.run(prompt_for("demo_text_to_image"))
     pictures = [np.asarray(Image.open(io.BytesIO(fresh.view(image)))) for image in result.images()]
     assert pictures and all(picture.std() > 10 for picture in pictures)
 

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from devtools.client import Client
-from devtools.workflow import to_prompt
+from devtools.prompts import prompt_for
 
-from .graphs import read, saved_images
+from .graphs import saved_images
 
 
 @pytest.fixture(scope="session")
-def ran(server: Client, definitions: dict[str, Any]) -> Callable[[Path], dict[str, list[Image.Image]]]:
+def ran(server: Client) -> Callable[[Path], dict[str, list[Image.Image]]]:
     """`ran(path)` -> {file name prefix: images} of a demo graph, run once for all tests."""
     done: dict[Path, dict[str, list[Image.Image]]] = {}
 
     def run(path: Path) -> dict[str, list[Image.Image]]:
         if path not in done:
-            done[path] = saved_images(server, to_prompt(read(path), definitions))
+            done[path] = saved_images(server, prompt_for(path.stem))
         return done[path]
 
     return run

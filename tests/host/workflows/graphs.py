@@ -8,7 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from devtools.client import Client, Prompt
+from devtools.client import Client
+from devtools.prompts import Prompt
 
 FOLDER = Path(__file__).resolve().parents[3] / "workflows"
 FILES = sorted(FOLDER.glob("*.json"))

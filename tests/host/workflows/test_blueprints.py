@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from devtools.client import Client
-from devtools.workflow import to_prompt, widget_count
+from devtools.prompts import Prompt, prompt_for
 
 from .graphs import read, saved_images
 
@@ -117,73 +116,79 @@ def test_no_two_nodes_overlap(path: Path):
             assert x >= a + c or a >= x + width or y >= b + d or b >= y + height
 
 
-@every_blueprint
-def test_inner_nodes_exist_and_have_the_widgets_of_this_version(path: Path, definitions: dict[str, Any]):
-    _, subgraph = parts(path)
-    for inner in subgraph["nodes"]:
-        if inner["type"] != "MarkdownNote":
-            count = widget_count(inner, definitions[inner["type"]])
-            assert len(inner.get("widgets_values", [])) == count, inner["type"]
+def targets(subgraph: dict[str, Any], name: str) -> list[tuple[dict[str, Any], str]]:
+    """(node inside, name of its input) for everything that an input of a blueprint feeds."""
+    nodes = {inner["id"]: inner for inner in subgraph["nodes"]}
+    (slot,) = (one for one in subgraph["inputs"] if one["name"] == name)
+    fed = [link for link in subgraph["links"] if link["id"] in slot["linkIds"]]
+    inner = [(nodes[link["target_id"]], link["target_slot"]) for link in fed]
+    return [(node, node["inputs"][number]["name"]) for node, number in inner]
+
+
+def saved_values(node: dict[str, Any]) -> dict[str, Any]:
+    """{widget: value} of a node as saved: in the order of its inputs, a word about the seed behind every seed."""
+    values, found = iter(node["widgets_values"]), {}
+    for socket in node["inputs"]:
+        if socket.get("widget"):
+            found[socket["name"]] = next(values, None)
+            if socket["name"] in ("seed", "noise_seed"):
+                next(values, None)
+    return found
 
 
 @every_blueprint
-def test_the_values_outside_are_those_inside(path: Path, definitions: dict[str, Any]):
+def test_the_values_outside_are_those_inside_and_those_of_the_prompt(path: Path):
     """Older editors read the ones, newer ones the others."""
-    graph = read(path)
-    assert to_prompt(graph, definitions) == to_prompt(with_values(graph, None), definitions)
+    node, subgraph = parts(path)
+    outside = [socket["name"] for socket in node["inputs"] if socket.get("widget")]
+    prompt = prompt_for(path.stem)
+    assert outside
+    for name, value in zip(outside, node["widgets_values"], strict=True):
+        for inner, widget in targets(subgraph, name):
+            assert saved_values(inner)[widget] == value, name
+            assert prompt[key_of(subgraph, inner)]["inputs"][widget] == value, name
 
 
-def with_values(graph: dict[str, Any], values: list[Any] | None) -> dict[str, Any]:
-    changed = copy.deepcopy(graph)
-    changed["nodes"][0]["widgets_values"] = values
-    return changed
+def key_of(subgraph: dict[str, Any], inner: dict[str, Any]) -> str:
+    """The name of a node inside in the prompt of its blueprint, which leaves the note out."""
+    ids = sorted(one["id"] for one in subgraph["nodes"] if one["type"] != "MarkdownNote")
+    return f"0:{ids.index(inner['id'])}"
 
 
 # --- Running them ---------------------------------------------------------------------------------
 
 
 class Wiring:
-    """A graph around a blueprint, as one would draw it: `add(type, values, input=(node, output))` -> the node's id."""
+    """A prompt around a blueprint: `add(type, {widget: value}, input=(node, output))` -> the node's name."""
 
     def __init__(self, name: str, values: dict[str, Any]) -> None:
-        self.graph = read(FOLDER / f"{name}.json")
-        (self.instance,) = self.graph["nodes"]
-        promoted = [socket["name"] for socket in self.instance["inputs"] if socket.get("widget")]
-        assert set(values) <= set(promoted)
-        own = dict(zip(promoted, self.instance["widgets_values"], strict=True))
-        self.instance["widgets_values"] = [values.get(key, own[key]) for key in promoted]
+        self.prompt: Prompt = prompt_for(name)
+        _, self.subgraph = parts(FOLDER / f"{name}.json")
+        self.feed(**values)
 
-    def add(self, kind: str, values: tuple[Any, ...] = (), **feeds: tuple[int, int]) -> int:
-        node = {"id": 100 + len(self.graph["nodes"]), "type": kind, "widgets_values": list(values)}
-        node["inputs"] = [self.socket(name, *source) for name, source in feeds.items()]
-        self.graph["nodes"].append(node)
-        return node["id"]
+    def add(self, kind: str, values: dict[str, Any] | None = None, **feeds: tuple[str, int]) -> str:
+        name = str(100 + len(self.prompt))
+        inputs = {**(values or {}), **{key: list(source) for key, source in feeds.items()}}
+        self.prompt[name] = {"class_type": kind, "inputs": inputs}
+        return name
 
-    def feed(self, **feeds: tuple[int, int]) -> None:
-        """Link inputs of the blueprint."""
-        for socket in self.instance["inputs"]:
-            if socket["name"] in feeds:
-                socket.update(self.socket(socket["name"], *feeds.pop(socket["name"])))
-        assert not feeds
+    def feed(self, **feeds: Any) -> None:
+        """Link inputs of the blueprint, (node, output), or set its widgets."""
+        for name, value in feeds.items():
+            for inner, socket in targets(self.subgraph, name):
+                own = self.prompt[key_of(self.subgraph, inner)]["inputs"]
+                own[socket] = list(value) if isinstance(value, tuple) else value
 
-    def socket(self, name: str, node: int, output: int) -> dict[str, Any]:
-        link = len(self.graph["links"]) + 1
-        self.graph["links"].append([link, node, output, 0, 0, "*"])
-        return {"name": name, "type": "*", "link": link}
-
-    def out(self, name: str) -> tuple[int, int]:
-        names = [output["name"] for output in self.instance["outputs"]]
-        return self.instance["id"], names.index(name)
+    def out(self, name: str) -> tuple[str, int]:
+        (slot,) = (one for one in self.subgraph["outputs"] if one["name"] == name)
+        (link,) = (one for one in self.subgraph["links"] if one["id"] in slot["linkIds"])
+        nodes = {inner["id"]: inner for inner in self.subgraph["nodes"]}
+        return key_of(self.subgraph, nodes[link["origin_id"]]), link["origin_slot"]
 
 
-def demo_model(wiring: Wiring) -> dict[str, tuple[int, int]]:
+def demo_model(wiring: Wiring) -> dict[str, tuple[str, int]]:
     checkpoint = wiring.add("D2FDemoCheckpoint")
     return {name: (checkpoint, output) for output, name in enumerate(("model", "clip", "vae"))}
-
-
-def run(server: Client, definitions: dict[str, Any], wiring: Wiring) -> dict[str, list[Image.Image]]:
-    """{file name prefix: images} of a run."""
-    return saved_images(server, to_prompt(wiring.graph, definitions))
 
 
 def greatest_difference(images: list[Image.Image], others: list[Image.Image]) -> int:
@@ -192,56 +197,57 @@ def greatest_difference(images: list[Image.Image], others: list[Image.Image]) ->
     return max(high for one, other in pairs for _, high in ImageChops.difference(one, other).getextrema())
 
 
-def sampled(wiring: Wiring, model: tuple[int, int], demo: dict[str, tuple[int, int]], cfg: float, steps: int) -> None:
+def sampled(wiring: Wiring, model: tuple[str, int], demo: dict[str, tuple[str, int]], cfg: float, steps: int) -> None:
     """Pictures that a model of a blueprint makes, with the one node."""
-    text = wiring.add("CLIPTextEncode", ("a large red sphere on the left",), clip=demo["clip"])
-    size = wiring.add("EmptyLatentImage", (96, 96, 2))
+    text = wiring.add("CLIPTextEncode", {"text": "a large red sphere on the left"}, clip=demo["clip"])
+    size = wiring.add("EmptyLatentImage", {"width": 96, "height": 96, "batch_size": 2})
+    widgets = {"seed": 7, "steps": steps, "cfg": cfg, "solver": "euler", "grid": "uniform", "denoise": 1.0}
     latent = wiring.add(
-        "D2FKSampler", (7, "fixed", steps, cfg, "euler", "uniform", 1.0),
-        model=model, positive=(text, 0), negative=(text, 0), latent_image=(size, 0),
+        "D2FKSampler", widgets, model=model, positive=(text, 0), negative=(text, 0), latent_image=(size, 0),
     )  # fmt: skip
     saved(wiring, (latent, 0), demo, "images")
 
 
-def saved(wiring: Wiring, latent: tuple[int, int], demo: dict[str, tuple[int, int]], name: str) -> None:
+def saved(wiring: Wiring, latent: tuple[str, int], demo: dict[str, tuple[str, int]], name: str) -> None:
     decoded = wiring.add("VAEDecode", samples=latent, vae=demo["vae"])
-    wiring.add("SaveImage", (f"blueprints/{name}",), images=(decoded, 0))
+    wiring.add("SaveImage", {"filename_prefix": f"blueprints/{name}"}, images=(decoded, 0))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", ["euler", "heun", "dopri5"])
-def test_convert_and_sample_makes_the_images_of_the_one_node(solver: str, server: Client, definitions: dict[str, Any]):
+def test_convert_and_sample_makes_the_images_of_the_one_node(solver: str, server: Client):
     wiring = Wiring(SAMPLE, {"steps": 6, "cfg": 3.0, "seed": 5, "solver": solver, "denoise": 0.9})
     demo = demo_model(wiring)
-    texts = [wiring.add("CLIPTextEncode", (text,), clip=demo["clip"]) for text in ("a small blue cube", "")]
+    texts = [wiring.add("CLIPTextEncode", {"text": text}, clip=demo["clip"]) for text in ("a small blue cube", "")]
     feeds = {"model": demo["model"], "positive": (texts[0], 0), "negative": (texts[1], 0)}
-    feeds["latent_image"] = (wiring.add("EmptyLatentImage", (96, 96, 2)), 0)
+    feeds["latent_image"] = (wiring.add("EmptyLatentImage", {"width": 96, "height": 96, "batch_size": 2}), 0)
     wiring.feed(**feeds)
     saved(wiring, wiring.out("latent"), demo, "parts")
-    tolerances = (1e-3, 1e-3, 500) if solver == "dopri5" else ()
-    whole = wiring.add("D2FKSampler", (5, "fixed", 6, 3.0, solver, *tolerances, "uniform", 0.9), **feeds)
+    tolerances = {"solver.rtol": 1e-3, "solver.atol": 1e-3, "solver.max_nfe": 500} if solver == "dopri5" else {}
+    widgets = {"seed": 5, "steps": 6, "cfg": 3.0, "solver": solver, "grid": "uniform", "denoise": 0.9, **tolerances}
+    whole = wiring.add("D2FKSampler", widgets, **feeds)
     saved(wiring, (whole, 0), demo, "whole")
-    images = run(server, definitions, wiring)
+    images = saved_images(server, wiring.prompt)
     assert len(images["blueprints/parts"]) == 2
     assert greatest_difference(images["blueprints/parts"], images["blueprints/whole"]) <= 1
     assert max(high - low for low, high in images["blueprints/parts"][0].getextrema()) > 30
 
 
-def training(name: str, values: dict[str, Any]) -> tuple[Wiring, dict[str, tuple[int, int]]]:
+def training(name: str, values: dict[str, Any]) -> tuple[Wiring, dict[str, tuple[str, int]]]:
     """A training blueprint at the demo model, with its picture and its report, for a few steps."""
     wiring = Wiring(name, {"steps": 4, "learning_rate": 1e-3, "batch_size": 2, "rank": 4, **values})
     demo = demo_model(wiring)
     wiring.feed(**demo)
-    wiring.add("SaveImage", ("blueprints/loss",), images=wiring.out("loss_plot"))
-    wiring.add("PreviewAny", (), source=wiring.out("report"))
+    wiring.add("SaveImage", {"filename_prefix": "blueprints/loss"}, images=wiring.out("loss_plot"))
+    wiring.add("PreviewAny", source=wiring.out("report"))
     return wiring, demo
 
 
-def check_training(server: Client, definitions: dict[str, Any], name: str, values: dict[str, Any], cfg: float) -> None:
+def check_training(server: Client, name: str, values: dict[str, Any], cfg: float) -> None:
     """Run it to its end: a plot, a file that has the name, and a model that makes pictures."""
     wiring, demo = training(name, values)
     sampled(wiring, wiring.out("model"), demo, cfg, 2)
-    images = run(server, definitions, wiring)
+    images = saved_images(server, wiring.prompt)
     assert [image.size for image in images["blueprints/images"]] == [(96, 96)] * 2
     check_files(server, images, values["name"])
 
@@ -264,20 +270,20 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_folder_becomes_a_lora(server: Client, definitions: dict[str, Any], pictures: Path):
+def test_a_folder_becomes_a_lora(server: Client, pictures: Path):
     values = {"folder": str(pictures), "resolution": 128, "prefix": "sks", "name": "blueprint_lora"}
-    check_training(server, definitions, TRAIN, values, 3.0)
+    check_training(server, TRAIN, values, 3.0)
 
 
 @pytest.mark.slow
-def test_a_model_is_reflowed(server: Client, definitions: dict[str, Any]):
+def test_a_model_is_reflowed(server: Client):
     values = {"prompts": "a red sphere\na blue cube", "count": 6, "width": 96, "height": 96, "pair_steps": 3}
-    check_training(server, definitions, REFLOW, {**values, "pair_cfg": 3.0, "name": "blueprint_reflow"}, 1.0)
+    check_training(server, REFLOW, {**values, "pair_cfg": 3.0, "name": "blueprint_reflow"}, 1.0)
     assert (server.base / "output" / "diff2flow" / "pairs" / "blueprint_reflow" / "manifest.json").is_file()
 
 
 @pytest.mark.slow
-def test_a_model_learns_depth(server: Client, definitions: dict[str, Any], tmp_path: Path):
+def test_a_model_learns_depth(server: Client, tmp_path: Path):
     for folder in ("images", "maps"):
         (tmp_path / folder).mkdir()
     for i in range(4):
@@ -288,10 +294,11 @@ def test_a_model_learns_depth(server: Client, definitions: dict[str, Any], tmp_p
     wiring, demo = training(DEPTH, {**values, "name": "blueprint_depth"})
     feeds = {"model": wiring.out("model"), "vae": demo["vae"]}
     picture = server.upload_image(tmp_path / "images" / "0.png", "blueprint.png")
-    feeds["image"] = (wiring.add("LoadImage", (picture, "image")), 0)
-    feeds["positive"] = (wiring.add("CLIPTextEncode", ("",), clip=demo["clip"]), 0)
-    depth = wiring.add("D2FDepthFromImage", (1, 7, "fixed", 1, 128, "spectral"), **feeds)
-    wiring.add("SaveImage", ("blueprints/depth",), images=(depth, 0))
-    images = run(server, definitions, wiring)
+    feeds["image"] = (wiring.add("LoadImage", {"image": picture}), 0)
+    feeds["positive"] = (wiring.add("CLIPTextEncode", {"text": ""}, clip=demo["clip"]), 0)
+    widgets = {"steps": 1, "seed": 7, "ensemble": 1, "resolution": 128, "colors": "spectral"}
+    depth = wiring.add("D2FDepthFromImage", widgets, **feeds)
+    wiring.add("SaveImage", {"filename_prefix": "blueprints/depth"}, images=(depth, 0))
+    images = saved_images(server, wiring.prompt)
     assert [image.size for image in images["blueprints/depth"]] == [(128, 128)]
     check_files(server, images, "blueprint_depth")

@@ -10,7 +10,7 @@ from PIL import Image, ImageChops, ImageOps, ImageStat
 
 from devtools.client import Client
 from devtools.pictures import BACKGROUND, CAPTION, GAP, TILE
-from devtools.workflow import to_prompt
+from devtools.prompts import prompt_for
 
 from .graphs import DEMOS, FOLDER, TASKS, read, saved_images
 
@@ -68,8 +68,8 @@ def test_the_one_node_and_its_parts_make_the_same_images(ran: Any):
     assert all(greatest_difference(parts, whole) <= 1 for parts, whole in pairs)
 
 
-def test_with_the_grid_of_a_stock_scheduler_the_one_node_agrees_too(server: Client, definitions: dict[str, Any]):
-    prompt = to_prompt(read(FOLDER / "demo_image_to_image.json"), definitions)
+def test_with_the_grid_of_a_stock_scheduler_the_one_node_agrees_too(server: Client):
+    prompt = prompt_for("demo_image_to_image")
     (sampler,) = (node for node in prompt.values() if node["class_type"] == "D2FKSampler")
     sampler["inputs"].update({"grid": "stock scheduler", "grid.scheduler": "simple"})
     images = saved_images(server, prompt)

@@ -10,14 +10,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from devtools.client import Prompt
-from devtools.workflow import has_widget, to_prompt, widget_count
+from devtools.prompts import FOLDER as PROMPTS
+from devtools.prompts import Prompt, prompt_for
 
 from .graphs import DEMOS, FILES, FOLDER, TASKS, read
 
 HOST, FRONTEND = "0.30.0", "1.47.12"  # that the files were saved with
 MODEL_FILE = re.compile(r"\.(safetensors|sft|ckpt|pt|pth|bin|gguf|onnx)$")
 PRIVATE = re.compile(r"/(home|root|Users|tmp|mnt)/|[A-Za-z]:\\\\|file://|localhost|[\w.]+@[\w.]+")
+CONTROLS = ("fixed", "randomize", "increment", "decrement")  # what the page keeps behind a seed
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 TITLE = 30  # height of a node's title bar, above its position
 
 every_workflow = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -119,23 +121,33 @@ def test_the_large_checkpoints_are_found_by_that_rule():
     assert named == {path.stem for path in FILES if path not in DEMOS}
 
 
-@every_workflow
+@pytest.mark.parametrize("path", sorted(PROMPTS.glob("*.json")), ids=lambda path: path.stem)
 def test_every_node_and_widget_exists(path: Path, definitions: dict[str, Any]):
-    prompt = to_prompt(read(path), definitions)
+    """As the page sends graphs and blueprints; inputs of a blueprint without a widget are linked from outside."""
+    prompt = prompt_for(path.stem)
     for node_id, node in prompt.items():
         specs = expanded(definitions[node["class_type"]]["input"], node["inputs"])
-        required = {name for name, (spec, needed) in specs.items() if needed}
+        fed = {name for name, (spec, _) in specs.items() if ":" in node_id and not has_widget(spec)}
+        required = {name for name, (_, needed) in specs.items() if needed} - fed
         assert required <= set(node["inputs"]) <= set(specs), f"{node['class_type']} (node {node_id})"
         for name, value in node["inputs"].items():
             check_value(f"{node['class_type']}.{name}", specs[name][0], value, prompt, definitions)
 
 
+def test_every_graph_has_its_prompt():
+    blueprints = {path.stem for path in (FOLDER.parent / "subgraphs").glob("*.json")}
+    assert {path.stem for path in PROMPTS.glob("*.json")} == {path.stem for path in FILES} | blueprints
+
+
 @every_workflow
-def test_every_node_has_as_many_values_as_it_has_widgets(path: Path, definitions: dict[str, Any]):
-    """Values are stored by position, so that a widget put between others would shift them."""
+def test_its_values_are_those_of_the_prompt(path: Path):
+    """A graph that was changed by hand, without its prompt, or a widget that came between others and shifted them."""
+    prompt = prompt_for(path.stem)
     for node in read(path)["nodes"]:
-        if node["type"] != "MarkdownNote":
-            assert len(node.get("widgets_values") or []) == widget_count(node, definitions[node["type"]]), node["type"]
+        saved = [value for value in node.get("widgets_values") or [] if value not in CONTROLS]
+        for name, value in prompt.get(str(node["id"]), {"inputs": {}})["inputs"].items():
+            if not isinstance(value, list):
+                assert value in saved, f"{node['type']} (node {node['id']}): {name}"
 
 
 def expanded(groups: dict[str, Any], values: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, bool]]:
@@ -154,6 +166,11 @@ def options_of(spec: list[Any]) -> list[Any]:
     return spec[0] if isinstance(spec[0], list) else (spec[1].get("options") or [] if len(spec) > 1 else [])
 
 
+def has_widget(spec: list[Any]) -> bool:
+    """Whether the page draws a widget for an input of this definition."""
+    return isinstance(spec[0], list) or spec[0] in WIDGETS
+
+
 def check_value(where: str, spec: list[Any], value: Any, prompt: Prompt, definitions: dict[str, Any]) -> None:
     """A link brings the right type; a widget's value is one that the widget can have."""
     options = (spec[1] if len(spec) > 1 else None) or {}
@@ -161,7 +178,7 @@ def check_value(where: str, spec: list[Any], value: Any, prompt: Prompt, definit
         source = definitions[prompt[value[0]]["class_type"]]
         assert spec[0] == "*" or source["output"][value[1]] in spec[0].split(","), where
         return
-    assert has_widget(spec[0], options), f"{where} is not linked"
+    assert has_widget(spec), f"{where} is not linked"
     keys = [option["key"] if isinstance(option, dict) else option for option in options_of(spec)]
     if where not in ("CheckpointLoaderSimple.ckpt_name", "LoadImage.image") and keys:
         assert value in keys, where

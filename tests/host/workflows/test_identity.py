@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from devtools.client import Client, Prompt
+from devtools.client import Client
+from devtools.prompts import Prompt
 
 ROWS = (999, 940, 870, 800, 700, 600, 500, 400, 300, 200, 100, 30, 0)
 

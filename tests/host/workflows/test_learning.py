@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from devtools.client import Client
-from devtools.workflow import to_prompt
+from devtools.prompts import prompt_for
 
 from .graphs import FOLDER, in_small, load, read, saved_images
 
@@ -60,11 +60,9 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("model", ["sd15", "sdxl"])
-def test_a_folder_is_trained_on(
-    model: str, server: Client, definitions: dict[str, Any], pictures: Path, new_files: Callable[[str], list[str]]
-):
+def test_a_folder_is_trained_on(model: str, server: Client, pictures: Path, new_files: Callable[[str], list[str]]):
     """The graph for a large checkpoint, run with the demo model in its place, for a few steps."""
-    prompt = to_prompt(read(FOLDER / f"{model}_train_lora_folder.json"), definitions)
+    prompt = prompt_for(f"{model}_train_lora_folder")
     small = {
         "D2FFolderDataset": {"folder": str(pictures), "resolution": 96, "bucket_step": 32},
         "D2FTrainLora": {"run_name": f"folder_{model}", "steps": 4, "warmup_steps": 0, "preview_every": 2},
@@ -83,12 +81,10 @@ def distance(images: list[Image.Image], others: list[Image.Image]) -> float:
     return float((a - b).square().mean(1).sqrt().median())
 
 
-def test_reflow_brings_few_steps_to_where_the_teacher_ends(
-    server: Client, definitions: dict[str, Any], new_files: Callable[[str], list[str]]
-):
+def test_reflow_brings_few_steps_to_where_the_teacher_ends(server: Client, new_files: Callable[[str], list[str]]):
     """On more prompts than the graph shows: over six of them the distance depends on which six."""
     graph, count = read(FOLDER / "demo_reflow.json"), 24
-    prompt = to_prompt(graph, definitions)
+    prompt = prompt_for("demo_reflow")
     for node in prompt.values():  # pairs of its own, which no other test has made
         node["inputs"].update({"name": "demo_learning"} if node["class_type"] == "D2FReflowPairs" else {})
     (asked,) = (node for node in graph["nodes"] if node.get("title", "").startswith("New prompts"))
@@ -110,9 +106,9 @@ def test_reflow_brings_few_steps_to_where_the_teacher_ends(
     assert len(new_files("loras/diff2flow/demo_reflow_250_steps_*.safetensors")) == 1
 
 
-def test_the_reflow_graph_for_a_large_checkpoint_runs(server: Client, definitions: dict[str, Any]):
+def test_the_reflow_graph_for_a_large_checkpoint_runs(server: Client):
     """With the demo model in the checkpoint's place, for a few pairs and steps."""
-    prompt = to_prompt(read(FOLDER / "sd15_reflow.json"), definitions)
+    prompt = prompt_for("sd15_reflow")
     small = {
         "D2FReflowPairs": {"count": 8, "width": 96, "height": 96, "steps": 3},
         "D2FTrainLora": {"steps": 4, "warmup_steps": 0, "preview_every": 2, "batch_size": 2, "accumulation": 2},
@@ -125,10 +121,8 @@ def test_the_reflow_graph_for_a_large_checkpoint_runs(server: Client, definition
     assert sorted(images) == [f"diff2flow/sd15_reflow_{name}" for name in names]
 
 
-def test_the_demo_learns_to_see_depth(
-    server: Client, definitions: dict[str, Any], new_files: Callable[[str], list[str]]
-):
-    prompt = to_prompt(read(FOLDER / "demo_depth.json"), definitions)
+def test_the_demo_learns_to_see_depth(server: Client, new_files: Callable[[str], list[str]]):
+    prompt = prompt_for("demo_depth")
     result = server.run(prompt)
     images = {image["filename"].rpartition("_0")[0]: load(server, image) for image in result.images()}
     assert {"demo_depth_1_image", "demo_depth_2_true"} < images.keys()
@@ -140,7 +134,7 @@ def test_the_demo_learns_to_see_depth(
     assert len(new_files("loras/diff2flow/demo_depth_160_steps_*.safetensors")) == 1
 
 
-def test_the_depth_graph_for_a_large_checkpoint_runs(server: Client, definitions: dict[str, Any], tmp_path: Path):
+def test_the_depth_graph_for_a_large_checkpoint_runs(server: Client, tmp_path: Path):
     """With the demo model in the checkpoint's place, on a small folder of images and depth maps, for a few steps."""
     for name in ("images", "maps"):
         (tmp_path / name).mkdir()
@@ -149,7 +143,7 @@ def test_the_depth_graph_for_a_large_checkpoint_runs(server: Client, definitions
         Image.linear_gradient("L").resize((96, 96)).convert("I").point(lambda v: v * 200 + 9).save(
             tmp_path / "maps" / f"{i}.tiff"
         )
-    prompt = to_prompt(read(FOLDER / "sd15_depth.json"), definitions)
+    prompt = prompt_for("sd15_depth")
     small = {
         "D2FPairedFolder": {"images": str(tmp_path / "images"), "targets": str(tmp_path / "maps"), "resolution": 96},
         "D2FTrainLora": {"steps": 3, "warmup_steps": 0, "preview_every": 2, "batch_size": 2, "accumulation": 1},
