@@ -82,10 +82,10 @@ class Client:
         """The body of a reply; a POST if there is `data`. Raises RequestError for 4xx and 5xx."""
 
         async def call() -> bytes:
-            headers = {"Content-Type": kind} if kind and data is not None else {}
+            method, headers = "GET" if data is None else "POST", {"Content-Type": kind} if kind and data else {}
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(60)) as session,
-                session.request("GET" if data is None else "POST", self.place(path), data=data, headers=headers) as reply,
+                session.request(method, self.place(path), data=data, headers=headers) as reply,
             ):
                 body = await reply.read()
                 if reply.status >= 400:
