@@ -27,9 +27,9 @@ from .adapter import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, attac
 from .adaptive import ADAPTIVE_METHODS
 from .batches import Batch, TrainingData, derive_seed
 from .depth import DepthRange, align_to, depth_from_target, depth_range, depth_target, ensemble, valid_pixels
-from .evaluation import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, SolverStep
+from .nfe import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, SolverStep
 from .frozen_copy import for_autograd, frozen_copy
-from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_levels
+from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_sigmas
 from .lora import TARGETS, AdapterSettings, make_adapters
 from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Interpolant, Objective, TimeDensity
 from .metrics import SPACES, DepthScores, depth_scores
@@ -40,6 +40,7 @@ from .prediction import PREDICTIONS
 from .reflow import FlowPath, curvature, few_step_errors, follow, straightness
 from .schedule import NoiseSchedule
 from .solve import FIXED_METHODS, METHODS, solve
+from .time_map import FlowTime, per_item
 from .train import NonFiniteLossError, StepRecord, Trainer, TrainSettings
 from .velocity import FlowAlignment
 
@@ -66,6 +67,7 @@ __all__ = [
     "EvaluationLimitError",
     "FlowAlignment",
     "FlowPath",
+    "FlowTime",
     "FullAdapter",
     "Interpolant",
     "LowRankAdapter",
@@ -99,7 +101,8 @@ __all__ = [
     "make_adapters",
     "make_optimizer",
     "make_schedule",
-    "shift_levels",
+    "per_item",
+    "shift_sigmas",
     "solve",
     "straightness",
     "valid_pixels",

@@ -1,4 +1,4 @@
-"""Grids of flow time: at which noise levels a solver stops.
+"""Grids of flow time: where a solver stops.
 
 A grid runs from ``t_start`` to 1 with ``steps`` intervals. With u = 0, 1/steps, .., 1:
 
@@ -22,10 +22,10 @@ STARTS = ("t_min", "noise")
 """Where sampling starts: at the noisiest level that the network was trained on, or at t = 0."""
 
 
-def shift_levels(s: Tensor, shift: float) -> Tensor:
+def shift_sigmas(s: Tensor, shift: float) -> Tensor:
     """``shift s / (1 + (shift - 1) s)`` for flow sigmas s in [0, 1], any shape; shift > 1 adds noise."""
     if not shift > 0:
-        raise ValueError(f"shift must be above 0, got {shift}; 1 leaves the levels as they are")
+        raise ValueError(f"shift must be above 0, got {shift}; 1 leaves the sigmas as they are")
     return s if shift == 1 else shift * s / (1 + (shift - 1) * s)
 
 
@@ -34,7 +34,7 @@ def _uniform(u: Tensor, shift: float, mean: float, std: float) -> Tensor:
 
 
 def _shifted(u: Tensor, shift: float, mean: float, std: float) -> Tensor:
-    return 1 - shift_levels(1 - u, shift)
+    return 1 - shift_sigmas(1 - u, shift)
 
 
 def _logit_normal(u: Tensor, shift: float, mean: float, std: float) -> Tensor:

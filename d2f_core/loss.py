@@ -27,10 +27,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .coordinate import per_item
 from .naive import NaiveAlignment
-from .prediction import PREDICTIONS
-from .time_map import vp_coefficients
+from .prediction import PREDICTIONS, Coefficients
+from .time_map import FlowTime, per_item
 from .velocity import FlowAlignment
 
 # Steepness of the U-shaped density: its ends are cosh(4), 27 times, as likely as its middle.
@@ -99,14 +98,14 @@ WEIGHTS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
 
 
 class ModelInput(NamedTuple):
-    """What the network is asked: its input (B, *) and its fractional timestep (B,)."""
+    """What the network is given: its input (B, *), and its fractional timestep (B,) where the pair's t is."""
 
     network_input: Tensor
     timestep: Tensor
 
 
 class Interpolant(NamedTuple):
-    """A training pair at flow time t: clean latent and noise (B, *), t (B,)."""
+    """A training pair at flow time t: clean latent and noise (B, *), t (B,), float64 on the CPU to be exact."""
 
     x0: Tensor
     eps: Tensor
@@ -114,8 +113,9 @@ class Interpolant(NamedTuple):
 
     @property
     def x_fm(self) -> Tensor:
-        """The state between them, ``t x0 + (1 - t) eps``, (B, *)."""
-        return per_item(self.t, self.x0) * self.x0 + per_item(1 - self.t, self.x0) * self.eps
+        """The state between them, ``t x0 + s eps``, (B, *)."""
+        time = FlowTime.of(self.t, self.x0)
+        return per_item(time.t, self.x0) * self.x0 + per_item(time.s, self.x0) * self.eps
 
 
 def _compare_velocity(alignment: FlowAlignment, pair: Interpolant, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,8 +123,9 @@ def _compare_velocity(alignment: FlowAlignment, pair: Interpolant, output: Tenso
 
 
 def _compare_native(alignment: FlowAlignment, pair: Interpolant, output: Tensor) -> tuple[Tensor, Tensor]:
-    alpha, sigma = (per_item(c, pair.x0) for c in vp_coefficients(pair.t))
-    return output, PREDICTIONS[alignment.prediction].target(pair.x0, pair.eps, alpha, sigma)
+    alpha, sigma = FlowTime.of(pair.t, pair.x0).vp_coefficients().unbind(-1)
+    level = Coefficients(per_item(alpha, pair.x0), per_item(sigma, pair.x0))
+    return output, PREDICTIONS[alignment.prediction].target(pair.x0, pair.eps, level)
 
 
 def _naive(alignment: FlowAlignment) -> FlowAlignment:

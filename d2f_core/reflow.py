@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .evaluation import VelocityFn
+from .nfe import VelocityFn
 from .grid import flow_grid
 from .solve import solve
 

@@ -17,18 +17,33 @@ There is no row for the clean image. The published code reads a table of T + 1 r
 the clean image and hands that index to the network: off by one.
 """
 
-from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .coordinate import Number, as_coordinate, clamp
+from .time_map import exact
 
 # ComfyUI's value for a terminal alphas_cumprod of zero (zero terminal SNR). x0 cannot be read
 # off an eps-prediction at alpha = 0, so an exact zero is replaced by this.
 ZERO_TERMINAL_ALPHAS_CUMPROD = 4.8973451890853435e-08
+
+
+class Tables(NamedTuple):
+    """What is looked up around a call of the network, on one device in one dtype.
+
+    Attributes:
+        log_sigma: ``log sigma_ve`` of each row, (T,).
+        pieces: row, slope and ``log_sigma`` of each linear piece of the inverse, (T + 1, 3); the first and the last are
+            the constants 0 and T - 1 outside of the table.
+        range: least and greatest (alpha, sigma) at which an output is read, (2, 2): nothing is noisier than row T - 1.
+    """
+
+    log_sigma: Tensor
+    pieces: Tensor
+    range: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,36 +103,44 @@ class NoiseSchedule:
         """``sigma_ve`` of each row, float64, shape (T,)."""
         return self.log_sigma.exp()
 
-    def log_sigma_at(self, timestep: Tensor | float) -> Number:
+    @cached_property
+    def least_sigma_ve(self) -> float:
+        """``sigma_ve`` of row 0, the cleanest."""
+        return float(self.log_sigma[0].exp())
+
+    def log_sigma_at(self, timestep: Tensor | float) -> Tensor:
         """``log sigma_ve`` at a fractional timestep, any shape; outside of [0, T - 1] the end row counts."""
-        position = clamp(as_coordinate(timestep), 0, len(self) - 1)
-        if isinstance(position, Tensor):
-            return self._interpolate(position)
-        row = min(int(position), len(self) - 2)
-        weight = position - row
-        return (1 - weight) * self._rows[row] + weight * self._rows[row + 1]
-
-    def timestep_at(self, log_sigma: Tensor | float) -> Number:
-        """Fractional timestep in [0, T - 1] with that ``log sigma_ve``: the inverse of ``log_sigma_at``."""
-        level = clamp(as_coordinate(log_sigma), self._rows[0], self._rows[-1])
-        if isinstance(level, Tensor):
-            return self._invert(level)
-        row = min(bisect_right(self._rows, level) - 1, len(self) - 2)
-        return row + (level - self._rows[row]) / (self._rows[row + 1] - self._rows[row])
-
-    def _interpolate(self, position: Tensor) -> Tensor:
-        table = self.log_sigma.to(position)
+        position = exact(timestep).clamp(0, len(self) - 1)
+        table = self.tables(position).log_sigma
         row = position.floor().long().clamp(max=len(self) - 2)
         return torch.lerp(table[row], table[row + 1], position - row)
 
-    def _invert(self, level: Tensor) -> Tensor:
-        table = self.log_sigma.to(level)
-        row = (torch.searchsorted(table, level, right=True) - 1).clamp(0, len(self) - 2)
-        return row + (level - table[row]) / (table[row + 1] - table[row])
+    def timestep_at(self, log_sigma: Tensor) -> Tensor:
+        """Fractional timestep in [0, T - 1] with that finite ``log sigma_ve``: the inverse of ``log_sigma_at``."""
+        tables = self.tables(log_sigma)
+        row, slope, start = tables.pieces[torch.searchsorted(tables.log_sigma, log_sigma, right=True)].unbind(-1)
+        return torch.addcmul(row, slope, log_sigma - start)
+
+    def tables(self, like: Tensor) -> Tables:
+        """The tables in the dtype and on the device of a tensor; made once for each, so that no call copies them."""
+        key = (like.device, like.dtype)
+        if key not in self._tables:
+            self._tables[key] = Tables(*(table.to(like) for table in self._exact_tables))
+        return self._tables[key]
 
     @cached_property
-    def _rows(self) -> list[float]:
-        return self.log_sigma.tolist()
+    def _tables(self) -> dict[tuple[torch.device, torch.dtype], Tables]:
+        return {}
+
+    @cached_property
+    def _exact_tables(self) -> Tables:
+        rows = torch.arange(len(self) - 1, dtype=torch.float64)
+        inside = torch.stack([rows, 1 / self.log_sigma.diff(), self.log_sigma[:-1]], dim=1)
+        pieces = torch.nn.functional.pad(inside, (0, 0, 1, 1))
+        pieces[-1, 0] = len(self) - 1
+        alpha, sigma = torch.sigmoid(self.log_sigma[-1] * torch.tensor([-2, 2], dtype=torch.float64)).sqrt().tolist()
+        ends = torch.tensor([[alpha, -torch.inf], [torch.inf, sigma]], dtype=torch.float64)
+        return Tables(self.log_sigma, pieces, ends)
 
 
 def _float64(values: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""Solvers for ``d x / d t = velocity(t, x)``: from noise at t = 0 to data at t = 1.
+"""Solvers for ``d x / d t = velocity(t, x)``: for a flow, from noise at t = 0 to data at t = 1.
 
 A fixed-step solver is data, a Butcher tableau (c, a, b). With step h from t:
 
     k_i = velocity(t + c_i h,  x + h sum_{j<i} a_ij k_j)          x(t + h) = x + h sum_i b_i k_i
 
-A velocity that is computed as (x0 - x) / (1 - t) does not exist at t = 1. Then the last interval is
+A velocity that is computed as (x0 - x) / s, s = 1 - t, does not exist at t = 1. Then the last interval is
 solved with ``open_end``: a tableau with all c < 1, of an order that keeps the order of the whole
 (one step of local error h^p is enough for a method of order p). Euler and midpoint never look at the end.
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .adaptive import ADAPTIVE_METHODS, TorchdiffeqFlow
-from .evaluation import CountedVelocity, SolverStep, VelocityFn, check_finite
+from .nfe import CountedVelocity, SolverStep, VelocityFn
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,11 @@ def solve(
     """Integrate x from ``ts[0]`` to ``ts[-1]``.
 
     Args:
-        velocity_fn: ``(t, x) -> velocity`` with t of shape () and x, velocity of shape (B, *).
+        velocity_fn: ``(t, x) -> velocity`` with t of shape (), float64, and x, velocity of shape (B, *). A
+            ``CountedVelocity`` goes on counting, and says what errors call t.
         x: state at ``ts[0]``, (B, *).
-        ts: flow times, strictly monotone, at least 2; fixed-step solvers take one step an interval, adaptive
-            ones choose their steps and only stop there.
+        ts: flow times or other times, strictly monotone, at least 2; fixed-step solvers take one step per interval,
+            adaptive ones choose their steps and only stop there.
         method: one of ``METHODS``.
         rtol, atol: tolerances of the adaptive solvers.
         open_end: the velocity is not defined at ``ts[-1]``. Fixed-step solvers then use their ``open_end``
@@ -88,7 +89,7 @@ def solve(
         ModuleNotFoundError: an adaptive method without torchdiffeq.
     """
     counted = velocity_fn if isinstance(velocity_fn, CountedVelocity) else CountedVelocity(velocity_fn)
-    times = _check_times(ts)
+    times = _check_times(ts, counted.variable)
     report = on_step or (lambda step: None)
     if method in FIXED_METHODS:
         return _solve_fixed(counted, x, times, FIXED_METHODS[method], open_end, report)
@@ -121,7 +122,7 @@ def _step(velocity_fn: CountedVelocity, x: Tensor, start: float, end: float, tab
     for c, row in zip(tableau.c, ((), *tableau.a), strict=True):
         t = torch.tensor(end if c == 1 else start + c * h, dtype=torch.float64)
         k.append(velocity_fn(t, _advance(x, h, row, k)))
-    return check_finite(_advance(x, h, tableau.b, k), start, end)
+    return velocity_fn.check_finite(_advance(x, h, tableau.b, k), start, end)
 
 
 def _advance(x: Tensor, h: float, weights: tuple[float, ...], k: list[Tensor]) -> Tensor:
@@ -157,13 +158,13 @@ def _solve_adaptive(
     return x
 
 
-def _check_times(ts: Tensor) -> list[float]:
+def _check_times(ts: Tensor, variable: str) -> list[float]:
     times = torch.as_tensor(ts).detach().to("cpu", torch.float64)
     steps = times.diff() if times.ndim == 1 else times
     if times.ndim != 1 or len(times) < 2 or not ((steps > 0).all() or (steps < 0).all()):
         shown = [round(value, 6) for value in times.flatten()[:8].tolist()]
         raise ValueError(
-            f"ts must be one-dimensional with at least 2 strictly ascending (or strictly descending) flow times, "
-            f"got shape {tuple(times.shape)} starting {shown}"
+            f"the {variable}s of a solver must be one-dimensional with at least 2 strictly ascending (or strictly "
+            f"descending) values, got shape {tuple(times.shape)} starting {shown}; drop repeated values"
         )
     return times.tolist()

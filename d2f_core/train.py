@@ -22,7 +22,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .adapter import Adapter, attached, hooked
 from .batches import Batch, TrainingData, batch_items, derive_seed
-from .coordinate import coordinate_dtype
 from .loss import Interpolant, Objective, TimeDensity
 from .train_settings import NonFiniteLossError, StepRecord, TrainSettings, seeded
 
@@ -147,7 +146,7 @@ class Trainer:
 
     def _pair(self, batch: Batch, t: Tensor, generator: torch.Generator) -> Interpolant:
         noise = torch.randn(batch.x0.shape, generator=generator) if batch.eps is None else batch.eps
-        return Interpolant(batch.x0, noise.to(batch.x0), t.to(batch.x0.device, coordinate_dtype(batch.x0.device)))
+        return Interpolant(batch.x0, noise.to(batch.x0), t)
 
     def _broken(self, what: str) -> str:
         return (

@@ -36,6 +36,6 @@ def flow_levels(model: Any, grid: Mapping[str, Any], steps: int, denoise: float 
     if name == STOCK_GRID:
         levels = host.stock_levels(model, settings["scheduler"], total)
     else:
-        t_start = 1 - float(host.sampling_of(model).sigma_max)
-        levels = (1 - flow_grid(name, total, t_start=max(t_start, 0.0), **settings)).float()
+        # A grid of t from t_start to 1 is, in s, one from 0 to 1 times s_start.
+        levels = (min(float(host.sampling_of(model).sigma_max), 1.0) * (1 - flow_grid(name, total, **settings))).float()
     return levels[-(steps + 1) :]
