@@ -27,13 +27,13 @@ from .adapter import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, attac
 from .adaptive import ADAPTIVE_METHODS
 from .batches import Batch, TrainingData, derive_seed
 from .depth import DepthRange, align_to, depth_from_target, depth_range, depth_target, ensemble, valid_pixels
-from .nfe import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, SolverStep
 from .frozen_copy import for_autograd, frozen_copy
 from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_sigmas
 from .lora import TARGETS, AdapterSettings, make_adapters
 from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Interpolant, Objective, TimeDensity
 from .metrics import SPACES, DepthScores, depth_scores
 from .naive import NaiveAlignment
+from .nfe import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, SolverStep
 from .optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 from .optional import install_command
 from .prediction import PREDICTIONS

@@ -19,21 +19,10 @@ from .velocity import FlowAlignment, check_output
 
 @dataclass(frozen=True, eq=False)
 class NaiveAlignment(FlowAlignment):
-    """Flow time read as a timestep, output read as a velocity; see the module's head.
+    """Flow time read as a timestep, output read as a velocity.
 
-    Timesteps end at T - 1 as the network knows no later one, and the level of timestep 0 is that of timestep 1/2,
-    so that it stays above 0 as samplers need it.
+    Timesteps end at T - 1 as the network knows no later one; timestep 0 has the s of 1/2, as samplers need one above 0.
     """
-
-    @property
-    def t_min(self) -> float:
-        """Flow time of timestep T - 1, ``1 / T``."""
-        return 1 / len(self.schedule)
-
-    @property
-    def t_max(self) -> float:
-        """Flow time of timestep 0, ``1 - 1 / (2 T)``."""
-        return 1 - 0.5 / len(self.schedule)
 
     def timestep(self, t: FlowTime | Tensor | float) -> Tensor:
         """``s T``, at most T - 1; shape and dtype of t."""
@@ -41,8 +30,9 @@ class NaiveAlignment(FlowAlignment):
         return (FlowTime.of(t).s * rows).clamp(max=rows - 1)
 
     def flow_time(self, timestep: Tensor | float) -> Tensor:
-        """``1 - timestep / T``, clamped to [t_min, t_max]; shape of the timestep."""
-        return (1 - exact(timestep) / len(self.schedule)).clamp(self.t_min, self.t_max)
+        """``1 - timestep / T``, in [1 / T, 1 - 1 / (2 T)]; shape of the timestep."""
+        rows = len(self.schedule)
+        return 1 - exact(timestep).clamp(0.5, rows - 1) / rows
 
     def to_diffusion(self, x_fm: Tensor, t: FlowTime | Tensor | float) -> Tensor:
         """The state itself: what the network is given, (B, *)."""

@@ -5,7 +5,6 @@
 Solvers are compared at equal NFE, since a step of one costs what several of another do.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -36,7 +35,7 @@ class CountedVelocity:
     """A velocity that counts its calls in ``nfe``.
 
     Args:
-        velocity_fn: ``(time, x) -> velocity`` with time of shape () and x, velocity of shape (B, *).
+        velocity_fn: as of ``solve``.
         limit: most calls, None for no limit.
         variable: what errors call the time: "t", or "sigma" where that is what the user knows.
     """
@@ -56,17 +55,10 @@ class CountedVelocity:
         return self.velocity_fn(time, x)
 
     def check_finite(self, value: Tensor, start: float, end: float) -> Tensor:
-        """``value``, (B, *), which a step from ``start`` to ``end`` gave.
-
-        Raises:
-            NonFiniteVelocityError: it has NaN or infinite values.
-        """
+        """``value`` (B, *) that a step from ``start`` to ``end`` gave; NonFiniteVelocityError for NaN or infinity."""
         if not bool(torch.isfinite(value).all()):
-            where = f"at {self.variable} = {start:.4f}"
-            if not math.isclose(start, end):
-                where = f"between {self.variable} = {start:.4f} and {end:.4f}"
             raise NonFiniteVelocityError(
-                f"the velocity is NaN or infinite {where}; the network overflowed: run it in float32 or bfloat16, "
-                "lower the CFG, or check the LoRA"
+                f"the velocity is NaN or infinite between {self.variable} = {start:.4f} and {end:.4f}; the network "
+                "overflowed: run it in float32 or bfloat16, lower the CFG, or check the LoRA"
             )
         return value

@@ -21,26 +21,22 @@ from torch import Tensor
 
 
 class Coefficients(NamedTuple):
-    """The noise level at which an output is read; ``alpha`` and ``sigma`` are shaped to multiply latents."""
+    """Alpha and sigma that an output is read with, shaped to multiply latents; least sigma_ve of the training."""
 
     alpha: Tensor
     sigma: Tensor
     least_sigma_ve: float = 0.0
-    """The smallest sigma_ve that the network was trained at."""
 
 
 Formula = Callable[[Tensor, Tensor, Coefficients], Tensor]
 
 
 class Prediction(NamedTuple):
-    """A prediction type: what its output says, and what it is trained to be. Latents have shape (B, *)."""
+    """A prediction type: (x_dm, output, coefficients) -> x0 and eps, (x0, eps, coefficients) -> the ideal output."""
 
     x0: Formula
-    """(x_dm, model_output, coefficients) -> x0."""
     eps: Formula
-    """(x_dm, model_output, coefficients) -> eps."""
     target: Formula
-    """(x0, eps, coefficients) -> the ideal output."""
 
 
 def _x0_of_eps(x_dm: Tensor, output: Tensor, c: Coefficients) -> Tensor:
@@ -71,12 +67,3 @@ PREDICTIONS: Mapping[str, Prediction] = MappingProxyType(
         "x0": Prediction(_x0_of_x0, _eps_of_x0, lambda x0, eps, c: x0),
     }
 )
-
-
-def check_prediction(prediction: str) -> None:
-    """Raise a ValueError that names the allowed prediction types unless ``prediction`` is one."""
-    if prediction not in PREDICTIONS:
-        raise ValueError(
-            f"unknown prediction type {prediction!r}; allowed are {', '.join(map(repr, PREDICTIONS))}: "
-            "use the one that the network was trained with"
-        )

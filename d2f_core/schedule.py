@@ -1,24 +1,19 @@
 """The noise schedule of a trained network, continuous in the timestep.
 
-A diffusion network is trained on T noise levels. Row i of its table holds
+A diffusion network is trained on T noise levels; row i of its table is the one of timestep i = 0 .. T - 1:
 
     sigma_ve[i] = sigma_i / alpha_i = sqrt((1 - alphas_cumprod[i]) / alphas_cumprod[i])
 
-Between two rows ``log sigma_ve`` is linear in the timestep, which is what ComfyUI's
-``ModelSamplingDiscrete.sigma`` does; the inverse is then exact. All else follows from sigma_ve:
+Between two rows ``log sigma_ve`` is linear in the timestep, as in ComfyUI's ``ModelSamplingDiscrete.sigma``; the
+inverse is then exact. All else follows from it, so ``alpha^2 + sigma^2 = 1`` holds between the rows, too:
 
     alpha = 1 / sqrt(1 + sigma_ve^2)        sigma = sigma_ve / sqrt(1 + sigma_ve^2)
 
-so ``alpha^2 + sigma^2 = 1`` between the rows, too. Interpolating alpha and sigma apart, as the
-published code does, breaks that identity.
-
-Index spaces: row i is the level that the network was trained on with timestep i, i = 0 .. T - 1.
-There is no row for the clean image. The published code reads a table of T + 1 rows whose row 0 is
-the clean image and hands that index to the network: off by one.
+There is no row for the clean image. The published code reads a table of T + 1 rows whose row 0 is the clean image and
+hands that index to the network: off by one.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -26,24 +21,19 @@ from torch import Tensor
 
 from .time_map import exact
 
-# ComfyUI's value for a terminal alphas_cumprod of zero (zero terminal SNR). x0 cannot be read
-# off an eps-prediction at alpha = 0, so an exact zero is replaced by this.
+# ComfyUI's value for a terminal alphas_cumprod of zero (zero terminal SNR): an eps-prediction has no x0 at alpha = 0.
 ZERO_TERMINAL_ALPHAS_CUMPROD = 4.8973451890853435e-08
 
 
 class Tables(NamedTuple):
-    """What is looked up around a call of the network, on one device in one dtype.
-
-    Attributes:
-        log_sigma: ``log sigma_ve`` of each row, (T,).
-        pieces: row, slope and ``log_sigma`` of each linear piece of the inverse, (T + 1, 3); the first and the last are
-            the constants 0 and T - 1 outside of the table.
-        range: least and greatest (alpha, sigma) at which an output is read, (2, 2): nothing is noisier than row T - 1.
-    """
+    """What is looked up around a call of the network, on one device in one dtype."""
 
     log_sigma: Tensor
+    """``log sigma_ve`` of each row, (T,)."""
     pieces: Tensor
+    """Row, slope and start of each linear piece of the inverse, (T + 1, 3); constant before row 0 and after T - 1."""
     range: Tensor
+    """Least and greatest (alpha, sigma) at which an output is read, (2, 2): none is noisier than row T - 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +45,13 @@ class NoiseSchedule:
     """
 
     log_sigma: Tensor
+    _copies: dict[tuple[torch.device, torch.dtype], Tables] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.log_sigma.ndim != 1 or len(self.log_sigma) < 2:
             raise ValueError(
-                f"a noise schedule has shape {tuple(self.log_sigma.shape)}; it must be one-dimensional with at "
-                "least 2 rows, one row for each timestep of the network"
+                f"a noise schedule has shape {tuple(self.log_sigma.shape)}; it must be one-dimensional with at least 2 "
+                "rows, one row for each timestep of the network"
             )
         if not torch.isfinite(self.log_sigma).all():
             raise ValueError(
@@ -81,10 +72,7 @@ class NoiseSchedule:
 
     @classmethod
     def from_alphas_cumprod(cls, alphas_cumprod: Tensor) -> "NoiseSchedule":
-        """Schedule with ``alpha^2 = alphas_cumprod``, shape (T,), descending.
-
-        A last row of exactly zero (zero terminal SNR) is read as ``ZERO_TERMINAL_ALPHAS_CUMPROD``.
-        """
+        """Schedule with ``alpha^2 = alphas_cumprod``, (T,), descending; for a last 0 see the constant above."""
         a = _float64(alphas_cumprod)
         if a.ndim == 1 and len(a) and a[-1] == 0:
             a = torch.cat([a[:-1], a.new_tensor([ZERO_TERMINAL_ALPHAS_CUMPROD])])
@@ -103,11 +91,6 @@ class NoiseSchedule:
         """``sigma_ve`` of each row, float64, shape (T,)."""
         return self.log_sigma.exp()
 
-    @cached_property
-    def least_sigma_ve(self) -> float:
-        """``sigma_ve`` of row 0, the cleanest."""
-        return float(self.log_sigma[0].exp())
-
     def log_sigma_at(self, timestep: Tensor | float) -> Tensor:
         """``log sigma_ve`` at a fractional timestep, any shape; outside of [0, T - 1] the end row counts."""
         position = exact(timestep).clamp(0, len(self) - 1)
@@ -124,16 +107,11 @@ class NoiseSchedule:
     def tables(self, like: Tensor) -> Tables:
         """The tables in the dtype and on the device of a tensor; made once for each, so that no call copies them."""
         key = (like.device, like.dtype)
-        if key not in self._tables:
-            self._tables[key] = Tables(*(table.to(like) for table in self._exact_tables))
-        return self._tables[key]
+        if key not in self._copies:
+            self._copies[key] = Tables(*(table.to(like) for table in self._tables()))
+        return self._copies[key]
 
-    @cached_property
-    def _tables(self) -> dict[tuple[torch.device, torch.dtype], Tables]:
-        return {}
-
-    @cached_property
-    def _exact_tables(self) -> Tables:
+    def _tables(self) -> Tables:
         rows = torch.arange(len(self) - 1, dtype=torch.float64)
         inside = torch.stack([rows, 1 / self.log_sigma.diff(), self.log_sigma[:-1]], dim=1)
         pieces = torch.nn.functional.pad(inside, (0, 0, 1, 1))

@@ -1,16 +1,16 @@
 """From diffusion time to flow time: the same noise level seen from two sides.
 
-A variance preserving sample and a flow matching sample of the same x0 and eps differ by a factor
-only (eq. 7 and 8 of the paper), because their ratio of signal to noise is the same when
+A variance preserving sample and a flow matching sample of the same x0 and eps differ by a factor only (eq. 7 and 8 of
+the paper), because their ratio of signal to noise is the same when
 
     sigma_ve = sigma / alpha = s / t        t = alpha / (alpha + sigma) = 1 / (1 + sigma_ve)        s = 1 - t
 
-    x_fm = t x0 + s eps = x_dm / (alpha + sigma)
-    x_dm = alpha x0 + sigma eps = x_fm / sqrt(t^2 + s^2)
+    x_fm = t x0 + s eps = x_dm / (alpha + sigma)        x_dm = alpha x0 + sigma eps = x_fm / sqrt(t^2 + s^2)
 
-since alpha + sigma = 1 / sqrt(t^2 + s^2) for alpha^2 + sigma^2 = 1. Coefficients have the dtype and device of the
-time that they are computed from: float64 on the CPU is exact, float32 on a device is cheap.
+Coefficients have the dtype and device of their time: float64 on the CPU is exact, float32 on a device is cheap.
 """
+
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,56 +25,45 @@ class FlowTime:
     """
 
     def __init__(self, t: Tensor | None = None, s: Tensor | None = None) -> None:
-        self._t, self._s = t, s
+        if t is not None:
+            self.t = t
+        if s is not None:
+            self.s = s
 
     @classmethod
     def of(cls, t: "FlowTime | Tensor | float", latent: Tensor | None = None) -> "FlowTime":
-        """The flow time that a caller gave: one, a number, or a tensor of shape () or (B,); checked for the latent.
+        """What a caller gave as flow time: a number or a tensor of shape () or (B,).
 
         Raises:
-            ValueError: its shape does not fit ``latent`` (B, *), or it leaves [0, 1]. Values on a device are not
-                looked at, as that would wait for the device.
+            ValueError: its shape does not fit ``latent`` (B, *), or it leaves [0, 1] (looked at on the CPU only).
         """
-        time = t if isinstance(t, cls) else cls(t=_in_range(_at_least_float32(t)))
+        time = t if isinstance(t, FlowTime) else cls(t=_in_range(t))
         if latent is not None:
             _check_shape(time, latent)
         return time
 
-    @property
+    @cached_property
     def t(self) -> Tensor:
-        """Flow time, 0 = noise, 1 = data."""
-        if self._t is None:
-            self._t = 1 - self.s
-        return self._t
+        """Flow time, the weight of the data."""
+        return 1 - self.s
 
-    @property
+    @cached_property
     def s(self) -> Tensor:
-        """``1 - t``, the weight of the noise."""
-        if self._s is None:
-            self._s = 1 - self.t
-        return self._s
+        """The weight of the noise."""
+        return 1 - self.t
 
-    @property
-    def shape(self) -> torch.Size:
-        """() or (B,)."""
-        return (self.s if self._t is None else self._t).shape
-
+    @cached_property
     def norm(self) -> Tensor:
         """``sqrt(t^2 + s^2)``: the factor from x_dm to x_fm, between 0.707 and 1."""
         return torch.hypot(self.t, self.s)
 
     def vp_coefficients(self) -> Tensor:
         """``alpha = t / sqrt(t^2 + s^2)`` and ``sigma = s / sqrt(t^2 + s^2)``, (*, 2)."""
-        return torch.stack([self.t, self.s], dim=-1) / self.norm().unsqueeze(-1)
+        return torch.stack([self.t, self.s], dim=-1) / self.norm.unsqueeze(-1)
 
     def log_sigma_ve(self) -> Tensor:
         """``log(s / t)``; s is moved to the next number inside of (0, 1), so that both ends are finite."""
         return torch.logit(self.s, eps=torch.finfo(self.s.dtype).eps)
-
-
-def flow_time_of_log_sigma(log_sigma: Tensor) -> Tensor:
-    """``t = 1 / (1 + sigma_ve)`` of ``log sigma_ve``, any shape."""
-    return torch.sigmoid(-log_sigma)
 
 
 def per_item(weight: Tensor, latent: Tensor) -> Tensor:
@@ -89,24 +78,20 @@ def exact_dtype(device: torch.device) -> torch.dtype:
 
 
 def exact(values: Tensor | float) -> Tensor:
-    """Numbers, or a tensor where it is, in the most exact dtype there."""
-    values = torch.as_tensor(values)
+    """A number, or a tensor where it is, in the most exact dtype there."""
+    if not isinstance(values, Tensor):
+        return torch.tensor(values, dtype=torch.float64)
     return values.to(exact_dtype(values.device))
 
 
-def _at_least_float32(value: Tensor | float) -> Tensor:
-    if not isinstance(value, Tensor):
-        return torch.tensor(value, dtype=torch.float64)
-    return value.to(torch.promote_types(value.dtype, torch.float32))
-
-
-def _in_range(t: Tensor) -> Tensor:
+def _in_range(value: Tensor | float) -> Tensor:
+    t = value if isinstance(value, Tensor) else exact(value)
+    t = t.to(torch.promote_types(t.dtype, torch.float32))
     if t.device.type == "cpu" and t.numel():
         low, high = (end.item() for end in torch.aminmax(t))
         if not (low >= 0 and high <= 1):
             raise ValueError(
-                f"flow time t must be in [0, 1], got values from {low:.6g} to {high:.6g}; 0 is noise and 1 "
-                "is data (for ComfyUI's flow sigma s use t = 1 - s)"
+                f"flow time t must be in [0, 1], got {low:.6g} to {high:.6g}; 0 is noise, 1 is data (1 - ComfyUI's s)"
             )
     return t
 
@@ -116,8 +101,8 @@ def _check_shape(time: FlowTime, latent: Tensor) -> None:
         raise ValueError(
             f"latents have shape {tuple(latent.shape)}; they need a batch dimension and at least one more, (B, *)"
         )
-    if time.shape not in ((), (1,), latent.shape[:1]):
+    if time.s.shape not in ((), (1,), latent.shape[:1]):
         raise ValueError(
-            f"t has shape {tuple(time.shape)} and the latents {tuple(latent.shape)}; t must be a number or hold "
+            f"t has shape {tuple(time.s.shape)} and the latents {tuple(latent.shape)}; t must be a number or hold "
             "one flow time for each item of the batch"
         )

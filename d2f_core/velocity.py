@@ -20,55 +20,56 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .prediction import PREDICTIONS, Coefficients, check_prediction
+from .prediction import PREDICTIONS, Coefficients
 from .schedule import NoiseSchedule
-from .time_map import FlowTime, flow_time_of_log_sigma, per_item
+from .time_map import FlowTime, per_item
 
 
 @dataclass(frozen=True, eq=False)
 class FlowAlignment:
     """A diffusion network's schedule and prediction type, aligned with flow matching.
 
-    Arguments ``t`` of the methods are flow times in [0, 1]: a number, a tensor of shape () or one of
-    shape (B,), or a ``FlowTime``. Latents have shape (B, *) and keep their dtype and device; arithmetic on
-    them is in float32 or better.
-
-    Attributes:
-        schedule: noise levels that the network was trained on.
-        prediction: what the network returns, one of ``PREDICTIONS``: "eps", "v" or "x0".
+    Arguments ``t`` of the methods are flow times in [0, 1]: a number, a tensor of shape () or (B,), or a ``FlowTime``.
+    Latents have shape (B, *) and keep their dtype and device; arithmetic on them is in float32 or better.
     """
 
     schedule: NoiseSchedule
+    """Noise levels that the network was trained on."""
     prediction: str
+    """What the network returns, one of ``PREDICTIONS``: "eps", "v" or "x0"."""
 
     def __post_init__(self) -> None:
-        check_prediction(self.prediction)
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(
+                f"unknown prediction type {self.prediction!r}; allowed are {', '.join(map(repr, PREDICTIONS))}: "
+                "use the one that the network was trained with"
+            )
 
     @cached_property
     def t_min(self) -> float:
         """Flow time of the noisiest row, timestep T - 1; 0.0640 for the SD schedule."""
-        return float(flow_time_of_log_sigma(self.schedule.log_sigma[-1]))
+        return float(self.flow_time(len(self.schedule) - 1))
 
     @cached_property
     def t_max(self) -> float:
         """Flow time of the cleanest row, timestep 0; 0.9716 for the SD schedule."""
-        return float(flow_time_of_log_sigma(self.schedule.log_sigma[0]))
+        return float(self.flow_time(0))
 
     def timestep(self, t: FlowTime | Tensor | float) -> Tensor:
         """Fractional timestep to give the network at flow time t, clamped to [0, T - 1]; shape and dtype of t."""
         return self.schedule.timestep_at(FlowTime.of(t).log_sigma_ve())
 
     def flow_time(self, timestep: Tensor | float) -> Tensor:
-        """Flow time of a fractional timestep, clamped to [t_min, t_max]; the inverse of ``timestep``."""
-        return flow_time_of_log_sigma(self.schedule.log_sigma_at(timestep))
+        """``1 / (1 + sigma_ve)`` of a fractional timestep, in [t_min, t_max]; the inverse of ``timestep``."""
+        return torch.sigmoid(-self.schedule.log_sigma_at(timestep))
 
     def to_diffusion(self, x_fm: Tensor, t: FlowTime | Tensor | float) -> Tensor:
         """``x_dm = x_fm / sqrt(t^2 + s^2)``: the network's input, (B, *) -> (B, *)."""
-        return (_precise(x_fm) / per_item(FlowTime.of(t, x_fm).norm(), x_fm)).to(x_fm.dtype)
+        return (_precise(x_fm) / per_item(FlowTime.of(t, x_fm).norm, x_fm)).to(x_fm.dtype)
 
     def to_flow(self, x_dm: Tensor, t: FlowTime | Tensor | float) -> Tensor:
         """``x_fm = sqrt(t^2 + s^2) x_dm``: the inverse of ``to_diffusion``, (B, *) -> (B, *)."""
-        return (_precise(x_dm) * per_item(FlowTime.of(t, x_dm).norm(), x_dm)).to(x_dm.dtype)
+        return (_precise(x_dm) * per_item(FlowTime.of(t, x_dm).norm, x_dm)).to(x_dm.dtype)
 
     def denoised(self, model_output: Tensor, x_fm: Tensor, t: FlowTime | Tensor | float) -> Tensor:
         """x0 as the network predicts it: model_output (B, *), x_fm (B, *), t -> (B, *)."""
@@ -88,9 +89,9 @@ class FlowAlignment:
     def _answer(self, model_output: Tensor, x_fm: Tensor, time: FlowTime) -> tuple[Tensor, Tensor, Coefficients]:
         """What formulas of the prediction type take: x_dm, the output, and coefficients no noisier than row T - 1."""
         check_output(model_output, x_fm)
-        norm, (low, high) = per_item(time.norm(), x_fm), self.schedule.tables(time.s).range
+        norm, (low, high) = per_item(time.norm, x_fm), self.schedule.tables(time.s).range
         alpha, sigma = time.vp_coefficients().clamp(low, high).unbind(-1)
-        c = Coefficients(per_item(alpha, x_fm), per_item(sigma, x_fm), self.schedule.least_sigma_ve)
+        c = Coefficients(per_item(alpha, x_fm), per_item(sigma, x_fm), (1 - self.t_max) / self.t_max)
         return _precise(x_fm) / norm, _precise(model_output), c
 
 

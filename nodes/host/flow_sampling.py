@@ -104,7 +104,7 @@ class FlowSampling(torch.nn.Module):
         in the host's diffusion models, and gets the standard deviation of one: sqrt(s^2 + (1 - s)^2).
         """
         time = _flow_time(sigma)
-        noise_weight = per_item(time.norm() if max_denoise else time.s, noise)
+        noise_weight = per_item(time.norm if max_denoise else time.s, noise)
         return (noise_weight * noise + _data_weight(time, noise) * latent_image).to(noise.dtype)
 
     def inverse_noise_scaling(self, sigma: Tensor, latent: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The sampling loop: ComfyUI's denoiser in, d2f_core's ODE solvers around it.
 
-The host hands a sampler function ``denoiser(x_fm, sigma) -> x0``, with CFG, masks and hooks inside. As k-diffusion does,
+The host hands a sampler function ``denoiser(x_fm, sigma) -> x0``, with CFG, masks and hooks inside. As in k-diffusion,
 it is integrated in sigma (s = 1 - t):
 
     d x_fm / d sigma = (x_fm - x0) / sigma
@@ -63,30 +63,32 @@ class OdeSampler:
         return x
 
     def _plan(self, model: Any, sigmas: Tensor) -> tuple[str, Tensor]:
-        """Method and stops of the solver, float64 on the CPU: all sigmas for a fixed-step method, else the ends only."""
+        """Method and stops of the solver, float64 on the CPU: all sigmas for a fixed-step method, else the ends."""
         smallest = float(host.flow_sampling_in_call(model).sigma_min)
         stops = sigmas.detach().to("cpu", torch.float64)
         if stops[0] == 0:
             raise ValueError(
                 "sampling starts at sigma 0, where the velocity is not defined; begin at the smallest sigma above 0"
             )
-        steps = stops.diff()
-        if not ((steps < 0).all() or (steps > 0).all()):
-            raise ValueError(
-                f"the ODE Sampler needs sigmas that fall (or rise, to invert) at every step, but got {_shown(stops)}; "
-                "choose another scheduler, or fewer steps"
-            )
         if self.method not in ADAPTIVE_METHODS:
-            return self.method, stops
-        if stops[-1] > 0:
-            return self.method, stops[[0, -1]]
-        if stops[0] <= smallest:
-            return "euler", stops[[0, -1]]
-        return self.method, torch.tensor([float(stops[0]), smallest, 0.0], dtype=torch.float64)
+            return self.method, _check_monotone(stops)
+        ends = _check_monotone(stops[[0, -1]])
+        if ends[-1] > 0:
+            return self.method, ends
+        if ends[0] <= smallest:
+            return "euler", ends
+        return self.method, torch.tensor([float(ends[0]), smallest, 0.0], dtype=torch.float64)
 
 
-def _shown(sigmas: Tensor, most: int = 8) -> str:
-    return ", ".join(f"{sigma:.4g}" for sigma in sigmas[:most].tolist()) + (", .." if len(sigmas) > most else "")
+def _check_monotone(sigmas: Tensor) -> Tensor:
+    steps = sigmas.diff()
+    if not ((steps < 0).all() or (steps > 0).all()):
+        shown = ", ".join(f"{sigma:.4g}" for sigma in sigmas[:8].tolist()) + (", .." if len(sigmas) > 8 else "")
+        raise ValueError(
+            f"ODE solvers need sigmas that fall at every step (or rise at every step, to invert), but got {shown}; "
+            "choose another scheduler, or fewer steps"
+        )
+    return sigmas
 
 
 class _Denoiser:
