@@ -132,19 +132,30 @@ def _naive(alignment: FlowAlignment) -> FlowAlignment:
     return NaiveAlignment(alignment.schedule, alignment.prediction)
 
 
-class _Rule(NamedTuple):
+class ObjectiveRule(NamedTuple):
+    """What an objective is; nowhere else is there a branch on its name.
+
+    Attributes:
+        coordinates: of the network's alignment -> the coordinates in which it is trained, and is to be sampled.
+        compare: (coordinates, pair, model output) -> what is compared with what, both (B, *).
+        is_flow: the result is sampled as a flow matching model, not as the diffusion model that it was.
+        is_aligned: it is sampled like any converted model, and its network still returns what the base model's does.
+    """
+
     coordinates: Callable[[FlowAlignment], FlowAlignment]
     compare: Callable[[FlowAlignment, Interpolant, Tensor], tuple[Tensor, Tensor]]
+    is_flow: bool
+    is_aligned: bool
 
 
-OBJECTIVES: Mapping[str, _Rule] = MappingProxyType(
+OBJECTIVES: Mapping[str, ObjectiveRule] = MappingProxyType(
     {
-        "diff2flow": _Rule(lambda alignment: alignment, _compare_velocity),
-        "naive_fm": _Rule(_naive, _compare_velocity),
-        "diffusion": _Rule(lambda alignment: alignment, _compare_native),
+        "diff2flow": ObjectiveRule(lambda alignment: alignment, _compare_velocity, is_flow=True, is_aligned=True),
+        "naive_fm": ObjectiveRule(_naive, _compare_velocity, is_flow=True, is_aligned=False),
+        "diffusion": ObjectiveRule(lambda alignment: alignment, _compare_native, is_flow=False, is_aligned=True),
     }
 )
-"""Name of an objective -> the coordinates that the network is used in, and what is compared."""
+"""Name of an objective -> what it is."""
 
 
 @dataclass(frozen=True, eq=False)

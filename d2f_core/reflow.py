@@ -51,8 +51,7 @@ def follow(
     Args:
         velocity_fn, x: as of ``solve``.
         ts: flow times, ascending, (N + 1,).
-        method: one of ``METHODS``, one step per interval.
-        on_step: called with the number of steps done.
+        method: one of ``METHODS``, one step per interval. on_step: called with the number of steps done.
     """
     ts = torch.as_tensor(ts, dtype=torch.float64)
     states = [x]

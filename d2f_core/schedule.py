@@ -96,12 +96,13 @@ class NoiseSchedule:
         position = exact(timestep).clamp(0, len(self) - 1)
         table = self.tables(position).log_sigma
         row = position.floor().long().clamp(max=len(self) - 2)
-        return torch.lerp(table[row], table[row + 1], position - row)
+        return torch.lerp(table.take(row), table.take(row + 1), position - row)
 
     def timestep_at(self, log_sigma: Tensor) -> Tensor:
         """Fractional timestep in [0, T - 1] with that finite ``log sigma_ve``: the inverse of ``log_sigma_at``."""
         tables = self.tables(log_sigma)
-        row, slope, start = tables.pieces[torch.searchsorted(tables.log_sigma, log_sigma, right=True)].unbind(-1)
+        piece = torch.searchsorted(tables.log_sigma, log_sigma, right=True)
+        row, slope, start = torch.nn.functional.embedding(piece, tables.pieces).unbind(-1)  # an index of () would wait
         return torch.addcmul(row, slope, log_sigma - start)
 
     def tables(self, like: Tensor) -> Tables:
