@@ -47,7 +47,7 @@ class TorchdiffeqFlow:
 
     def __call__(self, t: Tensor, state: Tensor) -> Tensor:
         # torchdiffeq rounds t to the dtype of the state, which may step over an end by one ulp.
-        inside = t.detach().to("cpu", torch.float64).clamp(min(self.times), max(self.times))
+        inside = t.detach().cpu().double().clamp(min(self.times), max(self.times))
         velocity = self.velocity(inside, state.to(self.x.dtype)).to(state.dtype)
         return self.velocity.check_finite(velocity, float(inside), float(inside))
 

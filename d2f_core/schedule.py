@@ -123,4 +123,4 @@ class NoiseSchedule:
 
 
 def _float64(values: Tensor) -> Tensor:
-    return torch.as_tensor(values).detach().to("cpu", torch.float64)
+    return torch.as_tensor(values).detach().cpu().double()  # converted here: some devices have no float64

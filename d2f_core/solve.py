@@ -124,7 +124,7 @@ def _check_adaptive(times: list[float], rtol: float, atol: float, open_end: bool
 
 
 def _check_times(ts: Tensor, variable: str) -> list[float]:
-    times = torch.as_tensor(ts).detach().to("cpu", torch.float64)
+    times = torch.as_tensor(ts).detach().cpu().double()
     steps = times.diff() if times.ndim == 1 else times
     if times.ndim != 1 or len(times) < 2 or not ((steps > 0).all() or (steps < 0).all()):
         shown = [round(value, 6) for value in times.flatten()[:8].tolist()]

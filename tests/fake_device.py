@@ -1,14 +1,15 @@
-"""A device without float64 and with a price on waiting, played by tensors on the CPU or on torch's meta device.
+"""A device without float64, on which waiting has a price, played by tensors on the CPU or on torch's meta device.
 
 Taken to be on it are tensors on the meta device, latents and images (3 and more dimensions), and all that is computed
-from such; what is moved to the CPU by name is not. Like Apple's GPUs it has no float64, so that every operation that
-takes or makes one there is refused.
+from such, until `.cpu()` or `.to("cpu")` moves it away. Like Apple's GPUs it refuses every operation that takes or
+makes float64; so `.to("cpu", torch.float64)` is refused, too, which converts before it moves.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
@@ -31,6 +32,16 @@ class FakeDevice(TorchDispatchMode):
         self.kernels: list[str] = []
         self.total = 0
         self._there = WeakIdKeyDictionary()
+        self._moves = _Moves(self)
+
+    def __enter__(self) -> "FakeDevice":
+        self._moves.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._moves.__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         name, kwargs = func._schema.name, kwargs or {}
@@ -40,18 +51,30 @@ class FakeDevice(TorchDispatchMode):
             raise AssertionError(f"{name} waits for the device")
         made = func(*args, **kwargs)
         results = [leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor)]
-        moved = str(kwargs.get("device")) == "cpu"
-        if (there and not moved) or any(map(self._is_there, results)):
+        if there or (not self._were_moved(taken) and any(map(self._is_there, results))):
             copied = name in COPIES  # the CPU makes float32 of float64 before it goes over
-            self._count(
-                func, name, [one for one in taken if self._is_there(one) or (one.ndim and not copied)] + results
-            )
-            for result in results:
-                self._there[result] = True
+            mixed = [one for one in taken if self._is_there(one) or (one.ndim and not copied)]
+            self._count(func, name, mixed + results)
+            self._put(results, True)
+        elif self._were_moved(taken):
+            self._put(results, False)
         return made
 
+    def take_away(self, tensor: Tensor) -> Tensor:
+        """The tensor as one on the CPU."""
+        away = tensor.clone()
+        self._put([away], False)
+        return away
+
     def _is_there(self, tensor: Tensor) -> bool:
-        return tensor.device.type == "meta" or tensor.ndim > 2 or tensor in self._there
+        return bool(self._there.get(tensor, tensor.device.type == "meta" or tensor.ndim > 2))
+
+    def _were_moved(self, tensors: list[Tensor]) -> bool:
+        return any(self._there.get(tensor) is False for tensor in tensors)
+
+    def _put(self, tensors: list[Tensor], there: bool) -> None:
+        for tensor in tensors:
+            self._there[tensor] = there
 
     def _count(self, func: Any, name: str, tensors: list[Tensor]) -> None:
         if any(tensor.dtype == torch.float64 for tensor in tensors):
@@ -59,3 +82,18 @@ class FakeDevice(TorchDispatchMode):
         self.total += 1
         if not func.is_view:
             self.kernels.append(name)
+
+
+class _Moves(TorchFunctionMode):
+    """Sees moves to the CPU, of which torch makes nothing where the tensor is there in fact."""
+
+    def __init__(self, device: FakeDevice) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        name, where = getattr(func, "__name__", ""), [str(value) for value in args[1:]]
+        if (name == "cpu" or (name == "to" and where == ["cpu"] and not kwargs)) and made.device.type == "cpu":
+            return self.device.take_away(made)
+        return made

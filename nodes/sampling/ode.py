@@ -65,7 +65,7 @@ class OdeSampler:
     def _plan(self, model: Any, sigmas: Tensor) -> tuple[str, Tensor]:
         """Method and stops of the solver, float64 on the CPU: all sigmas for a fixed-step method, else the ends."""
         smallest = float(host.flow_sampling_in_call(model).sigma_min)
-        stops = sigmas.detach().to("cpu", torch.float64)
+        stops = sigmas.detach().cpu().double()
         if stops[0] == 0:
             raise ValueError(
                 "sampling starts at sigma 0, where the velocity is not defined; begin at the smallest sigma above 0"

@@ -143,8 +143,8 @@ def _convert(model: Any, facts: LoraFacts | None) -> tuple[Any, str]:
         return model, "trained as a diffusion model: the model is not converted"
     if host.is_converted(model) and not rule.is_aligned:
         raise ValueError(
-            f"this LoRA was trained with the objective {facts.objective}, which needs a conversion of its own, but the model is "
-            f"converted already; remove '{host.NODE_NAME}' before this node"
+            f"this LoRA was trained with the objective {facts.objective}, which needs a conversion of its own, but the "
+            f"model is converted already; remove '{host.NODE_NAME}' before this node"
         )
     if host.is_converted(model):
         return model, "the model was converted already: its conversion is kept"

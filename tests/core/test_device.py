@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from d2f_core import FlowAlignment, FlowTime, Interpolant, NaiveAlignment, Objective
-from tests.fake_device import FakeDevice
 
 MOST_KERNELS = 16
 META = torch.device("meta")
@@ -21,11 +20,11 @@ def call_of_the_network(alignment, sigma, x, output):
 
 @pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
 @pytest.mark.parametrize("shape", [(), (4,)])
-def test_a_network_call_costs_few_operations(sd, prediction, shape):
+def test_a_network_call_costs_few_operations(sd, fake_device, prediction, shape):
     alignment = FlowAlignment(sd.schedule, prediction)
     sigma, latents = torch.empty(shape, device=META), torch.empty(4, 4, 8, 8, device=META)
     call_of_the_network(alignment, sigma, latents, latents)  # the tables are copied once
-    with FakeDevice(waits=False) as device:
+    with fake_device(waits=False) as device:
         made = call_of_the_network(alignment, sigma, latents, latents)
     print(f"{prediction}: {len(device.kernels)} kernels of {device.total} operations: {device.kernels}")
     assert len(device.kernels) <= MOST_KERNELS or prediction == "x0"
@@ -34,13 +33,13 @@ def test_a_network_call_costs_few_operations(sd, prediction, shape):
 
 @pytest.mark.parametrize("prediction", ["eps", "v", "x0"])
 @pytest.mark.parametrize("kind", [FlowAlignment, NaiveAlignment])
-def test_velocity_and_loss_need_no_float64_and_no_wait(sd, kind, prediction):
+def test_velocity_and_loss_need_no_float64_and_no_wait(sd, fake_device, kind, prediction):
     """In training t is on the CPU, in float64, and only weights in float32 reach the device."""
     alignment = kind(sd.schedule, prediction)
     x, output = torch.empty(2, 4, 4, 8, 8, device=META)
     t = torch.rand(4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     pair = Interpolant(x, output, t)
-    with FakeDevice(waits=False):
+    with fake_device(waits=False):
         alignment.velocity(output, x, t)
         alignment.velocity(output, x, torch.tensor(0.3, dtype=torch.float64))
         alignment.velocity(output, x, torch.empty(4, device=META))
@@ -52,8 +51,8 @@ def test_velocity_and_loss_need_no_float64_and_no_wait(sd, kind, prediction):
 
 
 @pytest.mark.parametrize("spoil", [lambda x: x.double(), lambda x: x[0, 0, 0, 0].double(), lambda x: x.sum().item()])
-def test_the_fake_device_has_teeth(spoil):
-    with pytest.raises((TypeError, AssertionError), match="no float64|waits"), FakeDevice(waits=False):
+def test_the_fake_device_has_teeth(fake_device, spoil):
+    with pytest.raises((TypeError, AssertionError), match=r"no float64|waits"), fake_device(waits=False):
         spoil(torch.zeros(2, 4, 8, 8))
 
 
