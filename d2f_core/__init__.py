@@ -9,7 +9,7 @@ Glossary (B is the batch size, ``*`` any number of further dimensions):
 name                    meaning                                                     range / shape
 ======================  ==========================================================  =================
 ``t``                   flow time of the paper: 0 = noise, 1 = data                 [0, 1], () or (B,)
-``s``                   ComfyUI's flow sigma, ``s = 1 - t``                         [0, 1]
+``s``                   ComfyUI's flow sigma, ``s = 1 - t``                         [0, 1], as t
 ``timestep``            index that the network was trained on, may be fractional    [0, T - 1]
 ``alpha``, ``sigma``    variance preserving coefficients, ``alpha^2 + sigma^2 = 1`` [0, 1]
 ``sigma_ve``            ``sigma / alpha``, what k-diffusion calls sigma             [0, inf)

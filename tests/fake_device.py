@@ -93,7 +93,6 @@ class _Moves(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        name, where = getattr(func, "__name__", ""), [str(value) for value in args[1:]]
-        if (name == "cpu" or (name == "to" and where == ["cpu"] and not kwargs)) and made.device.type == "cpu":
-            return self.device.take_away(made)
-        return made
+        name = getattr(func, "__name__", "")
+        moved = name == "cpu" or (name == "to" and len(args) == 2 and not kwargs and str(args[1]) == "cpu")
+        return self.device.take_away(made) if moved else made
