@@ -13,7 +13,7 @@ each other,
 
     |velocity error|^2 = |eps error|^2 / t^2 = |x0 error|^2 / (1 - t)^2 = |v error|^2 / (t^2 + (1 - t)^2)
 
-so the diff2flow loss *is* an eps- or v-loss under another weight (x 244 at the noisiest level of the SD schedule)
+so the diff2flow loss *is* an eps- or v-loss under another weight (x 244 at the noisiest row of the SD schedule)
 and another density of t. Both are switches of their own: ``DENSITIES`` draw t, ``WEIGHTS`` multiply the squared
 error that the objective compares.
 """
@@ -124,8 +124,8 @@ def _compare_velocity(alignment: FlowAlignment, pair: Interpolant, output: Tenso
 
 def _compare_native(alignment: FlowAlignment, pair: Interpolant, output: Tensor) -> tuple[Tensor, Tensor]:
     alpha, sigma = FlowTime.of(pair.t, pair.x0).vp_coefficients().unbind(-1)
-    level = Coefficients(per_item(alpha, pair.x0), per_item(sigma, pair.x0))
-    return output, PREDICTIONS[alignment.prediction].target(pair.x0, pair.eps, level)
+    coefficients = Coefficients(per_item(alpha, pair.x0), per_item(sigma, pair.x0))
+    return output, PREDICTIONS[alignment.prediction].target(pair.x0, pair.eps, coefficients)
 
 
 def _naive(alignment: FlowAlignment) -> FlowAlignment:
@@ -195,14 +195,14 @@ class Objective:
         Args:
             model_output: the network's answer, (B, *).
             pair: what it was asked about.
-            mask: weights of the places of each item, broadcastable to (B, *); an item whose mask is all zero
+            mask: weights of the spatial positions of each item, broadcastable to (B, *); an item whose mask is all zero
                 has loss 0.
         """
         value, target = OBJECTIVES[self.name].compare(self.coordinates, pair, model_output)
         error = self._error(value.to(torch.promote_types(value.dtype, torch.float32)), target)
         weight = WEIGHTS[self.weight](pair.t).to(error)
-        places = torch.ones_like(error) if mask is None else mask.to(error).expand_as(error)
-        return weight * (error * places).flatten(1).sum(1) / places.flatten(1).sum(1).clamp(min=1e-12)
+        positions = torch.ones_like(error) if mask is None else mask.to(error).expand_as(error)
+        return weight * (error * positions).flatten(1).sum(1) / positions.flatten(1).sum(1).clamp(min=1e-12)
 
     def _error(self, value: Tensor, target: Tensor) -> Tensor:
         if self.huber is None:
