@@ -67,14 +67,14 @@ class FlowTime:
 
 
 def per_item(weight: Tensor, latent: Tensor) -> Tensor:
-    """A weight, () or (B,), ready to multiply latents (B, *): on their device, in float32 or better."""
-    weight = weight.to(latent.device, torch.promote_types(latent.dtype, torch.float32))
+    """A weight, () or (B,), as (B, 1, ..) where latents (B, *) are, in float32 or better; CUDA copies without a wait."""
+    weight = weight.to(latent.device, torch.promote_types(latent.dtype, torch.float32), non_blocking=latent.is_cuda)
     return weight.reshape(-1, *(1,) * (latent.ndim - 1))
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:
-    """The dtype of tables, grids and times that are made on a device: float64 on the CPU, else float32."""
-    return torch.float64 if device.type == "cpu" else torch.float32  # not every device has float64
+    """Of tables, grids and times that are made on a device: float64 on the CPU, else float32, as not all have it."""
+    return torch.float64 if device.type == "cpu" else torch.float32
 
 
 def exact(values: Tensor | float) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero"}
-COPIES = {"aten::_to_copy", "aten::copy_"}
+COPIES = {"aten::to", "aten::_to_copy", "aten::copy_"}
 
 
 class FakeDevice(TorchDispatchMode):
