@@ -67,7 +67,7 @@ class FlowTime:
 
 
 def per_item(weight: Tensor, latent: Tensor) -> Tensor:
-    """A weight, () or (B,), as (B, 1, ..) where latents (B, *) are, in float32 or better; CUDA copies without a wait."""
+    """A weight, () or (B,), as (B, 1, ..) where latents (B, *) are, float32 or better; CUDA copies without a wait."""
     weight = weight.to(latent.device, torch.promote_types(latent.dtype, torch.float32), non_blocking=latent.is_cuda)
     return weight.reshape(-1, *(1,) * (latent.ndim - 1))
 
