@@ -1,4 +1,4 @@
-"""SIGMAS for flow matching models: noise levels s from the model's start down to 0."""
+"""SIGMAS for flow matching models: s from the model's start down to 0."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,20 +12,20 @@ from ..widgets import STOCK_GRID
 
 
 def flow_levels(model: Any, grid: Mapping[str, Any], steps: int, denoise: float = 1.0) -> Tensor:
-    """Levels s for a flow matching MODEL, float32, descending to 0, shape (steps + 1,).
+    """Sigmas s for a flow matching MODEL, float32, descending to 0, shape (steps + 1,).
 
     Args:
-        model: converted or native flow MODEL; its ``sigma_max`` is where the levels start.
-        grid: value of ``inputs.grid_input``.
+        model: converted or native flow MODEL; its ``sigma_max`` is where the sigmas start.
+        grid: value of ``widgets.grid_input``.
         steps: steps that will be taken.
-        denoise: in [0, 1]; below 1 the levels are the last ``steps`` of ``steps / denoise``, and 0 gives none.
+        denoise: in [0, 1]; below 1 the sigmas are the last ``steps`` of ``steps / denoise``, and 0 gives none.
 
     Raises:
         ValueError: the model is not a flow matching model.
     """
     if not host.is_flow(model):
         raise ValueError(
-            f"flow levels need a flow matching model, but this is a diffusion model ({type(model.model).__name__}); "
+            f"flow sigmas need a flow matching model, but this is a diffusion model ({type(model.model).__name__}); "
             f"put '{host.NODE_NAME}' before this node"
         )
     if denoise <= 0:
@@ -34,8 +34,8 @@ def flow_levels(model: Any, grid: Mapping[str, Any], steps: int, denoise: float 
     settings = dict(grid)
     name = settings.pop("grid")
     if name == STOCK_GRID:
-        levels = host.stock_levels(model, settings["scheduler"], total)
+        sigmas = host.stock_levels(model, settings["scheduler"], total)
     else:
-        t_start = 1 - float(host.sampling_of(model).sigma_max)
-        levels = (1 - flow_grid(name, total, t_start=max(t_start, 0.0), **settings)).float()
-    return levels[-(steps + 1) :]
+        # A grid of t from t_start to 1 is, in s, one from 0 to 1 times s_start.
+        sigmas = (min(float(host.sampling_of(model).sigma_max), 1.0) * (1 - flow_grid(name, total, **settings))).float()
+    return sigmas[-(steps + 1) :]
