@@ -52,13 +52,14 @@ def runners_of(case: Case, model: Any, steps: int) -> dict[str, Any]:
         return comfy.sample.sample_custom(flow, latent, CFG, sampler, levels, positive, negative, empty,
                                           disable_pbar=True, seed=1)  # fmt: skip
 
+    with host.training(model) as network:  # of which the network stays usable
+        x = torch.cat([latent, latent]).to(network.device)
+        told = [network.condition(each, tuple(latent.shape[1:])) for each in (positive, negative)]
+    joined = {name: torch.cat([one[name].expand(case.batch, *one[name].shape[1:]) for one in told]).to(network.device)
+              for name in told[0]}  # fmt: skip
+
     def bare() -> None:
-        with host.training(model) as network, torch.inference_mode():
-            x = torch.cat([latent, latent]).to(network.device)
-            told = [network.condition(each, tuple(latent.shape[1:])) for each in (positive, negative)]
-            joined = {name: torch.cat([each[name].repeat(case.batch, *[1] * (each[name].ndim - 1)) for each in told])
-                      .to(network.device) for name in told[0]}  # fmt: skip
-            for timestep in torch.linspace(999, 0, steps).tolist():
-                network(x, x.new_full((len(x),), timestep), joined)
+        for timestep in torch.linspace(999, 0, steps).tolist():
+            network(x, x.new_full((len(x),), timestep), joined)
 
     return {"bare": bare, "stock": stock, "ours": ours}
