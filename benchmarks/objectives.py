@@ -36,7 +36,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from devtools.console import say
 from diff2flow_kit.demo import adaptation, evaluate, networks
 from diff2flow_kit.nodes import host
-from diff2flow_kit.nodes.sampling.levels import flow_levels
+from diff2flow_kit.nodes.sampling.sigmas import flow_sigmas
 from diff2flow_kit.nodes.training.load_lora import D2FLoadLora
 from diff2flow_kit.nodes.training.train_lora import D2FTrainLora
 
@@ -167,11 +167,11 @@ class Bench:
     def views(self, name: str, lora: Any) -> dict[str, View]:
         """Method -> how it samples; the loader converts as the LoRA was trained."""
         model = self.model if lora is None else D2FLoadLora.execute(self.model, "none", 1.0, lora).args[0]
-        plain = View(model, "ddim", partial(host.stock_levels, model, "ddim_uniform"))
+        plain = View(model, "ddim", partial(host.stock_sigmas, model, "ddim_uniform"))
         if name == "stock":
             return {name: plain}
         flow = model if host.is_flow(model) else host.convert(model)
-        views = {name: View(flow, "euler", partial(flow_levels, flow, UNIFORM))}
+        views = {name: View(flow, "euler", partial(flow_sigmas, flow, UNIFORM))}
         return {**views, "diffusion_ddim": plain} if name == "diffusion" else views
 
     def images(self, view: View, nfe: int, seed: int) -> Tensor:

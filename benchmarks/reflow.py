@@ -48,7 +48,7 @@ from diff2flow_kit.nodes.network.cfg_velocity import CfgVelocity
 from diff2flow_kit.nodes.network.conditionings import join
 from diff2flow_kit.nodes.reflow.generate_pairs import D2FReflowPairs
 from diff2flow_kit.nodes.reflow.prompts import gather_prompts
-from diff2flow_kit.nodes.sampling.levels import flow_levels
+from diff2flow_kit.nodes.sampling.sigmas import flow_sigmas
 from diff2flow_kit.nodes.training.load_lora import D2FLoadLora
 from diff2flow_kit.nodes.training.train_lora import D2FTrainLora
 
@@ -110,7 +110,7 @@ class View(NamedTuple):
 
     def levels(self, steps: int) -> Tensor:
         model = self.model
-        found = flow_levels(model, UNIFORM, steps) if self.is_flow else host.stock_levels(model, "simple", steps)
+        found = flow_sigmas(model, UNIFORM, steps) if self.is_flow else host.stock_sigmas(model, "simple", steps)
         if len(found) != steps + 1:
             raise ValueError(f"{self.sampler} makes {len(found) - 1} steps where {steps} were asked for")
         return found

@@ -15,8 +15,8 @@ from bench_shared import RESULTS, call
 
 from diff2flow_kit.demo import adaptation, evaluate, networks
 from diff2flow_kit.nodes import host
-from diff2flow_kit.nodes.sampling.levels import flow_levels
 from diff2flow_kit.nodes.sampling.ode import OdeSampler
+from diff2flow_kit.nodes.sampling.sigmas import flow_sigmas
 from diff2flow_kit.nodes.training.load_lora import D2FLoadLora
 from diff2flow_kit.nodes.training.train_lora import D2FTrainLora
 
@@ -36,7 +36,7 @@ def rows(case: Case) -> Iterator[dict[str, Any]]:
                     steps=steps, batch_size=8, learning_rate=1e-3, save_every=0, preview_every=0)  # fmt: skip
         flow = D2FLoadLora.execute(model, "none", 1.0, lora).result[0]
         latent = {"samples": torch.zeros(len(exam.prompts), *data.latents.shape[1:])}
-        sampler, levels = host.make_sampler(OdeSampler("euler")), flow_levels(flow, {"grid": "uniform"}, NFE)
+        sampler, levels = host.make_sampler(OdeSampler("euler")), flow_sigmas(flow, {"grid": "uniform"}, NFE)
         answer = host.sample(flow, latent, positive, negative, CFG, sampler, levels, 0)
         grades = exam.grade(host.decode(vae, answer["samples"]))
     yield {"runner": "ours", "batch": 8, "accuracy": round(grades["accuracy"], 4)}

@@ -15,8 +15,8 @@ from diff2flow_kit.nodes import host
 from diff2flow_kit.nodes.network.conditionings import entries_of
 from diff2flow_kit.nodes.reflow.pair_generator import ReflowPairGenerator, ReflowPairSettings
 from diff2flow_kit.nodes.reflow.prompts import Prompts
-from diff2flow_kit.nodes.sampling.levels import flow_levels
 from diff2flow_kit.nodes.sampling.ode import OdeSampler
+from diff2flow_kit.nodes.sampling.sigmas import flow_sigmas
 
 from .cases import Case, free, random_model
 from .meter import ratio, take_turns
@@ -51,7 +51,7 @@ def runners_of(case: Case, count: int, batch: int, steps: int) -> dict[str, Any]
     model = case.load()
     positive, negative = case.conditionings()[:2]
     side, flow = case.size // 8, host.convert(model, "noise")
-    levels = flow_levels(flow, {"grid": "uniform"}, steps)
+    levels = flow_sigmas(flow, {"grid": "uniform"}, steps)
     sampler = host.make_sampler(OdeSampler("euler"))
     numbers = itertools.count()
 

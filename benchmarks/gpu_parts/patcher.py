@@ -77,7 +77,7 @@ class Checks:
     def sample(self, model: Any) -> Tensor:
         """Latents of a few Euler steps."""
         positive, negative = self.case.conditionings()[:2]
-        levels = host.stock_levels(model, "simple", STEPS)
+        levels = host.stock_sigmas(model, "simple", STEPS)
         latent = {"samples": torch.zeros_like(self.case.latents()[:1])}
         sampler = comfy.samplers.ksampler("euler")
         return host.sample(model, latent, positive, negative, 4.0, sampler, levels, 7)["samples"].float().cpu()

@@ -11,8 +11,8 @@ import comfy.sample
 import torch
 
 from diff2flow_kit.nodes import host
-from diff2flow_kit.nodes.sampling.levels import flow_levels
 from diff2flow_kit.nodes.sampling.ode import OdeSampler
+from diff2flow_kit.nodes.sampling.sigmas import flow_sigmas
 
 from .cases import Case
 from .meter import launches_and_waits, ratio, take_turns
@@ -41,7 +41,7 @@ def runners_of(case: Case, model: Any, steps: int) -> dict[str, Any]:
     positive, negative = case.conditionings()[:2]
     empty = torch.zeros_like(latent)
     flow = host.convert(model)
-    levels = flow_levels(flow, {"grid": "stock scheduler", "scheduler": "simple"}, steps)
+    levels = flow_sigmas(flow, {"grid": "stock scheduler", "scheduler": "simple"}, steps)
     sampler = host.make_sampler(OdeSampler("euler"))
 
     def stock() -> Any:

@@ -12,8 +12,8 @@ import torch
 from diff2flow_kit.nodes import host
 from diff2flow_kit.nodes.reflow.pair_generator import ReflowPairGenerator, ReflowPairSettings
 from diff2flow_kit.nodes.reflow.prompts import gather_prompts
-from diff2flow_kit.nodes.sampling.levels import flow_levels
 from diff2flow_kit.nodes.sampling.ode import OdeSampler
+from diff2flow_kit.nodes.sampling.sigmas import flow_sigmas
 
 
 def pair_rate(bench: Any, cfg: float, side: int, rounds: int, count: int, size: int, steps: int) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def pair_rate(bench: Any, cfg: float, side: int, rounds: int, count: int, size: 
     """
 
     def sampling() -> float:
-        levels = flow_levels(bench.flow, {"grid": "uniform"}, steps)
+        levels = flow_sigmas(bench.flow, {"grid": "uniform"}, steps)
         sampler = host.make_sampler(OdeSampler("euler"))
         batch = {"samples": torch.zeros(size, 4, side // 8, side // 8)}
         told = gather_prompts(bench.prompts[:1], "", bench.clip, None).entries

@@ -82,7 +82,7 @@ def test_every_solver_reaches_the_clean_end(converted, ode, run, method):
 
 def test_euler_is_the_stock_euler(host, eps_model, ode, sample):
     converted = host.convert(eps_model)
-    for levels in (host.stock_levels(converted, "simple", 6), torch.tensor([0.8, 0.5, 0.3])):
+    for levels in (host.stock_sigmas(converted, "simple", 6), torch.tensor([0.8, 0.5, 0.3])):
         stock, ours = sample(converted, levels), sample(converted, levels, ode("euler"))
         assert torch.allclose(stock, ours, atol=1e-5 * float(stock.abs().max()))
 

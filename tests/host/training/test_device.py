@@ -28,14 +28,14 @@ def execute(node, node_id, listed=False, **given):
 def test_sampling(build, host, sample, device, kind, start):
     converted = host.convert(build(kind), start)
     for name in ("euler", "dpmpp_2m", "heun"):
-        assert torch.isfinite(sample(converted, host.stock_levels(converted, "karras", 4), name)).all()
+        assert torch.isfinite(sample(converted, host.stock_sigmas(converted, "karras", 4), name)).all()
 
 
 @pytest.mark.parametrize("solver", ["heun", "rk4"])
 def test_the_ode_sampler(build, host, node, sample, device, solver):
     converted = host.convert(build())
     sampler = execute(node, "D2FSampler", solver={"solver": solver})[0]
-    levels = host.stock_levels(converted, "simple", 3)
+    levels = host.stock_sigmas(converted, "simple", 3)
     assert torch.isfinite(sample(converted, levels, sampler)).all()
 
 

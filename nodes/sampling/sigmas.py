@@ -11,7 +11,7 @@ from .. import host
 from ..widgets import STOCK_GRID
 
 
-def flow_levels(model: Any, grid: Mapping[str, Any], steps: int, denoise: float = 1.0) -> Tensor:
+def flow_sigmas(model: Any, grid: Mapping[str, Any], steps: int, denoise: float = 1.0) -> Tensor:
     """Sigmas s for a flow matching MODEL, float32, descending to 0, shape (steps + 1,).
 
     Args:
@@ -34,7 +34,7 @@ def flow_levels(model: Any, grid: Mapping[str, Any], steps: int, denoise: float 
     settings = dict(grid)
     name = settings.pop("grid")
     if name == STOCK_GRID:
-        sigmas = host.stock_levels(model, settings["scheduler"], total)
+        sigmas = host.stock_sigmas(model, settings["scheduler"], total)
     else:
         # A grid of t from t_start to 1 is, in s, one from 0 to 1 times s_start.
         sigmas = (min(float(host.sampling_of(model).sigma_max), 1.0) * (1 - flow_grid(name, total, **settings))).float()
