@@ -1,4 +1,4 @@
-"""The network of a MODEL made ready to be trained: loaded, seen through a private view, its conditions prepared.
+"""The network of a MODEL, ready for training: loaded, as a frozen copy, with its conditioning kwargs prepared.
 
 Nothing of the host's is changed: hooks and recomputed blocks sit on module objects of our own over the host's weights.
 """
@@ -21,7 +21,7 @@ from ...d2f_core import for_autograd, frozen_copy
 from .image_condition import CALL_KEY, FIRST_CONV, sort_patches, widened
 from .model import alignment_of
 
-# What the network is told beside its input and its timestep: name -> tensor (B, ...).
+# Conditioning kwargs of the network, besides input and timestep: name -> tensor (B, ...).
 Condition = Mapping[str, Tensor]
 
 COMPUTE_DTYPES: Mapping[str, torch.dtype | None] = {
@@ -66,16 +66,16 @@ class TrainingNetwork:
         self._base.concat_keys = model.get_model_object("concat_keys")
 
     def __call__(self, network_input: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        told = {name: value.to(self.device, self.dtype) for name, value in condition.items()}
-        concat = told.pop(CALL_KEY, None)
+        kwargs = {name: value.to(self.device, self.dtype) for name, value in condition.items()}
+        concat = kwargs.pop(CALL_KEY, None)
         x = network_input.to(self.dtype)
         output = self.module(
             x if concat is None else torch.cat([x, concat], dim=1),
             timestep.to(self.device, torch.float32),
-            context=told.pop("c_crossattn", None),
+            context=kwargs.pop("c_crossattn", None),
             control=None,
             transformer_options={**self._options, "cond_or_uncond": [0]},
-            **told,
+            **kwargs,
         )
         return output.float()
 
@@ -97,8 +97,8 @@ class TrainingNetwork:
         encoded = comfy.samplers.encode_model_conds(
             self._base.extra_conds, cond, noise, noise.device, "positive", latent_image=noise
         )
-        told = encoded[0]["model_conds"]
-        tensors = {name: told[name].process_cond(batch_size=1, area=None).cond for name in sorted(told)}
+        conds = encoded[0]["model_conds"]
+        tensors = {name: conds[name].process_cond(batch_size=1, area=None).cond for name in sorted(conds)}
         return {name: for_autograd(tensor).cpu() for name, tensor in tensors.items()}
 
 

@@ -18,10 +18,10 @@ class CfgVelocity:
 
     Args:
         network: a network in training.
-        coordinates: in which it is used.
-        condition: what it is told, tensors (B, ...).
-        null: what it is told instead of a caption, tensors (1, ...) for all or (B, ...); None for no guidance.
-        cfg: scale of the guidance; 1 for none.
+        coordinates: alignment that maps between the flow and the network.
+        condition: conditioning kwargs, tensors (B, ...).
+        null: conditioning kwargs of the empty prompt, tensors (1, ...) or (B, ...); None without guidance.
+        cfg: guidance scale; 1 disables guidance.
     """
 
     def __init__(
@@ -34,10 +34,10 @@ class CfgVelocity:
     ) -> None:
         self.network, self.coordinates, self.cfg = network, coordinates, cfg
         self.guided = null is not None and cfg != 1
-        told = condition
+        kwargs = condition
         if null is not None and self.guided:
-            told = join([condition, *[null] * (_count(condition) // _count(null))])
-        self.told = {name: value.to(network.device) for name, value in told.items()}
+            kwargs = join([condition, *[null] * (_count(condition) // _count(null))])
+        self.kwargs = {name: value.to(network.device) for name, value in kwargs.items()}
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
         host.throw_if_interrupted()
@@ -45,7 +45,7 @@ class CfgVelocity:
         state = self.coordinates.to_diffusion(x, time)
         state = torch.cat([state, state]) if self.guided else state
         timestep = self.coordinates.timestep(time).expand(len(state))
-        output = self.network(state, timestep, self.told)
+        output = self.network(state, timestep, self.kwargs)
         if self.guided:
             positive, negative = output.chunk(2)
             output = negative + self.cfg * (positive - negative)
@@ -53,5 +53,5 @@ class CfgVelocity:
 
 
 def _count(condition: host.Condition) -> int:
-    """Of the items that a condition is for."""
+    """Batch size of conditioning kwargs."""
     return max(len(value) for value in condition.values())

@@ -1,4 +1,4 @@
-"""CONDITIONINGs taken apart into entries, what the network is told by them put together, and the hash of it."""
+"""CONDITIONINGs split into entries of one text each, and the network's conditioning kwargs joined into batches."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the trainer trains on: latents with captions, or reflow pairs, whose noise is fixed."""
+"""Training items of the trainer: latents with captions, or reflow pairs, which bring their own noise."""
 
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ from .latent_items import LatentItems
 
 
 class TrainingItems(TrainingData, Protocol):
-    """Items in groups of one shape each, as a training run needs them."""
+    """Training items, in groups of one shape each."""
 
     @property
     def has_null(self) -> bool:
@@ -18,16 +18,16 @@ class TrainingItems(TrainingData, Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the latents of the first group, (C, h, w)."""
+        """Shape (C, h, w) of the latents of the first group."""
 
     @property
     def facts(self) -> dict[str, str | int | float | bool]:
-        """What a LoRA's file says about the items, beside their number: "start" and "condition" of its facts, more."""
+        """Metadata of a LoRA file about the items, besides their number: "start", "condition" and more."""
 
     def __len__(self) -> int: ...
 
     def condition(self, item: int, drop: bool = False) -> host.Condition:
-        """What the network is told about an item, tensors (1, ...)."""
+        """Conditioning kwargs of an item, tensors (1, ...)."""
 
     def fingerprint(self) -> str:
         """Hash of all items, 16 hex digits."""
@@ -42,7 +42,7 @@ def training_items(
     pairs: ReflowPairSet | None,
     condition: Any = None,
 ) -> TrainingItems:
-    """What the trainer's inputs ask for.
+    """The training items of the trainer's inputs.
 
     Raises:
         ValueError: neither latents with captions nor pairs are given, or both; an image condition where there is none.
@@ -70,7 +70,7 @@ def training_items(
 def validation_items(
     network: host.TrainingNetwork, latents: Any, positive: Any, condition: Any
 ) -> TrainingItems | None:
-    """What is only measured; None without it.
+    """The items of the validation set; None without one.
 
     Raises:
         ValueError: captions or latents are missing.

@@ -14,7 +14,7 @@ NONE = "none"
 
 
 class D2FLoadLora(io.ComfyNode):
-    """Applies a LoRA and converts the model as the LoRA's file says."""
+    """Applies a LoRA and converts the model as the LoRA's metadata say."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -36,8 +36,7 @@ class D2FLoadLora(io.ComfyNode):
                     "lora",
                     options=[NONE, *host.lora_files()],
                     default=NONE,
-                    tooltip="LoRA file in models/loras or output/loras. none: take the one that is connected to "
-                    "lora_model.",
+                    tooltip="LoRA file in models/loras or output/loras. none: use the one connected to lora_model.",
                 ),
                 io.Float.Input(
                     "strength",
@@ -45,12 +44,12 @@ class D2FLoadLora(io.ComfyNode):
                     min=-100.0,
                     max=100.0,
                     step=0.01,
-                    tooltip="Factor of the LoRA's weights. 1 is as it was trained, 0 converts the model alone.",
+                    tooltip="Strength of the LoRA. 1: as it was trained. 0: only convert the model.",
                 ),
                 io.Custom("LORA_MODEL").Input(
                     "lora_model",
                     optional=True,
-                    tooltip="LoRA straight from the trainer, without a file. If it is connected, the file is ignored.",
+                    tooltip="LoRA directly from the trainer. If it is connected, the file is ignored.",
                 ),
             ],
             outputs=[

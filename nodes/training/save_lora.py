@@ -11,7 +11,7 @@ SUFFIX = ".safetensors"
 
 
 class D2FSaveLora(io.ComfyNode):
-    """Writes a LoRA with the facts of its training, under a new number each time."""
+    """Writes a LoRA with the metadata of its training; every save gets a new number."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,15 +20,15 @@ class D2FSaveLora(io.ComfyNode):
             display_name="Save Diff2Flow LoRA",
             category=CATEGORY,
             description="Saves a trained LoRA as a safetensors file in output/loras, where every LoRA loader finds it. "
-            "The layout is kohya's, so other programs open it, too. The metadata say how it was trained, so that "
-            "'Load Diff2Flow LoRA' can convert the model to match. Never overwrites: each save has a new number.",
+            "It has kohya's layout, which other programs open as well. The metadata say how it was trained, so that "
+            "'Load Diff2Flow LoRA' can convert the model to match. It never overwrites: each save gets a new number.",
             search_aliases=["diff2flow", "save lora", "export lora", "lora safetensors", "kohya"],
             is_output_node=True,
             inputs=[
                 io.Custom("LORA_MODEL").Input(
                     "lora",
-                    tooltip="LoRA from the Diff2Flow LoRA Trainer. One from the stock trainer is saved, too, without "
-                    "the facts of a Diff2Flow training.",
+                    tooltip="LoRA from the Diff2Flow LoRA Trainer. One from ComfyUI's own trainer is saved as well, "
+                    "without metadata of the training.",
                 ),
                 io.String.Input(
                     "filename",
@@ -39,8 +39,7 @@ class D2FSaveLora(io.ComfyNode):
                     "dtype",
                     options=list(DTYPES),
                     default="fp16",
-                    tooltip="Precision of the weights in the file. fp16 and bf16 halve its size; fp32 keeps every bit, "
-                    "for training that goes on from it.",
+                    tooltip="Data type of the weights in the file. fp16 and bf16 halve its size; fp32 is exact.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -48,7 +47,7 @@ class D2FSaveLora(io.ComfyNode):
                     default=0,
                     min=0,
                     max=10**9,
-                    tooltip="Steps of training, for the file's name (my_lora_500_steps_00001). 0 leaves them out.",
+                    tooltip="Number of training steps, for the file name (my_lora_500_steps_00001). 0 leaves it out.",
                 ),
             ],
             outputs=[
@@ -61,8 +60,8 @@ class D2FSaveLora(io.ComfyNode):
         name = check_name(filename.removesuffix(SUFFIX), "the LoRA's file name")
         if getattr(lora, "facts", None) is None:
             host.LOGGER.warning(
-                "this LoRA does not say how it was trained (it does not come from the Diff2Flow LoRA Trainer); its "
-                "file will not, either, and 'Load Diff2Flow LoRA' will not convert the model"
+                "this LoRA has no metadata of its training (it is not from the Diff2Flow LoRA Trainer), so neither will "
+                "its file, and 'Load Diff2Flow LoRA' will not convert the model"
             )
         stem = f"{name}_{steps}_steps" if steps else name
         path = free_path(host.lora_folder(), stem, SUFFIX)

@@ -1,4 +1,4 @@
-"""What a training run says of itself while it goes: one line of text."""
+"""The status line of a training run: what the node shows while it trains."""
 
 import time
 
@@ -9,25 +9,26 @@ class StatusLine:
     """Turns step records into a line of text with speed and time left.
 
     Args:
-        done, steps: steps that are done, and of the whole run.
-        note: what every line ends with.
+        done: number of steps done before this session.
+        steps: number of steps of the whole run.
+        note: appended to every line.
     """
 
     def __init__(self, done: int, steps: int, note: str = "") -> None:
         self.first, self.steps, self.note, self.start = done, steps, note, time.perf_counter()
 
     def opening(self) -> str:
-        """What is said before the first step."""
-        return (f"going on after step {self.first}" if self.first else "starting") + self.note
+        """The line before the first step."""
+        return (f"resuming after step {self.first}" if self.first else "starting") + self.note
 
     def line(self, record: StepRecord, losses: list[float], checks: list[tuple[int, float]]) -> str:
-        """Step, loss and its mean over 50 steps, validation loss, rate, speed, time left."""
+        """Step, loss and its mean over 50 steps, validation loss, learning rate, speed, time left."""
         recent = losses[-50:]
         pace = (time.perf_counter() - self.start) / (record.step - self.first)
         validation = f", validation {checks[-1][1]:.4g}" if checks else ""
         return (
             f"step {record.step} of {self.steps}: loss {record.loss:.4g} (mean {sum(recent) / len(recent):.4g}"
-            f"{validation}), rate {record.learning_rate:.2g}, {1 / pace:.3g} steps/s, "
+            f"{validation}), lr {record.learning_rate:.2g}, {1 / pace:.3g} steps/s, "
             f"{_duration(pace * (self.steps - record.step))} left{self.note}"
         )
 

@@ -22,26 +22,26 @@ class D2FTrainLora(io.ComfyNode):
             node_id="D2FTrainLora",
             display_name="Diff2Flow LoRA Trainer",
             category=CATEGORY,
-            description="Fine-tunes a diffusion model as a flow matching model with a LoRA, inside the graph. Saves "
-            "as it goes, can be cancelled without loss, and goes on where it stopped when it is run again.",
+            description="Fine-tunes a diffusion model as a flow matching model with a LoRA, inside the graph. It saves "
+            "regularly, can be cancelled without losing anything, and resumes when it is run again.",
             search_aliases=["diff2flow train", "train lora", "finetune", "flow matching training", "lora trainer"],
             is_input_list=True,
             inputs=[
                 io.Model.Input(
                     "model",
                     tooltip="Diffusion model with eps- or v-prediction (SD1.5, SD2.1, SDXL), converted to flow "
-                    "matching or not. It is not changed; LoRAs before this node stay part of it.",
+                    "matching or not. The model itself is not changed; LoRAs applied before this node stay part of it.",
                 ),
                 io.Latent.Input(
                     "latents",
                     optional=True,
-                    tooltip="What to learn: latents of one or several images, or a list of them (one a size). A noise "
-                    "mask weighs the places of the loss: white is learned.",
+                    tooltip="What to learn: latents of one or more images, or a list of them (one per size). A noise "
+                    "mask weights the loss by position: white is learned.",
                 ),
                 io.Conditioning.Input(
                     "positive",
                     optional=True,
-                    tooltip="Captions: one conditioning for all, one an item, or one a latent of the list.",
+                    tooltip="Captions: one conditioning for all items, one per item, or one per latent of the list.",
                 ),
                 *training_widgets(),
                 io.Conditioning.Input(
@@ -52,13 +52,13 @@ class D2FTrainLora(io.ComfyNode):
                 io.Latent.Input(
                     "validation_latents",
                     optional=True,
-                    tooltip="Latents that are only measured: their loss tells when the LoRA begins to memorise.",
+                    tooltip="Validation set: its loss shows when the LoRA begins to overfit.",
                 ),
                 io.Conditioning.Input(
                     "validation_positive", optional=True, tooltip="Captions of the validation latents."
                 ),
                 io.Vae.Input(
-                    "vae", optional=True, tooltip="For true preview pictures; rough ones are drawn without it."
+                    "vae", optional=True, tooltip="Decodes previews; without it they are rough approximations."
                 ),
                 io.Custom("D2F_PAIRS").Input(
                     "pairs",
@@ -69,9 +69,8 @@ class D2FTrainLora(io.ComfyNode):
                 io.Latent.Input(
                     "condition",
                     optional=True,
-                    tooltip="Image conditions: what the model is shown beside the noise, such as the photo of a depth "
-                    "map. As many items and of the same size as the latents, in their order. Needs a model with Add "
-                    "Image Condition.",
+                    tooltip="Image conditions: latents concatenated with the noisy ones, such as the photo for a depth "
+                    "map. The same number, size and order as the latents. Needs a model with Add Image Condition.",
                 ),
                 io.Latent.Input(
                     "validation_condition", optional=True, tooltip="Image conditions of the validation latents."
@@ -86,7 +85,9 @@ class D2FTrainLora(io.ComfyNode):
                 io.Custom("LOSS_MAP").Output(
                     display_name="loss_map", tooltip="Loss of each step, for ComfyUI's Plot Loss Graph."
                 ),
-                io.Int.Output(display_name="steps", tooltip="Steps trained, over all resumes."),
+                io.Int.Output(
+                    display_name="steps", tooltip="Number of steps trained, including those before a resume."
+                ),
                 io.Image.Output(
                     display_name="loss_plot", tooltip="Loss over steps, its running mean, and the validation loss."
                 ),

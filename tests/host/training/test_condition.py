@@ -202,7 +202,7 @@ def test_other_conditions_are_another_run(wide, train, seen, output):
 def test_previews_are_drawn_with_the_conditions_of_their_items(wide, train, seen, part, monkeypatch):
     told, preview = [], part("training.preview").Preview
     draw = preview.draw
-    monkeypatch.setattr(preview, "draw", lambda self, adapters: told.append(self.velocity.told) or draw(self, adapters))
+    monkeypatch.setattr(preview, "draw", lambda self, loras: told.append(self.velocity.kwargs) or draw(self, loras))
     train(wide(), condition=seen, negative=NULL, preview_every=1, preview_cfg=2.0, steps=1)
     (condition,) = told
     wanted = seen[[0, 1, 2, 3]] * 0.18215

@@ -93,7 +93,7 @@ def shown(part, monkeypatch):
 
 
 LINE = (
-    r"step {step} of 4: loss [\d.e-]+ \(mean [\d.e-]+, validation [\d.e-]+\), rate 0\.01, [\d.e+-]+ steps/s, "
+    r"step {step} of 4: loss [\d.e-]+ \(mean [\d.e-]+, validation [\d.e-]+\), lr 0\.01, [\d.e+-]+ steps/s, "
     r"\d+ min \d+ s left"
 )
 
@@ -136,7 +136,7 @@ def test_a_resume_says_so(build, train, shown):
     train(build(), steps=2)
     shown.texts.clear()
     train(build(), steps=3)
-    assert shown.texts[0] == "going on after step 2" and shown.texts[1].startswith("step 3 of 3: ")
+    assert shown.texts[0] == "resuming after step 2" and shown.texts[1].startswith("step 3 of 3: ")
 
 
 def test_a_new_run_beside_one_of_its_name_says_why(build, train, shown, caplog):
@@ -215,7 +215,7 @@ def test_time_left(part, monkeypatch):
     clock = clocks.StatusLine(20, 60)
     record = SimpleNamespace(step=25, loss=0.5, learning_rate=1e-4, seconds=2.0)
     line = clock.line(record, [0.25] * 10 + [0.5] * 50, [])
-    assert line == "step 25 of 60: loss 0.5 (mean 0.5), rate 0.0001, 0.5 steps/s, 1 min 10 s left"
+    assert line == "step 25 of 60: loss 0.5 (mean 0.5), lr 0.0001, 0.5 steps/s, 1 min 10 s left"
 
 
 def test_a_quick_picture_is_made_on_the_cpu(build, part, latents, monkeypatch):
