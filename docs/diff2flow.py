@@ -42,7 +42,6 @@ class Diff2Flow:
 
     # Rescale the timestep: x_dm / (alpha + sigma) is x_fm at t = alpha / (alpha + sigma) = 1 / (1 + sigma_ve).
     # Between two rows of the table log sigma_ve is linear in the timestep; beyond its ends the end row counts.
-
     def flow_time(self, timestep: Tensor) -> Tensor:
         """t of a fractional timestep, in [t_min, t_max]."""
         row = timestep.long().clamp(0, len(self.log_sigma) - 2)
@@ -56,7 +55,6 @@ class Diff2Flow:
         return row + (log_sigma - self.log_sigma[row]) / (self.log_sigma[row + 1] - self.log_sigma[row])
 
     # Align the interpolants: x_dm = (alpha + sigma) x_fm, and alpha + sigma = 1 / sqrt(t^2 + (1 - t)^2).
-
     def to_diffusion(self, x_fm: Tensor, t: Tensor) -> Tensor:
         return x_fm / per_item(torch.hypot(t, 1 - t), x_fm)
 
@@ -64,7 +62,6 @@ class Diff2Flow:
         return x_dm * per_item(torch.hypot(t, 1 - t), x_dm)
 
     # Derive the velocity x0 - eps from the network's output, on all of [0, 1].
-
     def x0_and_eps(self, output: Tensor, x_fm: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """x0 and eps of x_dm = alpha x0 + sigma eps; below t_min with alpha and sigma of the last row, T - 1."""
         x_dm, t = self.to_diffusion(x_fm, t), t.clamp(min=self.t_min)
@@ -99,7 +96,7 @@ def train(flow: Diff2Flow, optimizer: torch.optim.Optimizer, pairs: Batches) -> 
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        yield float(loss)
+        yield loss.item()
 
 
 @torch.no_grad()
