@@ -178,7 +178,7 @@ class Bench:
 
     def by_ddim(self, model: Any, seed: int, nfe: int) -> tuple[Tensor, Tensor]:
         """The host's own sampler, with the same noise for all images, as Depth from Image has it."""
-        levels = host.stock_levels(model, "simple", nfe)
+        levels = host.stock_sigmas(model, "simple", nfe)
         told = host.with_condition(self.prompt, self.encode(self.images))
         empty = {"samples": torch.zeros(len(self.images), 4, SIDE // 8, SIDE // 8)}
         empty["batch_index"] = [0] * len(self.images)

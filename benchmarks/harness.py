@@ -1,10 +1,10 @@
 """Runs one benchmark: `python dev.py bench NAME` calls this in the set-up environment.
 
-A benchmark is a file `NAME.py` here with `run(options) -> rows`, flat dictionaries, and, if it wants,
-`add_arguments(parser)` and `plot(rows, axes)`. The harness prints the rows as a table and writes
-`results/NAME.json` and, with matplotlib, `results/NAME.png`; with `--quick`, if the benchmark has that, to the
-checkout's working directory instead. ComfyUI is importable in benchmarks, the pack is the package `diff2flow_kit`,
-and the folder `shared` is the package `bench_shared`.
+A benchmark is a file `NAME.py` here with `run(options) -> rows`, flat dictionaries (a list, or a generator whose rows
+are written as they come), and, if it wants, `add_arguments(parser)` and `plot(rows, axes)`. The harness prints the rows
+as a table and writes `results/NAME.json` and, with matplotlib, `results/NAME.png`; with `--quick`, if the benchmark
+has that, to the checkout's working directory instead. ComfyUI is importable in benchmarks, the pack is the package
+`diff2flow_kit`, and the folder `shared` is the package `bench_shared`.
 """
 
 from __future__ import annotations
@@ -52,14 +52,15 @@ def main(arguments: Sequence[str]) -> None:
     name, *rest = arguments
     benchmark = load(f"benchmark_{name}", HERE / f"{name}.py")
     chosen = options(benchmark, name, rest)
-    rows = benchmark.run(chosen)
     folder = TRIALS if getattr(chosen, "quick", False) else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
-    say("\n" + table(rows))
-    record = {"command": " ".join(["python dev.py bench", *arguments]), "host": machine(host)}
-    record |= {"versions": versions(read_version(host)), "rows": rows}
-    write(folder / f"{name}.json", record)
-    draw(folder / f"{name}.png", rows, getattr(benchmark, "plot", None))
+    record: dict[str, Any] = {"command": " ".join(["python dev.py bench", *arguments]), "host": machine(host)}
+    record |= {"versions": versions(read_version(host)), "rows": []}
+    for row in benchmark.run(chosen):  # a list at the end, or rows as they are measured
+        record["rows"].append(row)
+        write(folder / f"{name}.json", record)
+    say("\n" + table(record["rows"]))
+    draw(folder / f"{name}.png", record["rows"], getattr(benchmark, "plot", None))
     say(f"\nWritten to {folder / name}.json")
 
 

@@ -20,14 +20,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 import comfy.sample
 import comfy.samplers
 import comfy.utils
 import torch
-from bench_shared import RESULTS, Rows, add_common_arguments, bars, graded, kept
+from bench_shared import RESULTS, Rows, add_common_arguments, kept
+from bench_shared.objectives_report import METHODS, markdown, plot
 from comfy_extras.nodes_train import TrainLoraNode
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -35,17 +36,17 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from devtools.console import say
 from diff2flow_kit.demo import adaptation, evaluate, networks
 from diff2flow_kit.nodes import host
-from diff2flow_kit.nodes.sampling.levels import flow_levels
+from diff2flow_kit.nodes.sampling.sigmas import flow_sigmas
 from diff2flow_kit.nodes.training.load_lora import D2FLoadLora
 from diff2flow_kit.nodes.training.train_lora import D2FTrainLora
 
 RUNS = ("none", "diff2flow", "diffusion", "naive_fm", "stock")
 OBJECTIVES = RUNS[1:4]
-METHODS = ("none", "diff2flow", "diffusion", "diffusion_ddim", "naive_fm", "stock")
 DENSITY = {"diffusion": "timestep"}
 """Objective -> its density of flow times; the others have the node's default."""
 CFG = 3.0
 UNIFORM = {"grid": "uniform"}
+__all__ = ["METHODS", "add_arguments", "markdown", "plot", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -166,11 +167,11 @@ class Bench:
     def views(self, name: str, lora: Any) -> dict[str, View]:
         """Method -> how it samples; the loader converts as the LoRA was trained."""
         model = self.model if lora is None else D2FLoadLora.execute(self.model, "none", 1.0, lora).args[0]
-        plain = View(model, "ddim", partial(host.stock_levels, model, "ddim_uniform"))
+        plain = View(model, "ddim", partial(host.stock_sigmas, model, "ddim_uniform"))
         if name == "stock":
             return {name: plain}
         flow = model if host.is_flow(model) else host.convert(model)
-        views = {name: View(flow, "euler", partial(flow_levels, flow, UNIFORM))}
+        views = {name: View(flow, "euler", partial(flow_sigmas, flow, UNIFORM))}
         return {**views, "diffusion_ddim": plain} if name == "diffusion" else views
 
     def images(self, view: View, nfe: int, seed: int) -> Tensor:
@@ -225,58 +226,3 @@ def step_row(name: str, mine: list[list[float]], diffusion: list[list[float]]) -
 
 def rounded(grades: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 1 if name == "frechet" else 3) for name, value in grades.items()}
-
-
-def budgets_and_nfe(rows: Rows) -> tuple[list[int], list[int]]:
-    return tuple(sorted({row[key] for row in rows if row.get("budget")}) for key in ("budget", "nfe"))
-
-
-def markdown(rows: Rows) -> str:
-    """Tables of accuracy and Frechet distance, a row a method and NFE, a column a budget: mean (least to most)."""
-    budgets, nfes = budgets_and_nfe(rows)
-    lines = []
-    for name, form in (("accuracy", "{:.2f} ({:.2f} to {:.2f})"), ("frechet", "{:.0f} ({:.0f} to {:.0f})")):
-        lines.append(f"| {name} | NFE | {' | '.join(f'{b} steps' for b in budgets)} |")
-        lines.append("| --- " * (len(budgets) + 2) + "|")
-        for method in METHODS:
-            for nfe in nfes:
-                fitting = [{"nfe": nfe, "budget": 0 if method == "none" else b} for b in budgets]
-                cells = [graded(rows, name, method=method, **where) for where in fitting]
-                texts = [form.format(mean(cell), min(cell), max(cell)) if cell else "-" for cell in cells]
-                lines.append(f"| {method} | {nfe} | {' | '.join(texts)} |")
-        lines.append("")
-    for row in rows:
-        if "vs_diffusion" in row:
-            lines.append(f"A step of {row['method']}: {row['cpu_seconds_a_step']:.4f} s of the processor, "
-                         f"{row['vs_diffusion']:.3f} times that of diffusion.")  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-def plot(rows: Rows, axes: Any) -> None:
-    """Accuracy and Frechet distance over steps, a panel an NFE; lines are means, bars go from least to most."""
-    figure = axes.figure
-    axes.remove()
-    figure.set_size_inches(10, 6)
-    budgets, nfes = budgets_and_nfe(rows)
-    panels = figure.subplots(2, len(nfes), sharex=True, sharey="row", squeeze=False)
-    for line, name in zip(panels, ("accuracy", "frechet")):
-        for panel, nfe in zip(line, nfes):
-            draw_panel(panel, rows, name, nfe, budgets)
-        line[0].set_ylabel(name)
-    for panel, nfe in zip(panels[0], nfes):
-        panel.set_title(f"{nfe} NFE")
-    for panel in panels[1]:
-        panel.set_xlabel("training steps")
-    panels[0][0].legend(fontsize=8)
-
-
-def draw_panel(panel: Any, rows: Rows, name: str, nfe: int, budgets: list[int]) -> None:
-    for method in METHODS[1:]:
-        found = [(b, cell) for b in budgets if (cell := graded(rows, name, method=method, nfe=nfe, budget=b))]
-        if found:
-            places, cells = zip(*found)
-            panel.errorbar(places, *bars(cells), marker="o", markersize=3, capsize=2, label=method)
-    for value in graded(rows, name, method="none", nfe=nfe)[:1]:
-        panel.axhline(value, color="gray", linewidth=0.8, linestyle=":", label="none")
-    panel.set_xscale("log", base=2)
-    panel.set_xticks(budgets, [str(budget) for budget in budgets])

@@ -18,9 +18,7 @@ velocity and its chord, 0 for a straight path; paths begin at t = 0. `cpu_second
 from __future__ import annotations
 
 import argparse
-import shutil
 import time
-from statistics import median
 from typing import Any, NamedTuple
 
 import comfy.sample
@@ -32,15 +30,14 @@ from bench_shared import (
     Part,
     Rows,
     add_common_arguments,
-    bars,
     call,
-    graded,
     grid,
     kept,
     output_in,
     some_scenes,
-    spread,
 )
+from bench_shared.pair_rate import pair_rate
+from bench_shared.reflow_report import MODELS, markdown, plot
 from torch import Tensor
 
 from devtools.console import say
@@ -50,14 +47,11 @@ from diff2flow_kit.nodes import host
 from diff2flow_kit.nodes.network.cfg_velocity import CfgVelocity
 from diff2flow_kit.nodes.network.conditionings import join
 from diff2flow_kit.nodes.reflow.generate_pairs import D2FReflowPairs
-from diff2flow_kit.nodes.reflow.pair_generator import ReflowPairGenerator, ReflowPairSettings
 from diff2flow_kit.nodes.reflow.prompts import gather_prompts
-from diff2flow_kit.nodes.sampling.levels import flow_levels
-from diff2flow_kit.nodes.sampling.ode import OdeSampler
+from diff2flow_kit.nodes.sampling.sigmas import flow_sigmas
 from diff2flow_kit.nodes.training.load_lora import D2FLoadLora
 from diff2flow_kit.nodes.training.train_lora import D2FTrainLora
 
-MODELS = ("teacher", "ddim", "converted", "reflow", "reflow_diffusion")
 CFG, SIDE, BATCH, SHOWN = 3.0, networks.IMAGE_SIZE, 32, 8
 UNIFORM = {"grid": "uniform"}
 FEW = [(1, 1.0), (2, 1.0), (4, 1.0)]
@@ -70,6 +64,7 @@ RECIPE = {
 }  # fmt: skip
 OBJECTIVES = {"reflow": {"objective": "diff2flow", "density": "u_shaped"},
               "reflow_diffusion": {"objective": "diffusion", "density": "timestep"}}  # fmt: skip
+__all__ = ["MODELS", "add_arguments", "markdown", "plot", "run"]
 # Streams of random numbers: scenes of the pairs, of the exam, to compare with, and of the floor.
 _PAIRS, _ASK, _COMPARE, _FLOOR = 1, 2, 3, 4
 
@@ -96,12 +91,12 @@ def run(options: argparse.Namespace) -> Rows:
     comfy.utils.PROGRESS_BAR_ENABLED = False
     with torch.inference_mode(), output_in(options.work / "output"):
         bench = Bench(options)
-        graded = [bench.kept(name, seed) for seed in options.seeds for name in ("base", *OBJECTIVES)]
-        rows = [row for part in graded for row in part["rows"]] + bench.kept("pairs", 0)["rows"]
+        parts = [bench.kept(name, seed) for seed in options.seeds for name in ("base", *OBJECTIVES)]
+        rows = [row for part in parts for row in part["rows"]] + bench.kept("pairs", 0)["rows"]
     if not options.quick:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "reflow.md").write_text(markdown(rows), encoding="utf-8")
-        shown = {name: images for part in graded[:3] for name, images in part["shown"].items()}
+        shown = {name: images for part in parts[:3] for name, images in part["shown"].items()}
         grid(shown).save(RESULTS / "reflow_grid.png")
     return rows
 
@@ -115,7 +110,7 @@ class View(NamedTuple):
 
     def levels(self, steps: int) -> Tensor:
         model = self.model
-        found = flow_levels(model, UNIFORM, steps) if self.is_flow else host.stock_levels(model, "simple", steps)
+        found = flow_sigmas(model, UNIFORM, steps) if self.is_flow else host.stock_sigmas(model, "simple", steps)
         if len(found) != steps + 1:
             raise ValueError(f"{self.sampler} makes {len(found) - 1} steps where {steps} were asked for")
         return found
@@ -237,112 +232,11 @@ class Bench:
                 found.append(straightness(follow(velocity, part, flow_grid("uniform", self.options.teacher_steps))))
         return round(float(torch.cat(found).mean()), 5)
 
-    def rate(self, name: str, seed: int) -> dict[str, Any]:
-        """Pairs a second, writing included, and relative to the host's sampling; both take turns, processor time."""
+    def rate(self, name: str, seed: int) -> Part:
+        """Pairs per second, writing included, and relative to the host's sampling."""
         calls = {"count": 4, "size": 2, "steps": 2} if self.options.quick else {"count": 64, "size": 16, "steps": 10}
-        self.plain_sampling(**calls), self.pair_making(**calls)
-        times = [(self.plain_sampling(**calls), self.pair_making(**calls)) for _ in range(self.options.rounds)]
-        row = {"model": name, "seed": seed, "pairs_a_second": round(calls["count"] / median(b for _, b in times), 3),
-               "vs_sampling": round(median(a / b for a, b in times), 3), "steps": calls["steps"]}  # fmt: skip
-        return {"rows": [row], "shown": {}}
-
-    def plain_sampling(self, count: int, size: int, steps: int) -> float:
-        """Processor seconds for samples in batches of `size`."""
-        levels = flow_levels(self.flow, UNIFORM, steps)
-        sampler = host.make_sampler(OdeSampler("euler"))
-        batch = {"samples": torch.zeros(size, 4, SIDE // 8, SIDE // 8)}
-        told = gather_prompts(self.prompts[:1], "", self.clip, None).entries
-        start = time.process_time()
-        for _ in range(count // size):
-            host.sample(self.flow, batch, told, self.negative, CFG, sampler, levels, 0)
-        return time.process_time() - start
-
-    def pair_making(self, count: int, size: int, steps: int) -> float:
-        """Processor seconds for as many pairs."""
-        settings = ReflowPairSettings("bench_rate", count, steps, CFG, "euler", SIDE, SIDE, size, 0, "auto", "fp16", 32)
-        told = gather_prompts(["\n".join(self.prompts[:2])], "", self.clip, None)
-        shutil.rmtree(settings.folder, ignore_errors=True)
-        start = time.process_time()
-        with host.training(self.model) as network:
-            ReflowPairGenerator(self.model, network, settings, told, self.negative).run()
-        return time.process_time() - start
+        found = pair_rate(self, CFG, SIDE, self.options.rounds, **calls)
+        return {"rows": [{"model": name, "seed": seed, **found}], "shown": {}}
 
     def say(self, text: str) -> None:
         say(f"{time.monotonic() - self.start:6.0f} s  {text}")
-
-
-def ways(rows: Rows, name: str) -> list[tuple[int, float]]:
-    """(NFE, guidance) of a model's rows, each once."""
-    return list(dict.fromkeys((row["nfe"], row["cfg"]) for row in rows if row["model"] == name))
-
-
-def markdown(rows: Rows) -> str:
-    """A table with a row for each model, NFE and guidance, and below it the figures that reflow is judged by."""
-    forms = {"accuracy": ".3f", "frechet": ".1f", "frechet_teacher": ".1f", "straightness": ".4f"}
-    lines = [f"| model | NFE | CFG | {' | '.join(forms)} |", "| --- " * (len(forms) + 3) + "|"]
-    for name in MODELS:
-        for nfe, cfg in ways(rows, name):
-            cells = [spread(graded(rows, column, model=name, nfe=nfe, cfg=cfg), form) for column, form in forms.items()]
-            lines.append(f"| {name} | {nfe} | {cfg:g} | {' | '.join(cells)} |")
-    floor = [spread(graded(rows, column, model="renders"), form) for column, form in forms.items()]
-    lines += [f"| renders |  |  | {' | '.join(floor)} |", "", *verdict(rows), ""]
-    return "\n".join(lines)
-
-
-def verdict(rows: Rows) -> list[str]:
-    """Ratios of reflow to what it is compared with, over the seeds, and the costs."""
-    two, four = {"nfe": 2, "cfg": 1.0}, {"nfe": 4, "cfg": 1.0}
-    lines = []
-    for name in OBJECTIVES:
-        ratios = {
-            "accuracy at 2 NFE by the teacher's": ratio(rows, "accuracy", {"model": name, **two}, {"model": "teacher"}),
-            "straightness of the converted model by its own":
-                ratio(rows, "straightness", {"model": "converted", **four}, {"model": name, **two}),
-            "straightness of the guided teacher by its own":
-                ratio(rows, "straightness", {"model": "teacher"}, {"model": name, **two}),
-        }  # fmt: skip
-        for column, what in (("frechet", "renders"), ("frechet_teacher", "the teacher's samples")):
-            ratios[f"Frechet distance to {what} at 2 NFE by the converted model's at 4"] = ratio(
-                rows, column, {"model": name, **two}, {"model": "converted", **four})  # fmt: skip
-        lines += [f"- {name}: {text}: {spread(values, '.3f')}" for text, values in ratios.items()]
-        lines.append(f"- {name}: training took {spread(graded(rows, 'cpu_seconds', model=name, **two), '.0f')} s "
-                     "of the processor")  # fmt: skip
-    for row in rows:
-        if row["model"] == "pairs":
-            lines.append(f"- pairs: {row['pairs_a_second']:g} a second at {row['steps']} steps, "
-                         f"{row['vs_sampling']:g} times the rate of plain sampling")  # fmt: skip
-    return lines
-
-
-def ratio(rows: Rows, column: str, above: dict[str, Any], below: dict[str, Any]) -> list[float]:
-    """Quotients of two models' grades, one a seed."""
-    return [a / b for a, b in zip(graded(rows, column, **above), graded(rows, column, **below), strict=True)]
-
-
-def plot(rows: Rows, axes: Any) -> None:
-    """Accuracy and both Frechet distances over NFE; lines are means, bars go from least to most."""
-    figure = axes.figure
-    axes.remove()
-    figure.set_size_inches(12, 4.2)
-    panels = figure.subplots(1, 3)
-    for panel, column in zip(panels, ("accuracy", "frechet", "frechet_teacher")):
-        for name in MODELS:
-            for cfg in dict.fromkeys(cfg for _, cfg in ways(rows, name)):
-                draw_line(panel, rows, column, name, cfg)
-        for value in graded(rows, column, model="renders")[:1]:
-            panel.axhline(value, color="gray", linewidth=0.8, linestyle=":", label="renders")
-        panel.set_xscale("log", base=2)
-        calls = sorted({nfe for name in MODELS for nfe, _ in ways(rows, name)})
-        panel.set_xticks(calls, [str(nfe) for nfe in calls])
-        panel.set_xlabel("NFE")
-        panel.set_title(column)
-    panels[1].legend(fontsize=7)
-
-
-def draw_line(panel: Any, rows: Rows, column: str, name: str, cfg: float) -> None:
-    places = sorted(nfe for nfe, guidance in ways(rows, name) if guidance == cfg)
-    cells = [graded(rows, column, model=name, nfe=nfe, cfg=cfg) for nfe in places]
-    centre, reach = bars(cells)
-    label, style = (name, "-") if cfg == 1 else (f"{name}, CFG {cfg:g}", "--")
-    color = f"C{MODELS.index(name)}"
-    panel.errorbar(places, centre, reach, color=color, ls=style, marker="o", markersize=3, capsize=2, label=label)

@@ -49,7 +49,7 @@ from torch import Tensor
 from devtools.console import say
 from diff2flow_kit.demo import captions, evaluate, networks, render
 from diff2flow_kit.nodes import host
-from diff2flow_kit.nodes.sampling.levels import flow_levels
+from diff2flow_kit.nodes.sampling.sigmas import flow_sigmas
 from diff2flow_kit.nodes.training.load_lora import D2FLoadLora
 from diff2flow_kit.nodes.training.train_lora import D2FTrainLora
 
@@ -154,10 +154,10 @@ class Bench:
         return {**found, "rows": [{**row, "cpu_seconds": seconds} for row in found["rows"]]}
 
     def as_flow(self, model: Any) -> View:
-        return View(model, "euler", flow_levels(model, {"grid": "uniform"}, self.options.nfe))
+        return View(model, "euler", flow_sigmas(model, {"grid": "uniform"}, self.options.nfe))
 
     def as_it_is(self, model: Any) -> View:
-        return View(model, "ddim", host.stock_levels(model, "simple", self.options.nfe))
+        return View(model, "ddim", host.stock_sigmas(model, "simple", self.options.nfe))
 
     def grades(self, views: dict[str, View], seed: int) -> Part:
         """A row for each way of sampling and prompt; the first images of both prompts in one line."""

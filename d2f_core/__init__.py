@@ -9,7 +9,7 @@ Glossary (B is the batch size, ``*`` any number of further dimensions):
 name                    meaning                                                     range / shape
 ======================  ==========================================================  =================
 ``t``                   flow time of the paper: 0 = noise, 1 = data                 [0, 1], () or (B,)
-``s``                   ComfyUI's flow sigma, ``s = 1 - t``                         [0, 1]
+``s``                   ComfyUI's flow sigma, ``s = 1 - t``                         [0, 1], as t
 ``timestep``            index that the network was trained on, may be fractional    [0, T - 1]
 ``alpha``, ``sigma``    variance preserving coefficients, ``alpha^2 + sigma^2 = 1`` [0, 1]
 ``sigma_ve``            ``sigma / alpha``, what k-diffusion calls sigma             [0, inf)
@@ -27,19 +27,20 @@ from .adapter import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, attac
 from .adaptive import ADAPTIVE_METHODS
 from .batches import Batch, TrainingData, derive_seed
 from .depth import DepthRange, align_to, depth_from_target, depth_range, depth_target, ensemble, valid_pixels
-from .evaluation import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, SolverStep
 from .frozen_copy import for_autograd, frozen_copy
-from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_levels
+from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_sigmas
 from .lora import TARGETS, AdapterSettings, make_adapters
 from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Interpolant, Objective, TimeDensity
 from .metrics import SPACES, DepthScores, depth_scores
 from .naive import NaiveAlignment
+from .nfe import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, SolverStep
 from .optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 from .optional import install_command
 from .prediction import PREDICTIONS
 from .reflow import FlowPath, curvature, few_step_errors, follow, straightness
 from .schedule import NoiseSchedule
 from .solve import FIXED_METHODS, METHODS, solve
+from .time_map import FlowTime, per_item
 from .train import NonFiniteLossError, StepRecord, Trainer, TrainSettings
 from .velocity import FlowAlignment
 
@@ -66,6 +67,7 @@ __all__ = [
     "EvaluationLimitError",
     "FlowAlignment",
     "FlowPath",
+    "FlowTime",
     "FullAdapter",
     "Interpolant",
     "LowRankAdapter",
@@ -99,7 +101,8 @@ __all__ = [
     "make_adapters",
     "make_optimizer",
     "make_schedule",
-    "shift_levels",
+    "per_item",
+    "shift_sigmas",
     "solve",
     "straightness",
     "valid_pixels",

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .coordinate import coordinate_dtype
-from .evaluation import CountedVelocity, SolverStep, check_finite
+from .nfe import CountedVelocity
 from .optional import install_command
+from .time_map import exact_dtype
 
 ADAPTIVE_METHODS: tuple[str, ...] = ("dopri5", "bosh3")
 """Adaptive solvers of order 5 and 3; they need the package torchdiffeq."""
@@ -25,18 +25,16 @@ ADAPTIVE_METHODS: tuple[str, ...] = ("dopri5", "bosh3")
 class TorchdiffeqFlow:
     """The velocity as torchdiffeq wants it: state in float32 or better, callbacks as attributes."""
 
-    def __init__(
-        self, velocity_fn: CountedVelocity, x: Tensor, times: list[float], on_step: Callable[[SolverStep], None]
-    ) -> None:
-        self.velocity_fn, self.x, self.times, self.on_step = velocity_fn, x, times, on_step
-        self.accepted = 0
+    def __init__(self, velocity: CountedVelocity, x: Tensor, times: list[float], report: Callable[[float], None]):
+        self.velocity, self.x, self.times, self.report = velocity, x, times, report
 
     def integrate(self, method: str, rtol: float, atol: float) -> Tensor:
         """The state at the last of the times, (B, *), in the dtype of x."""
-        time_dtype = coordinate_dtype(self.x.device)
-        ts = torch.tensor(self.times, dtype=time_dtype, device=self.x.device)
+        if not self.x.numel():
+            return self.x
+        ts = torch.tensor(self.times, dtype=exact_dtype(self.x.device), device=self.x.device)
         # Every given time is a step, so that no stage lies beyond the last one.
-        options: dict[str, Any] = {"dtype": time_dtype, "norm": self._worst_item, "step_t": ts[1:]}
+        options: dict[str, Any] = {"dtype": ts.dtype, "norm": self._worst_item, "step_t": ts[1:]}
         options["first_step"] = 0.05 * (ts[-1] - ts[0]).abs()
         state = self.x.to(torch.promote_types(self.x.dtype, torch.float32))
         try:
@@ -49,15 +47,13 @@ class TorchdiffeqFlow:
 
     def __call__(self, t: Tensor, state: Tensor) -> Tensor:
         # torchdiffeq rounds t to the dtype of the state, which may step over an end by one ulp.
-        inside = t.detach().to("cpu", torch.float64).clamp(min(self.times), max(self.times))
-        velocity = self.velocity_fn(inside, state.to(self.x.dtype)).to(state.dtype)
-        return check_finite(velocity, float(inside), float(inside))
+        inside = t.detach().cpu().double().clamp(min(self.times), max(self.times))
+        velocity = self.velocity(inside, state.to(self.x.dtype)).to(state.dtype)
+        return self.velocity.check_finite(velocity, float(inside), float(inside))
 
     def callback_accept_step(self, t: Tensor, state: Tensor, dt: Tensor) -> None:
         """torchdiffeq calls this with the start of an accepted step; the time reported is its end."""
-        direction = 1 if self.times[-1] > self.times[0] else -1
-        self.on_step(SolverStep(self.accepted, float(t + direction * dt), self.velocity_fn.nfe))
-        self.accepted += 1
+        self.report(float(t + dt if self.times[-1] > self.times[0] else t - dt))
 
     def _worst_item(self, error: Tensor) -> Tensor:
         """Largest root mean square over the items of a batch."""

@@ -3,7 +3,7 @@
 Items lie in groups of one shape each (aspect buckets). Every epoch takes each item once, in batches within the groups
 and in an order that the seed and the epoch fix, so that batch number k of a run needs no memory of the ones before:
 
-    epoch, place = divmod(k, batches an epoch)        order = permutation seeded by (seed, epoch)
+    epoch, position = divmod(k, batches per epoch)        order = permutation seeded by (seed, epoch)
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """What the data gives for some items: latents (B, *), condition, weights of the places, and fixed noise."""
+    """What the data gives for some items: latents (B, *), condition, weights of spatial positions, and fixed noise."""
 
     x0: Tensor
     condition: Any
@@ -37,13 +37,13 @@ def batch_items(groups: Sequence[Sequence[int]], batch_size: int, seed: int, ind
     per_epoch = sum(-(-len(group) // batch_size) for group in groups)
     if not per_epoch:
         raise ValueError("the training set is empty; give it at least one item")
-    epoch, place = divmod(index, per_epoch)
+    epoch, position = divmod(index, per_epoch)
     generator = torch.Generator().manual_seed(derive_seed(seed, -epoch - 1))
     batches = []
     for group in groups:
         order = torch.randperm(len(group), generator=generator).tolist()
         batches += [[group[i] for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)]
-    return batches[torch.randperm(per_epoch, generator=generator)[place]]
+    return batches[torch.randperm(per_epoch, generator=generator)[position]]
 
 
 def derive_seed(seed: int, index: int) -> int:

@@ -13,7 +13,7 @@ each other,
 
     |velocity error|^2 = |eps error|^2 / t^2 = |x0 error|^2 / (1 - t)^2 = |v error|^2 / (t^2 + (1 - t)^2)
 
-so the diff2flow loss *is* an eps- or v-loss under another weight (x 244 at the noisiest level of the SD schedule)
+so the diff2flow loss *is* an eps- or v-loss under another weight (x 244 at the noisiest row of the SD schedule)
 and another density of t. Both are switches of their own: ``DENSITIES`` draw t, ``WEIGHTS`` multiply the squared
 error that the objective compares.
 """
@@ -27,10 +27,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .coordinate import per_item
 from .naive import NaiveAlignment
-from .prediction import PREDICTIONS
-from .time_map import vp_coefficients
+from .prediction import PREDICTIONS, Coefficients
+from .time_map import FlowTime, per_item
 from .velocity import FlowAlignment
 
 # Steepness of the U-shaped density: its ends are cosh(4), 27 times, as likely as its middle.
@@ -99,14 +98,14 @@ WEIGHTS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
 
 
 class ModelInput(NamedTuple):
-    """What the network is asked: its input (B, *) and its fractional timestep (B,)."""
+    """What the network is given: its input (B, *), and its fractional timestep (B,) where the pair's t is."""
 
     network_input: Tensor
     timestep: Tensor
 
 
 class Interpolant(NamedTuple):
-    """A training pair at flow time t: clean latent and noise (B, *), t (B,)."""
+    """A training pair at flow time t: clean latent and noise (B, *), t (B,), float64 on the CPU to be exact."""
 
     x0: Tensor
     eps: Tensor
@@ -114,8 +113,9 @@ class Interpolant(NamedTuple):
 
     @property
     def x_fm(self) -> Tensor:
-        """The state between them, ``t x0 + (1 - t) eps``, (B, *)."""
-        return per_item(self.t, self.x0) * self.x0 + per_item(1 - self.t, self.x0) * self.eps
+        """The state between them, ``t x0 + s eps``, (B, *)."""
+        time = FlowTime.of(self.t, self.x0)
+        return per_item(time.t, self.x0) * self.x0 + per_item(time.s, self.x0) * self.eps
 
 
 def _compare_velocity(alignment: FlowAlignment, pair: Interpolant, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,27 +123,39 @@ def _compare_velocity(alignment: FlowAlignment, pair: Interpolant, output: Tenso
 
 
 def _compare_native(alignment: FlowAlignment, pair: Interpolant, output: Tensor) -> tuple[Tensor, Tensor]:
-    alpha, sigma = (per_item(c, pair.x0) for c in vp_coefficients(pair.t))
-    return output, PREDICTIONS[alignment.prediction].target(pair.x0, pair.eps, alpha, sigma)
+    alpha, sigma = FlowTime.of(pair.t, pair.x0).vp_coefficients().unbind(-1)
+    coefficients = Coefficients(per_item(alpha, pair.x0), per_item(sigma, pair.x0))
+    return output, PREDICTIONS[alignment.prediction].target(pair.x0, pair.eps, coefficients)
 
 
 def _naive(alignment: FlowAlignment) -> FlowAlignment:
     return NaiveAlignment(alignment.schedule, alignment.prediction)
 
 
-class _Rule(NamedTuple):
+class ObjectiveRule(NamedTuple):
+    """What an objective is; nowhere else is there a branch on its name.
+
+    Attributes:
+        coordinates: of the network's alignment -> the coordinates in which it is trained, and is to be sampled.
+        compare: (coordinates, pair, model output) -> what is compared with what, both (B, *).
+        is_flow: the result is sampled as a flow matching model, not as the diffusion model that it was.
+        is_aligned: it is sampled like any converted model, and its network still returns what the base model's does.
+    """
+
     coordinates: Callable[[FlowAlignment], FlowAlignment]
     compare: Callable[[FlowAlignment, Interpolant, Tensor], tuple[Tensor, Tensor]]
+    is_flow: bool
+    is_aligned: bool
 
 
-OBJECTIVES: Mapping[str, _Rule] = MappingProxyType(
+OBJECTIVES: Mapping[str, ObjectiveRule] = MappingProxyType(
     {
-        "diff2flow": _Rule(lambda alignment: alignment, _compare_velocity),
-        "naive_fm": _Rule(_naive, _compare_velocity),
-        "diffusion": _Rule(lambda alignment: alignment, _compare_native),
+        "diff2flow": ObjectiveRule(lambda alignment: alignment, _compare_velocity, is_flow=True, is_aligned=True),
+        "naive_fm": ObjectiveRule(_naive, _compare_velocity, is_flow=True, is_aligned=False),
+        "diffusion": ObjectiveRule(lambda alignment: alignment, _compare_native, is_flow=False, is_aligned=True),
     }
 )
-"""Name of an objective -> the coordinates that the network is used in, and what is compared."""
+"""Name of an objective -> what it is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,14 +195,14 @@ class Objective:
         Args:
             model_output: the network's answer, (B, *).
             pair: what it was asked about.
-            mask: weights of the places of each item, broadcastable to (B, *); an item whose mask is all zero
+            mask: weights of the spatial positions of each item, broadcastable to (B, *); an item whose mask is all zero
                 has loss 0.
         """
         value, target = OBJECTIVES[self.name].compare(self.coordinates, pair, model_output)
         error = self._error(value.to(torch.promote_types(value.dtype, torch.float32)), target)
         weight = WEIGHTS[self.weight](pair.t).to(error)
-        places = torch.ones_like(error) if mask is None else mask.to(error).expand_as(error)
-        return weight * (error * places).flatten(1).sum(1) / places.flatten(1).sum(1).clamp(min=1e-12)
+        positions = torch.ones_like(error) if mask is None else mask.to(error).expand_as(error)
+        return weight * (error * positions).flatten(1).sum(1) / positions.flatten(1).sum(1).clamp(min=1e-12)
 
     def _error(self, value: Tensor, target: Tensor) -> Tensor:
         if self.huber is None:

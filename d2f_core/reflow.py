@@ -22,8 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .evaluation import VelocityFn
 from .grid import flow_grid
+from .nfe import VelocityFn
 from .solve import solve
 
 
@@ -46,17 +46,12 @@ def follow(
     method: str = "heun",
     on_step: Callable[[int], None] | None = None,
 ) -> FlowPath:
-    """The path of x under ``d x / d t = velocity_fn(t, x)``.
+    """The path of x (B, *) under ``d x / d t = velocity_fn(t, x)``; raises what ``solve`` raises.
 
     Args:
-        velocity_fn: as of ``solve``.
-        x: state at ``ts[0]``, (B, *).
+        velocity_fn, x: as of ``solve``.
         ts: flow times, ascending, (N + 1,).
-        method: one of ``METHODS``, a step an interval.
-        on_step: called with the number of steps done.
-
-    Raises:
-        What ``solve`` raises.
+        method: one of ``METHODS``, one step per interval. on_step: called with the number of steps done.
     """
     ts = torch.as_tensor(ts, dtype=torch.float64)
     states = [x]
@@ -76,14 +71,7 @@ def straightness(path: FlowPath) -> Tensor:
 
 
 def curvature(path: FlowPath) -> tuple[Tensor, Tensor]:
-    """Root mean square of the acceleration along a path.
-
-    Returns:
-        Inner times of the path, (N - 1,), and the curvature there, (N - 1, B).
-
-    Raises:
-        ValueError: the path has a single step.
-    """
+    """Inner times of a path, (N - 1,), and the curvature there, (N - 1, B); ValueError if it has a single step."""
     if len(path.ts) < 3:
         raise ValueError("the curvature of a path needs at least 2 steps, got 1; follow it in finer steps")
     velocity, steps = _velocities(path)
@@ -94,17 +82,12 @@ def curvature(path: FlowPath) -> tuple[Tensor, Tensor]:
 def few_step_errors(
     velocity_fn: VelocityFn, x: Tensor, reference: Tensor, counts: Sequence[int] = (1, 2, 4, 8), t_start: float = 0.0
 ) -> Tensor:
-    """How far Euler's method in a few equal steps ends from a fine-step reference.
+    """Root mean square distance, (len(counts), B), of Euler's method in a few equal steps from a fine-step reference.
 
     Args:
-        velocity_fn: as of ``solve``.
-        x: state at ``t_start``, (B, *).
+        velocity_fn, x: as of ``solve``; x is the state at flow time ``t_start``, (B, *).
         reference: where the path leads, (B, *).
-        counts: numbers of steps, each a number of model evaluations (NFE).
-        t_start: flow time of x.
-
-    Returns:
-        Root mean square difference, in units of the latent, (len(counts), B).
+        counts: numbers of steps, which are the NFE.
     """
     ends = [solve(velocity_fn, x, flow_grid("uniform", count, t_start=t_start), "euler") for count in counts]
     return torch.stack([(end - reference).square().flatten(1).mean(1).sqrt() for end in ends])

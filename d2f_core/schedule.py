@@ -1,34 +1,39 @@
 """The noise schedule of a trained network, continuous in the timestep.
 
-A diffusion network is trained on T noise levels. Row i of its table holds
+A diffusion network is trained on T noise levels; row i of its table is the one of timestep i = 0 .. T - 1:
 
     sigma_ve[i] = sigma_i / alpha_i = sqrt((1 - alphas_cumprod[i]) / alphas_cumprod[i])
 
-Between two rows ``log sigma_ve`` is linear in the timestep, which is what ComfyUI's
-``ModelSamplingDiscrete.sigma`` does; the inverse is then exact. All else follows from sigma_ve:
+Between two rows ``log sigma_ve`` is linear in the timestep, as in ComfyUI's ``ModelSamplingDiscrete.sigma``; the
+inverse is then exact. All else follows from it, so ``alpha^2 + sigma^2 = 1`` holds between the rows, too:
 
     alpha = 1 / sqrt(1 + sigma_ve^2)        sigma = sigma_ve / sqrt(1 + sigma_ve^2)
 
-so ``alpha^2 + sigma^2 = 1`` between the rows, too. Interpolating alpha and sigma apart, as the
-published code does, breaks that identity.
-
-Index spaces: row i is the level that the network was trained on with timestep i, i = 0 .. T - 1.
-There is no row for the clean image. The published code reads a table of T + 1 rows whose row 0 is
-the clean image and hands that index to the network: off by one.
+There is no row for the clean image. The published code reads a table of T + 1 rows whose row 0 is the clean image and
+hands that index to the network: off by one.
 """
 
-from bisect import bisect_right
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .coordinate import Number, as_coordinate, clamp
+from .time_map import exact
 
-# ComfyUI's value for a terminal alphas_cumprod of zero (zero terminal SNR). x0 cannot be read
-# off an eps-prediction at alpha = 0, so an exact zero is replaced by this.
+# ComfyUI's value for a terminal alphas_cumprod of zero (zero terminal SNR): an eps-prediction has no x0 at alpha = 0.
 ZERO_TERMINAL_ALPHAS_CUMPROD = 4.8973451890853435e-08
+
+
+class Tables(NamedTuple):
+    """What is looked up around a call of the network, on one device in one dtype."""
+
+    log_sigma: Tensor
+    """``log sigma_ve`` of each row, (T,)."""
+    pieces: Tensor
+    """Row, slope and start of each linear piece of the inverse, (T + 1, 3); constant before row 0 and after T - 1."""
+    range: Tensor
+    """Least and greatest (alpha, sigma) at which an output is read, (2, 2): none is noisier than row T - 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +45,13 @@ class NoiseSchedule:
     """
 
     log_sigma: Tensor
+    _copies: dict[tuple[torch.device, torch.dtype], Tables] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.log_sigma.ndim != 1 or len(self.log_sigma) < 2:
             raise ValueError(
-                f"a noise schedule has shape {tuple(self.log_sigma.shape)}; it must be one-dimensional with at "
-                "least 2 rows, one row for each timestep of the network"
+                f"a noise schedule has shape {tuple(self.log_sigma.shape)}; it must be one-dimensional with at least 2 "
+                "rows, one row for each timestep of the network"
             )
         if not torch.isfinite(self.log_sigma).all():
             raise ValueError(
@@ -66,10 +72,7 @@ class NoiseSchedule:
 
     @classmethod
     def from_alphas_cumprod(cls, alphas_cumprod: Tensor) -> "NoiseSchedule":
-        """Schedule with ``alpha^2 = alphas_cumprod``, shape (T,), descending.
-
-        A last row of exactly zero (zero terminal SNR) is read as ``ZERO_TERMINAL_ALPHAS_CUMPROD``.
-        """
+        """Schedule with ``alpha^2 = alphas_cumprod``, (T,), descending; for a last 0 see the constant above."""
         a = _float64(alphas_cumprod)
         if a.ndim == 1 and len(a) and a[-1] == 0:
             a = torch.cat([a[:-1], a.new_tensor([ZERO_TERMINAL_ALPHAS_CUMPROD])])
@@ -88,37 +91,36 @@ class NoiseSchedule:
         """``sigma_ve`` of each row, float64, shape (T,)."""
         return self.log_sigma.exp()
 
-    def log_sigma_at(self, timestep: Tensor | float) -> Number:
+    def log_sigma_at(self, timestep: Tensor | float) -> Tensor:
         """``log sigma_ve`` at a fractional timestep, any shape; outside of [0, T - 1] the end row counts."""
-        position = clamp(as_coordinate(timestep), 0, len(self) - 1)
-        if isinstance(position, Tensor):
-            return self._interpolate(position)
-        row = min(int(position), len(self) - 2)
-        weight = position - row
-        return (1 - weight) * self._rows[row] + weight * self._rows[row + 1]
-
-    def timestep_at(self, log_sigma: Tensor | float) -> Number:
-        """Fractional timestep in [0, T - 1] with that ``log sigma_ve``: the inverse of ``log_sigma_at``."""
-        level = clamp(as_coordinate(log_sigma), self._rows[0], self._rows[-1])
-        if isinstance(level, Tensor):
-            return self._invert(level)
-        row = min(bisect_right(self._rows, level) - 1, len(self) - 2)
-        return row + (level - self._rows[row]) / (self._rows[row + 1] - self._rows[row])
-
-    def _interpolate(self, position: Tensor) -> Tensor:
-        table = self.log_sigma.to(position)
+        position = exact(timestep).clamp(0, len(self) - 1)
+        table = self.tables(position).log_sigma
         row = position.floor().long().clamp(max=len(self) - 2)
-        return torch.lerp(table[row], table[row + 1], position - row)
+        return torch.lerp(table.take(row), table.take(row + 1), position - row)
 
-    def _invert(self, level: Tensor) -> Tensor:
-        table = self.log_sigma.to(level)
-        row = (torch.searchsorted(table, level, right=True) - 1).clamp(0, len(self) - 2)
-        return row + (level - table[row]) / (table[row + 1] - table[row])
+    def timestep_at(self, log_sigma: Tensor) -> Tensor:
+        """Fractional timestep in [0, T - 1] with that finite ``log sigma_ve``: the inverse of ``log_sigma_at``."""
+        tables = self.tables(log_sigma)
+        piece = torch.searchsorted(tables.log_sigma, log_sigma, right=True)
+        row, slope, start = torch.nn.functional.embedding(piece, tables.pieces).unbind(-1)  # an index of () would wait
+        return torch.addcmul(row, slope, log_sigma - start)
 
-    @cached_property
-    def _rows(self) -> list[float]:
-        return self.log_sigma.tolist()
+    def tables(self, like: Tensor) -> Tables:
+        """The tables in the dtype and on the device of a tensor; made once for each, so that no call copies them."""
+        key = (like.device, like.dtype)
+        if key not in self._copies:
+            self._copies[key] = Tables(*(table.to(like) for table in self._tables()))
+        return self._copies[key]
+
+    def _tables(self) -> Tables:
+        rows = torch.arange(len(self) - 1, dtype=torch.float64)
+        inside = torch.stack([rows, 1 / self.log_sigma.diff(), self.log_sigma[:-1]], dim=1)
+        pieces = torch.nn.functional.pad(inside, (0, 0, 1, 1))
+        pieces[-1, 0] = len(self) - 1
+        alpha, sigma = torch.sigmoid(self.log_sigma[-1] * torch.tensor([-2, 2], dtype=torch.float64)).sqrt().tolist()
+        ends = torch.tensor([[alpha, -torch.inf], [torch.inf, sigma]], dtype=torch.float64)
+        return Tables(self.log_sigma, pieces, ends)
 
 
 def _float64(values: Tensor) -> Tensor:
-    return torch.as_tensor(values).detach().to("cpu", torch.float64)
+    return torch.as_tensor(values).detach().cpu().double()  # converted here: some devices have no float64

@@ -1,57 +1,45 @@
-"""Solvers for ``d x / d t = velocity(t, x)``: from noise at t = 0 to data at t = 1.
+"""Solvers for ``d x / d t = velocity(t, x)``: for a flow, from noise at t = 0 to data at t = 1.
 
 A fixed-step solver is data, a Butcher tableau (c, a, b). With step h from t:
 
     k_i = velocity(t + c_i h,  x + h sum_{j<i} a_ij k_j)          x(t + h) = x + h sum_i b_i k_i
 
-A velocity that is computed as (x0 - x) / (1 - t) does not exist at t = 1. Then the last interval is
-solved with ``open_end``: a tableau with all c < 1, of an order that keeps the order of the whole
-(one step of local error h^p is enough for a method of order p). Euler and midpoint never look at the end.
-
-The adaptive solvers choose their own steps; they are in ``adaptive``.
+A velocity that is computed as (x0 - x) / s, s = 1 - t, does not exist at t = 1. Then the last interval is solved with
+``open_end``: a tableau with all c < 1, of an order that keeps the order of the whole (one step of local error h^p is
+enough for a method of order p). Euler and midpoint never look at the end.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count, pairwise
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from .adaptive import ADAPTIVE_METHODS, TorchdiffeqFlow
-from .evaluation import CountedVelocity, SolverStep, VelocityFn, check_finite
+from .nfe import CountedVelocity, SolverStep, VelocityFn
 
 
 @dataclass(frozen=True)
 class Tableau:
-    """Explicit Runge-Kutta method: nodes ``c``, rows ``a`` of the stages after the first, weights ``b``."""
+    """Explicit Runge-Kutta method: nodes c, rows a of the stages after the first, weights b; its stand-in at an end."""
 
     c: tuple[float, ...]
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
     open_end: "Tableau | None" = None
 
-    def at_open_end(self) -> "Tableau":
-        """The tableau for an interval whose end must not be evaluated."""
-        return self.open_end or self
 
-
-_EULER = Tableau(c=(0.0,), a=(), b=(1.0,))
-_MIDPOINT = Tableau(c=(0.0, 1 / 2), a=((1 / 2,),), b=(0.0, 1.0))
-_HEUN = Tableau(c=(0.0, 1.0), a=((1.0,),), b=(1 / 2, 1 / 2), open_end=_MIDPOINT)
-_RALSTON3 = Tableau(c=(0.0, 1 / 2, 3 / 4), a=((1 / 2,), (0.0, 3 / 4)), b=(2 / 9, 1 / 3, 4 / 9))
-_RK4 = Tableau(
-    c=(0.0, 1 / 2, 1 / 2, 1.0),
-    a=((1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)),
-    b=(1 / 6, 1 / 3, 1 / 3, 1 / 6),
-    open_end=_RALSTON3,
-)
+_EULER = Tableau((0,), (), (1,))
+_MIDPOINT = Tableau((0, 1 / 2), ((1 / 2,),), (0, 1))
+_HEUN = Tableau((0, 1), ((1,),), (1 / 2, 1 / 2), _MIDPOINT)
+_RALSTON3 = Tableau((0, 1 / 2, 3 / 4), ((1 / 2,), (0, 3 / 4)), (2 / 9, 1 / 3, 4 / 9))
+_RK4 = Tableau((0, 1 / 2, 1 / 2, 1), ((1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), _RALSTON3)
 
 FIXED_METHODS: Mapping[str, Tableau] = MappingProxyType(
-    {"euler": _EULER, "midpoint": _MIDPOINT, "heun": _HEUN, "rk4": _RK4}
+    {"euler": _EULER, "midpoint": _MIDPOINT, "heun": _HEUN, "rk4": _RK4}  # orders 1, 2, 2 and 4
 )
-"""Fixed-step solvers of order 1, 2, 2 and 4."""
-
 METHODS: tuple[str, ...] = (*FIXED_METHODS, *ADAPTIVE_METHODS)
 
 
@@ -69,48 +57,42 @@ def solve(
     """Integrate x from ``ts[0]`` to ``ts[-1]``.
 
     Args:
-        velocity_fn: ``(t, x) -> velocity`` with t of shape () and x, velocity of shape (B, *).
+        velocity_fn: ``(t, x) -> velocity`` with t of shape (), float64, and x, velocity of shape (B, *). A
+            ``CountedVelocity`` goes on counting, and says what errors call t.
         x: state at ``ts[0]``, (B, *).
-        ts: flow times, strictly monotone, at least 2; fixed-step solvers take one step an interval, adaptive
-            ones choose their steps and only stop there.
+        ts: times, strictly monotone, at least 2; fixed-step solvers take one step per interval, adaptive ones only stop
+            there.
         method: one of ``METHODS``.
         rtol, atol: tolerances of the adaptive solvers.
-        open_end: the velocity is not defined at ``ts[-1]``. Fixed-step solvers then use their ``open_end``
-            tableau there; adaptive ones stop at ``ts[-2]`` and take one Euler step.
+        open_end: the velocity is not defined at ``ts[-1]``. Fixed-step solvers then use their ``open_end`` tableau
+            there; adaptive ones stop at ``ts[-2]`` and take one Euler step.
         on_step: called after each (accepted) step.
 
     Returns:
         State at ``ts[-1]``, (B, *), in the dtype of x.
 
     Raises:
-        ValueError: bad arguments.
-        NonFiniteVelocityError: the velocity became NaN or infinite.
-        ModuleNotFoundError: an adaptive method without torchdiffeq.
+        ValueError for bad arguments, NonFiniteVelocityError, ModuleNotFoundError for a missing torchdiffeq.
     """
+    if method not in METHODS:
+        raise ValueError(f"unknown solver {method!r}; allowed are {', '.join(map(repr, METHODS))}")
     counted = velocity_fn if isinstance(velocity_fn, CountedVelocity) else CountedVelocity(velocity_fn)
-    times = _check_times(ts)
-    report = on_step or (lambda step: None)
-    if method in FIXED_METHODS:
-        return _solve_fixed(counted, x, times, FIXED_METHODS[method], open_end, report)
+    times, done = _check_times(ts, counted.variable), count()
+
+    def report(time: float) -> None:
+        if on_step is not None:
+            on_step(SolverStep(next(done), time, counted.nfe))
+
     if method in ADAPTIVE_METHODS:
-        return _solve_adaptive(counted, x, times, method, rtol, atol, open_end, report)
-    raise ValueError(f"unknown solver {method!r}; allowed are {', '.join(map(repr, METHODS))}")
-
-
-def _solve_fixed(
-    velocity_fn: CountedVelocity,
-    x: Tensor,
-    times: list[float],
-    tableau: Tableau,
-    open_end: bool,
-    on_step: Callable[[SolverStep], None],
-    first_index: int = 0,
-) -> Tensor:
-    last = len(times) - 2
-    for i in range(last + 1):
-        used = tableau.at_open_end() if open_end and i == last else tableau
-        x = _step(velocity_fn, x, times[i], times[i + 1], used)
-        on_step(SolverStep(first_index + i, times[i + 1], velocity_fn.nfe))
+        _check_adaptive(times, rtol, atol, open_end)
+        x = TorchdiffeqFlow(counted, x, times[:-1] if open_end else times, report).integrate(method, rtol, atol)
+        method, times = "euler", times[-2:] if open_end else []
+    for start, end in pairwise(times):
+        tableau = FIXED_METHODS[method]
+        if open_end and end == times[-1]:
+            tableau = tableau.open_end or tableau
+        x = _step(counted, x, start, end, tableau)
+        report(end)
     return x
 
 
@@ -121,7 +103,7 @@ def _step(velocity_fn: CountedVelocity, x: Tensor, start: float, end: float, tab
     for c, row in zip(tableau.c, ((), *tableau.a), strict=True):
         t = torch.tensor(end if c == 1 else start + c * h, dtype=torch.float64)
         k.append(velocity_fn(t, _advance(x, h, row, k)))
-    return check_finite(_advance(x, h, tableau.b, k), start, end)
+    return velocity_fn.check_finite(_advance(x, h, tableau.b, k), start, end)
 
 
 def _advance(x: Tensor, h: float, weights: tuple[float, ...], k: list[Tensor]) -> Tensor:
@@ -132,38 +114,22 @@ def _advance(x: Tensor, h: float, weights: tuple[float, ...], k: list[Tensor]) -
     return x
 
 
-def _solve_adaptive(
-    velocity_fn: CountedVelocity,
-    x: Tensor,
-    times: list[float],
-    method: str,
-    rtol: float,
-    atol: float,
-    open_end: bool,
-    on_step: Callable[[SolverStep], None],
-) -> Tensor:
+def _check_adaptive(times: list[float], rtol: float, atol: float, open_end: bool) -> None:
     if not (rtol >= 0 and atol >= 0 and rtol + atol > 0):
         raise ValueError(f"tolerances must be at least 0 and not both 0, got rtol {rtol} and atol {atol}; try 1e-4")
     if open_end and len(times) < 3:
         raise ValueError(
             "an adaptive solver whose end is open needs a time before it at which to stop; pass 3 or more times"
         )
-    inside = times[:-1] if open_end else times
-    flow = TorchdiffeqFlow(velocity_fn, x, inside, on_step)
-    if x.numel():
-        x = flow.integrate(method, rtol, atol)
-    if open_end:
-        x = _solve_fixed(velocity_fn, x, times[-2:], _EULER, True, on_step, first_index=flow.accepted)
-    return x
 
 
-def _check_times(ts: Tensor) -> list[float]:
-    times = torch.as_tensor(ts).detach().to("cpu", torch.float64)
+def _check_times(ts: Tensor, variable: str) -> list[float]:
+    times = torch.as_tensor(ts).detach().cpu().double()
     steps = times.diff() if times.ndim == 1 else times
     if times.ndim != 1 or len(times) < 2 or not ((steps > 0).all() or (steps < 0).all()):
         shown = [round(value, 6) for value in times.flatten()[:8].tolist()]
         raise ValueError(
-            f"ts must be one-dimensional with at least 2 strictly ascending (or strictly descending) flow times, "
-            f"got shape {tuple(times.shape)} starting {shown}"
+            f"the {variable}s of a solver must be one-dimensional with at least 2 strictly ascending (or strictly "
+            f"descending) values, got shape {tuple(times.shape)} starting {shown}; drop repeated values"
         )
     return times.tolist()

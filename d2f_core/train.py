@@ -1,4 +1,4 @@
-"""The training loop: a generator that yields a record a step.
+"""The training loop: a generator that yields one record per step.
 
 Step k minimises the objective's loss over the adapters,
 
@@ -22,7 +22,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .adapter import Adapter, attached, hooked
 from .batches import Batch, TrainingData, batch_items, derive_seed
-from .coordinate import coordinate_dtype
 from .loss import Interpolant, Objective, TimeDensity
 from .train_settings import NonFiniteLossError, StepRecord, TrainSettings, seeded
 
@@ -32,12 +31,12 @@ class Trainer:
 
     Args:
         module: the frozen network, onto whose layers the adapters are put.
-        network: ``(network_input (B, *), timestep (B,), condition) -> model output (B, *)``, calling ``module``.
+        network: ``(network_input (B, *), timestep (B,) on the CPU, condition) -> output (B, *)``, calling ``module``.
         adapters: path of a layer -> its adapter.
         objective, density: what is learned, and at which flow times.
         data: where batches come from.
         optimizer: over the adapters' parameters.
-        schedule: its learning rate schedule, stepped once a step; None for a constant rate.
+        schedule: its learning rate schedule, stepped once per step; None for a constant learning rate.
         settings: how the run goes.
     """
 
@@ -85,10 +84,10 @@ class Trainer:
         loss = sum(self._backward(self.step * batches + i) for i in range(batches))
         if self.step == 0:
             self._check_gradients()
-        rate = float(self.optimizer.param_groups[0]["lr"])
+        learning_rate = float(self.optimizer.param_groups[0]["lr"])
         norm = self._update()
         self.step += 1
-        return StepRecord(self.step, loss, norm, rate, time.perf_counter() - start)
+        return StepRecord(self.step, loss, norm, learning_rate, time.perf_counter() - start)
 
     def _learn(self, on: bool) -> None:
         """Training or evaluation mode of the adapters, and of optimizers that have modes (schedule-free)."""
@@ -127,8 +126,8 @@ class Trainer:
         return float(loss.detach())
 
     def _loss(self, batch: Batch, pair: Interpolant) -> Tensor:
-        question = self.objective.model_input(pair)
-        output = self.network(question.network_input, question.timestep, batch.condition)
+        given = self.objective.model_input(pair)
+        output = self.network(given.network_input, given.timestep, batch.condition)
         return self.objective.loss(output, pair, batch.mask)
 
     @torch.no_grad()
@@ -147,7 +146,7 @@ class Trainer:
 
     def _pair(self, batch: Batch, t: Tensor, generator: torch.Generator) -> Interpolant:
         noise = torch.randn(batch.x0.shape, generator=generator) if batch.eps is None else batch.eps
-        return Interpolant(batch.x0, noise.to(batch.x0), t.to(batch.x0.device, coordinate_dtype(batch.x0.device)))
+        return Interpolant(batch.x0, noise.to(batch.x0), t)
 
     def _broken(self, what: str) -> str:
         return (

@@ -1,4 +1,4 @@
-"""What a training run is told, what it reports a step, and where its random numbers come from.
+"""What a training run is told, what it reports per step, and where its random numbers come from.
 
 The global generators serve whoever else is running, so a step seeds them for itself and puts them back:
 
@@ -19,7 +19,7 @@ class TrainSettings:
     Attributes:
         seed: of everything random.
         batch_size: items a forward pass, at most; the last batch of a group may be smaller.
-        accumulation: batches a step.
+        accumulation: batches per step.
         clip: largest norm of the gradient; 0 for no clipping.
         ema: decay of the averaged weights, 0 for none.
         drop_condition: probability that an item is trained under the null condition.

@@ -1,33 +1,26 @@
 """Talk to a running ComfyUI: queue a prompt, follow it over the WebSocket, collect what it made.
 
-Prompts here are in the API's format: {node id: {"class_type": name, "inputs": {name: value or link}}}. aiohttp, which
-ComfyUI itself requires, does the talking, on an event loop in a thread of its own: callers may have one running.
+Prompts here are in the API's format: {node id: {"class_type": name, "inputs": {name: value or link}}}.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from queue import Empty, Queue
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 
+from .channel import CLOSED, Event, listening, wait
 from .console import DevError
 from .prompts import Prompt
-
-T = TypeVar("T")
-Event = dict[str, Any]
-CLOSED: Event = {"type": "closed"}
 
 
 class RequestError(DevError):
@@ -145,7 +138,7 @@ class Client:
         ends the waiting, the prompt is stopped, so that those of others need not wait for it.
         """
         start = time.monotonic()
-        with self.events() as events:
+        with listening(self.place(f"/ws?clientId={self.id}")) as events:
             result = Result(self.queue(prompt, extra), 0.0)
             try:
                 for event in self.follow(events, result.prompt_id, start + seconds):
@@ -160,33 +153,6 @@ class Client:
         result.seconds = time.monotonic() - start
         result.outputs = self.history(result.prompt_id).get("outputs", {})
         return result
-
-    @contextmanager
-    def events(self) -> Iterator[Queue[Event]]:
-        """What the server says over its WebSocket, from now on; CLOSED when it hangs up."""
-        events: Queue[Event] = Queue()
-        connected = threading.Event()
-
-        async def listen() -> None:
-            try:
-                async with (
-                    aiohttp.ClientSession() as session,
-                    session.ws_connect(self.place(f"/ws?clientId={self.id}"), max_msg_size=0) as channel,
-                ):
-                    connected.set()
-                    async for message in channel:
-                        if message.type is aiohttp.WSMsgType.TEXT:  # pictures come as bytes
-                            events.put(json.loads(message.data))
-            finally:
-                connected.set()
-                events.put(CLOSED)
-
-        listening = asyncio.run_coroutine_threadsafe(listen(), loop())
-        try:
-            connected.wait()
-            yield events
-        finally:
-            listening.cancel()
 
     def withdraw(self, prompt_id: str) -> None:
         """Take a prompt out of the queue, or stop it if it runs; nothing if ComfyUI is gone."""
@@ -220,23 +186,6 @@ class Client:
                 return record
             time.sleep(0.05)
         raise DevError(f"ComfyUI has no record of the prompt {prompt_id}.")
-
-
-@cache
-def loop() -> asyncio.AbstractEventLoop:
-    """The event loop of all clients, which runs as long as the process."""
-    found = asyncio.new_event_loop()
-    threading.Thread(target=found.run_forever, daemon=True).start()
-    return found
-
-
-def wait(call: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine returns, once it has; an interrupt cancels it."""
-    future = asyncio.run_coroutine_threadsafe(call, loop())
-    try:
-        return future.result()
-    finally:
-        future.cancel()
 
 
 def note_steps(steps: dict[str, float], event: Event) -> None:

@@ -57,6 +57,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def fake_device() -> type:
+    """The class in `fake_device.py`: a device without float64."""
+    spec = importlib.util.spec_from_file_location("fake_device", ROOT / "tests" / "fake_device.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.FakeDevice
+
+
+@pytest.fixture(scope="session")
 def root() -> Path:
     """The repository root."""
     return ROOT

@@ -23,9 +23,10 @@ class Lora(nn.Module):
 
     def forward(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]
+        down, up = self.down.to(x.dtype), self.up.to(x.dtype)
         if self.conv is None:
-            return output + functional.linear(functional.linear(x, self.down), self.up)
-        return output + functional.conv2d(functional.conv2d(x, self.down, **self.conv), self.up)
+            return output + functional.linear(functional.linear(x, down), up)
+        return output + functional.conv2d(functional.conv2d(x, down, **self.conv), up)
 
 
 class Bare:
@@ -43,19 +44,22 @@ class Bare:
             layer.register_forward_hook(lora)
         self.optimizer = torch.optim.AdamW(self.loras.parameters(), lr=task.rate, fused=self.fused)
         self.alphas_cumprod = 1 / (1 + model.model.model_sampling.sigmas.to(device) ** 2)
-        self.latents, self.captions = task.latents().to(device), task.captions().to(device)
+        self.dtype = next(self.network.parameters()).dtype
+        self.latents = task.latents().to(device)
+        self.conditions = {name: value.to(device, self.dtype) for name, value in task.conditions(model).items()}
         self.batch = task.batch
         self.settings = f"{len(layers)} layers" + self.fused * ", fused AdamW"
 
     def train(self, steps: int, objective: str) -> None:
         for _ in range(steps):
             items = torch.randperm(len(self.latents))[: self.batch]
-            x0, context = self.latents[items], self.captions[items]
+            x0, condition = self.latents[items], {name: value[items] for name, value in self.conditions.items()}
             eps = torch.randn_like(x0)
             timestep = torch.randint(len(self.alphas_cumprod), (len(x0),), device=x0.device)
             a = self.alphas_cumprod[timestep].view(-1, 1, 1, 1)
-            output = self.network(a.sqrt() * x0 + (1 - a).sqrt() * eps, timestep.float(), context=context)
-            loss = functional.mse_loss(output, eps)
+            x = a.sqrt() * x0 + (1 - a).sqrt() * eps
+            output = self.network(x.to(self.dtype), timestep.float(), **condition)
+            loss = functional.mse_loss(output.float(), eps)
             loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad()

@@ -56,6 +56,10 @@ class Task:
         """Conditioning of each item, (items, tokens, width)."""
         return torch.randn(self.items, *CAPTION[self.model], generator=torch.Generator().manual_seed(2))
 
+    def conditions(self, model: Any) -> dict[str, Tensor]:
+        """What the network gets beside its input and timestep, by the name of the argument."""
+        return {"context": self.captions()}
+
     def conditionings(self) -> list[Any]:
         """A CONDITIONING an item."""
         return [[[caption[None], {}]] for caption in self.captions()]

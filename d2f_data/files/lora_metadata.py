@@ -59,7 +59,7 @@ class LoraFacts:
     """How a LoRA was trained.
 
     Attributes:
-        objective: "diff2flow", "naive_fm" or "diffusion".
+        objective: one of ``d2f_core.OBJECTIVES``.
         prediction: what the base model's network returns: "eps", "v" or "x0".
         schedule: fingerprint of the base model's noise schedule (``schedule_fingerprint``).
         start: "t_min" or "noise": where sampling starts on the converted model.
@@ -171,8 +171,8 @@ def modelspec(facts: LoraFacts | None, title: str, digest: str, original_names: 
     }
     if facts is not None:
         spec["modelspec.architecture"] = _architecture(facts)[0] + "/lora"
-        # With naive_fm the network returns velocities, for which the schema has no word.
-        if facts.objective != "naive_fm":
+        # The schema has no word for velocities.
+        if OBJECTIVES[facts.objective].is_aligned:
             spec["modelspec.prediction_type"] = _PREDICTIONS[facts.prediction][0]
     return spec
 

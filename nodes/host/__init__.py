@@ -45,7 +45,7 @@ from .sampling import (
     make_sampler,
     sample,
     scheduler_names,
-    stock_levels,
+    stock_sigmas,
     throw_if_interrupted,
 )
 from .training import COMPUTE_DTYPES, Condition, TrainingNetwork, training
@@ -91,7 +91,7 @@ __all__ = [
     "sample",
     "sampling_of",
     "scheduler_names",
-    "stock_levels",
+    "stock_sigmas",
     "takes_sizes",
     "throw_if_interrupted",
     "track",

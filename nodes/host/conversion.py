@@ -30,7 +30,7 @@ def convert(
         model: diffusion MODEL.
         start, shift: see ``FlowSampling``.
         prediction: overrides what the model says its network returns.
-        objective: what the network was fine-tuned with; "naive_fm" takes its raw output for the velocity.
+        objective: what the network was fine-tuned with, one of ``d2f_core.OBJECTIVES``.
     """
     alignment = Objective(read_alignment(model, prediction), objective).coordinates
     zsnr = bool(getattr(sampling_of(model), "zsnr", False))

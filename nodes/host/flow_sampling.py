@@ -8,16 +8,14 @@ call of the network the host asks this object for
     calculate_denoised  model output -> x0
 
 and around sampling for the first state (``noise_scaling``) and the last (``inverse_noise_scaling``).
-Stock schedulers read ``sigmas``, ``sigma``, ``sigma_min`` and ``sigma_max``: row i is the level of timestep
+Stock schedulers read ``sigmas``, ``sigma``, ``sigma_min`` and ``sigma_max``: row i is the s of timestep
 i, so that they choose the same noise levels as on the unconverted model.
 """
 
 import torch
 from torch import Tensor
 
-from ...d2f_core import STARTS, FlowAlignment, shift_levels
-from ...d2f_core.coordinate import coordinate_dtype
-from ...d2f_core.time_map import interpolant_norm
+from ...d2f_core import STARTS, FlowAlignment, FlowTime, per_item, shift_sigmas
 
 # The least weight of a latent in the state, so that states at s = 1 can leave the sampler and come back.
 LEAST_DATA_WEIGHT = 1e-4
@@ -32,7 +30,7 @@ class FlowSampling(torch.nn.Module):
     Attributes:
         alignment: schedule and prediction type of the network.
         start: "t_min", sampling starts at the network's noisiest level; "noise", it starts at s = 1.
-        shift: how far the levels that schedulers see lean to noise; 1 leaves them as they are.
+        shift: how far the sigmas that schedulers see lean to noise; 1 leaves them as they are.
         sigmas: s of each timestep, float32, ascending, shape (T,).
     """
 
@@ -72,19 +70,19 @@ class FlowSampling(torch.nn.Module):
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The network's fractional timestep at s, any shape, float32; in [0, T - 1]."""
-        return self.alignment.timestep(_flow_time(sigma)).float().expand(sigma.numel()).reshape(sigma.shape)
+        return self.alignment.timestep(FlowTime(s=sigma)).float()
 
     def sigma(self, timestep: Tensor) -> Tensor:
-        """The level s that schedulers get for a timestep, any shape, float32; shifted, both ends kept."""
-        low, high = 1 - self.alignment.t_max, 1 - self.alignment.t_min
-        s = 1 - self.alignment.flow_time(timestep)
-        s = low + (high - low) * shift_levels((s - low) / (high - low), self.shift)
+        """The s that schedulers get for a timestep, any shape, float32; shifted, both ends kept."""
+        last = len(self.alignment.schedule) - 1
+        s, low, high = (1 - self.alignment.flow_time(at) for at in (timestep, 0, last))
+        s = low + (high - low) * shift_sigmas((s - low) / (high - low), self.shift)
         if self.start == "noise":
-            s = torch.where(timestep >= len(self.alignment.schedule) - 1, torch.ones_like(s), s)
+            s = torch.where(timestep >= last, torch.ones_like(s), s)
         return s.float()
 
     def percent_to_sigma(self, percent: float) -> float:
-        """The level at that fraction of the timesteps: 1.0 at 0 and before, 0.0 at 1 and after."""
+        """The s at that fraction of the timesteps: 1.0 at 0 and before, 0.0 at 1 and after."""
         if percent <= 0:
             return 1.0
         if percent >= 1:
@@ -105,36 +103,19 @@ class FlowSampling(torch.nn.Module):
         With ``max_denoise`` the noise stands for a whole unit variance sample of the diffusion, as it does
         in the host's diffusion models, and gets the standard deviation of one: sqrt(s^2 + (1 - s)^2).
         """
-        s = _per_item(sigma, noise)
-        noise_weight = interpolant_norm(1 - s) if max_denoise else s
-        return (noise_weight * noise + _data_weight(s) * latent_image).to(noise.dtype)
+        time = _flow_time(sigma)
+        noise_weight = per_item(time.norm if max_denoise else time.s, noise)
+        return (noise_weight * noise + _data_weight(time, noise) * latent_image).to(noise.dtype)
 
     def inverse_noise_scaling(self, sigma: Tensor, latent: Tensor) -> Tensor:
         """The inverse of ``noise_scaling`` for zero noise, finite up to s = 1, (B, *)."""
-        return (latent / _data_weight(_per_item(sigma, latent))).to(latent.dtype)
+        return (latent / _data_weight(_flow_time(sigma), latent)).to(latent.dtype)
 
 
-def _coordinate(sigma: Tensor) -> Tensor:
-    return sigma.to(coordinate_dtype(sigma.device))
+def _flow_time(sigma: Tensor) -> FlowTime:
+    """The flow time of s, () or (B,); the host has dimensions of size 1 behind those."""
+    return FlowTime(s=sigma.flatten() if sigma.ndim else sigma)
 
 
-def _flow_time(sigma: Tensor) -> Tensor | float:
-    """Flow time of s: a number where that is known without waiting for a device, else shape (B,).
-
-    The host repeats one level for the whole batch, with dimensions of size 1 behind it.
-    """
-    if sigma.device.type == "cpu" and sigma.numel():
-        levels = set(sigma.flatten().tolist())
-        if len(levels) == 1:
-            return min(max(1 - levels.pop(), 0.0), 1.0)
-    return (1 - _coordinate(sigma)).clamp(0, 1).flatten()
-
-
-def _per_item(sigma: Tensor, latent: Tensor) -> Tensor:
-    """s ready to multiply latents (B, *), in float32 or better."""
-    s = sigma.to(torch.promote_types(latent.dtype, torch.float32))
-    return s.reshape(()) if s.numel() == 1 else s.reshape(-1, *(1,) * (latent.ndim - 1))
-
-
-def _data_weight(s: Tensor) -> Tensor:
-    return (1 - s).clamp(min=LEAST_DATA_WEIGHT)
+def _data_weight(time: FlowTime, latent: Tensor) -> Tensor:
+    return per_item(time.t.clamp(min=LEAST_DATA_WEIGHT), latent)

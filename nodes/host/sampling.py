@@ -23,7 +23,7 @@ def scheduler_names() -> list[str]:
     return list(comfy.samplers.SCHEDULER_NAMES)
 
 
-def stock_levels(model: Any, scheduler: str, steps: int) -> Tensor:
+def stock_sigmas(model: Any, scheduler: str, steps: int) -> Tensor:
     """Levels of one of the host's schedulers for this MODEL, descending to 0, about (steps + 1,)."""
     return comfy.samplers.calculate_sigmas(sampling_of(model), scheduler, steps).cpu()
 

@@ -71,7 +71,7 @@ class TrainingNetwork:
         x = network_input.to(self.dtype)
         output = self.module(
             x if concat is None else torch.cat([x, concat], dim=1),
-            timestep.float(),
+            timestep.to(self.device, torch.float32),
             context=told.pop("c_crossattn", None),
             control=None,
             transformer_options={**self._options, "cond_or_uncond": [0]},

@@ -9,8 +9,8 @@ from torch import Tensor
 from ...d2f_core import ensemble as align_and_merge
 from ...d2f_data.plots.depth_images import COLORS, as_rgb, colorize, resize_depth, resize_image, working_size
 from .. import host
-from ..sampling.levels import flow_levels
 from ..sampling.ode import OdeSampler
+from ..sampling.sigmas import flow_sigmas
 from ..widgets import CATEGORY, seed_input
 
 SEED_RANGE = 2**64
@@ -73,7 +73,7 @@ class D2FDepthFromImage(io.ComfyNode):
         latents = _encode(flow, vae, image, resolution)
         counts: list[int] = []
         sampler = host.make_sampler(OdeSampler("euler", on_done=counts.append))
-        sigmas = flow_levels(flow, {"grid": "uniform"}, steps)
+        sigmas = flow_sigmas(flow, {"grid": "uniform"}, steps)
         conditioning = host.with_condition(positive, latents)
         # All images get the same noise, so the depth of an image does not depend on the rest of the batch.
         empty = {"samples": torch.zeros_like(latents), "batch_index": [0] * len(latents)}

@@ -8,7 +8,7 @@ Velocities are affine in the network's output, with the same state in both, so t
 import torch
 from torch import Tensor
 
-from ...d2f_core import FlowAlignment
+from ...d2f_core import FlowAlignment, FlowTime
 from .. import host
 from .conditionings import join
 
@@ -41,14 +41,15 @@ class CfgVelocity:
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
         host.throw_if_interrupted()
-        state = self.coordinates.to_diffusion(x, t)
+        time = FlowTime.of(t, x)
+        state = self.coordinates.to_diffusion(x, time)
         state = torch.cat([state, state]) if self.guided else state
-        timestep = self.coordinates.timestep(t).expand(len(state)).to(x.device)
+        timestep = self.coordinates.timestep(time).expand(len(state))
         output = self.network(state, timestep, self.told)
         if self.guided:
             positive, negative = output.chunk(2)
             output = negative + self.cfg * (positive - negative)
-        return self.coordinates.velocity(output, x, t)
+        return self.coordinates.velocity(output, x, time)
 
 
 def _count(condition: host.Condition) -> int:

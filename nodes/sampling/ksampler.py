@@ -6,8 +6,8 @@ from comfy_api.latest import io
 
 from .. import host
 from ..widgets import CATEGORY, denoise_input, grid_input, solver_input, solver_settings, steps_input
-from .levels import flow_levels
 from .ode import OdeSampler
+from .sigmas import flow_sigmas
 
 
 class D2FKSampler(io.ComfyNode):
@@ -78,6 +78,6 @@ class D2FKSampler(io.ComfyNode):
         model = model if host.is_flow(model) else host.convert(model)
         counts: list[int] = []
         sampler = host.make_sampler(OdeSampler(**solver_settings(solver), on_done=counts.append))
-        sigmas = flow_levels(model, grid, steps, denoise)
+        sigmas = flow_sigmas(model, grid, steps, denoise)
         latent = host.sample(model, latent_image, positive, negative, cfg, sampler, sigmas, seed)
         return io.NodeOutput(latent, sum(counts))

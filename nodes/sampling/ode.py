@@ -1,11 +1,12 @@
 """The sampling loop: ComfyUI's denoiser in, d2f_core's ODE solvers around it.
 
-The host hands a sampler function ``denoiser(x_fm, s) -> x0``, with CFG, masks and hooks inside. Its velocity is
+The host hands a sampler function ``denoiser(x_fm, sigma) -> x0``, with CFG, masks and hooks inside. As in k-diffusion,
+it is integrated in sigma (s = 1 - t):
 
-    d x_fm / d t = (x0 - x_fm) / (1 - t) = (x0 - x_fm) / s
+    d x_fm / d sigma = (x_fm - x0) / sigma
 
-which does not exist at s = 0, so a run that ends there ends open (``d2f_core.solve``). Adaptive solvers stop
-at the network's own last level, ``sigma_min``, and step from there to x0.
+which does not exist at sigma = 0, so a run that ends there ends open (``d2f_core.solve``). Adaptive solvers stop
+at the smallest sigma that the network knows, ``sigma_min``, and step from there to x0.
 """
 
 from collections.abc import Callable
@@ -46,50 +47,63 @@ class OdeSampler:
         callback: Callable[[dict[str, Any]], None] | None = None,
         disable: bool | None = None,
     ) -> Tensor:
-        """Integrate x from level ``sigmas[0]`` to ``sigmas[-1]``, (B, *) -> (B, *)."""
+        """Integrate x from ``sigmas[0]`` to ``sigmas[-1]``, (B, *) -> (B, *)."""
         if len(sigmas) < 2:
             return x
-        method, ts = self._plan(model, sigmas)
+        method, stops = self._plan(model, sigmas)
         denoiser = _Denoiser(model, extra_args or {})
-        velocity = CountedVelocity(denoiser.velocity, self.max_nfe)
+        slope = CountedVelocity(denoiser.slope, self.max_nfe, variable="sigma")
         with tqdm(total=len(sigmas) - 1, disable=disable) as bar:
             progress = _Progress(sigmas, denoiser, callback, bar)
-            open_end = float(ts[-1]) == 1
-            x = solve(velocity, x, ts, method, rtol=self.rtol, atol=self.atol, open_end=open_end, on_step=progress)
-        host.LOGGER.info("%s: %d model evaluations", self.method, velocity.nfe)
+            open_end = float(stops[-1]) == 0
+            x = solve(slope, x, stops, method, rtol=self.rtol, atol=self.atol, open_end=open_end, on_step=progress)
+        host.LOGGER.info("%s: %d model evaluations", self.method, slope.nfe)
         if self.on_done is not None:
-            self.on_done(velocity.nfe)
+            self.on_done(slope.nfe)
         return x
 
     def _plan(self, model: Any, sigmas: Tensor) -> tuple[str, Tensor]:
-        """Method and flow times: all levels for a fixed-step method, only the ends for an adaptive one."""
-        stop = float(host.flow_sampling_in_call(model).sigma_min)
-        levels = sigmas.detach().to("cpu", torch.float64)
-        if levels[0] == 0:
+        """Method and stops of the solver, float64 on the CPU: all sigmas for a fixed-step method, else the ends."""
+        smallest = float(host.flow_sampling_in_call(model).sigma_min)
+        stops = sigmas.detach().cpu().double()
+        if stops[0] == 0:
             raise ValueError(
-                "sampling starts at level 0, where the velocity is not defined; begin at the smallest level above 0"
+                "sampling starts at sigma 0, where the velocity is not defined; begin at the smallest sigma above 0"
             )
         if self.method not in ADAPTIVE_METHODS:
-            return self.method, 1 - levels
-        if levels[-1] > 0:
-            return self.method, 1 - levels[[0, -1]]
-        if levels[0] <= stop:
-            return "euler", 1 - levels[[0, -1]]
-        return self.method, 1 - torch.tensor([float(levels[0]), stop, 0.0], dtype=torch.float64)
+            return self.method, _check_monotone(stops)
+        ends = _check_monotone(stops[[0, -1]])
+        if ends[-1] > 0:
+            return self.method, ends
+        if ends[0] <= smallest:
+            return "euler", ends
+        return self.method, torch.tensor([float(ends[0]), smallest, 0.0], dtype=torch.float64)
+
+
+def _check_monotone(sigmas: Tensor) -> Tensor:
+    steps = sigmas.diff()
+    if not ((steps < 0).all() or (steps > 0).all()):
+        shown = ", ".join(f"{sigma:.4g}" for sigma in sigmas[:8].tolist()) + (", .." if len(sigmas) > 8 else "")
+        raise ValueError(
+            f"ODE solvers need sigmas that fall at every step (or rise at every step, to invert), but got {shown}; "
+            "choose another scheduler, or fewer steps"
+        )
+    return sigmas
 
 
 class _Denoiser:
-    """The host's denoiser as a velocity; keeps the last x0 for the preview."""
+    """The host's denoiser as a slope over sigma; keeps the last x0 for the preview."""
 
     def __init__(self, model: Any, extra_args: dict[str, Any]) -> None:
         self.model, self.extra_args = model, extra_args
         self.x = self.x0 = torch.empty(0)
 
-    def velocity(self, t: Tensor, x: Tensor) -> Tensor:
+    def slope(self, sigma: Tensor, x: Tensor) -> Tensor:
+        """``d x_fm / d sigma``, (B, *), at sigma, shape ()."""
         host.throw_if_interrupted()
-        s = float(1 - t)
+        s = float(sigma)
         self.x, self.x0 = x, self.model(x, x.new_full((x.shape[0],), s, dtype=torch.float32), **self.extra_args)
-        return (self.x0 - x) / s
+        return (x - self.x0) / s
 
 
 @dataclass
@@ -102,17 +116,17 @@ class _Progress:
     bar: Any
 
     def __post_init__(self) -> None:
-        self.levels = self.sigmas.tolist()
+        self.stops = self.sigmas.tolist()
 
     def __call__(self, step: SolverStep) -> None:
-        done = max(self._passed(1 - step.t), self.bar.n, 1)
+        done = max(self._passed(step.time), self.bar.n, 1)
         self.bar.update(done - self.bar.n)
         if self.callback is not None:
             s = self.sigmas[done - 1]
             x, x0 = self.denoiser.x, self.denoiser.x0
             self.callback({"x": x, "i": done - 1, "sigma": s, "sigma_hat": s, "denoised": x0})
 
-    def _passed(self, s: float) -> int:
-        """Levels after the first that a run at level s has reached."""
-        falling = self.levels[0] > self.levels[-1]
-        return sum((level - s if falling else s - level) > -1e-6 for level in self.levels[1:])
+    def _passed(self, sigma: float) -> int:
+        """How many of the sigmas after the first a run has reached that is at ``sigma``."""
+        falling = self.stops[0] > self.stops[-1]
+        return sum((stop - sigma if falling else sigma - stop) > -1e-6 for stop in self.stops[1:])

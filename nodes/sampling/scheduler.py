@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..widgets import CATEGORY, denoise_input, grid_input, steps_input
-from .levels import flow_levels
+from .sigmas import flow_sigmas
 
 
 class D2FScheduler(io.ComfyNode):
@@ -41,4 +41,4 @@ class D2FScheduler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, grid: dict[str, Any], steps: int, denoise: float) -> io.NodeOutput:
-        return io.NodeOutput(flow_levels(model, grid, steps, denoise))
+        return io.NodeOutput(flow_sigmas(model, grid, steps, denoise))

@@ -4,6 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ...d2f_core import OBJECTIVES
 from ...d2f_data.files.lora_file import LoraFacts, LoraModel, load_lora
 from ...d2f_data.fingerprints import schedule_fingerprint
 from .. import host
@@ -99,7 +100,8 @@ def _compare(model: Any, facts: LoraFacts) -> list[str]:
     Raises:
         ValueError: the model's network returns something else than the LoRA was trained to change.
     """
-    if facts.objective == "diffusion" and host.is_flow(model) and not host.is_converted(model):
+    rule = OBJECTIVES[facts.objective]
+    if not rule.is_flow and host.is_flow(model) and not host.is_converted(model):
         return ["the LoRA was trained on a diffusion model, but this is a flow matching model of its own"]
     alignment = host.alignment_of(model)
     if alignment.prediction != facts.prediction:
@@ -117,7 +119,7 @@ def _compare(model: Any, facts: LoraFacts) -> list[str]:
             "training (zero terminal SNR) before this one, or take it out"
         )
     settings = host.flow_settings(model)
-    if facts.objective == "diff2flow" and settings not in (None, (facts.start, facts.shift)):
+    if rule.is_flow and rule.is_aligned and settings not in (None, (facts.start, facts.shift)):
         remarks.append(
             f"trained with start {facts.start} and shift {facts.shift:g}, but the model was converted with start "
             f"{settings[0]} and shift {settings[1]:g}, which is kept; remove '{host.NODE_NAME}' to use the LoRA's"
@@ -136,12 +138,13 @@ def _convert(model: Any, facts: LoraFacts | None) -> tuple[Any, str]:
     """The model as the LoRA wants it, and what was done to it."""
     if facts is None:
         return model, "not a Diff2Flow LoRA, so taken for one of a diffusion model: the model is not converted"
-    if facts.objective == "diffusion":
+    rule = OBJECTIVES[facts.objective]
+    if not rule.is_flow:
         return model, "trained as a diffusion model: the model is not converted"
-    if host.is_converted(model) and facts.objective == "naive_fm":
+    if host.is_converted(model) and not rule.is_aligned:
         raise ValueError(
-            "this LoRA was trained with the objective naive_fm, which needs a conversion of its own, but the model is "
-            f"converted already; remove '{host.NODE_NAME}' before this node"
+            f"this LoRA was trained with the objective {facts.objective}, which needs a conversion of its own, but the "
+            f"model is converted already; remove '{host.NODE_NAME}' before this node"
         )
     if host.is_converted(model):
         return model, "the model was converted already: its conversion is kept"

@@ -11,12 +11,12 @@ import pytest
 def benchmark(request, pack, root):
     """The file `benchmarks/<BENCHMARK>.py`, imported beside the host, as the harness does it."""
     name, folder = request.module.BENCHMARK, root / "benchmarks"
-    load("bench_shared", folder / "shared" / "__init__.py")
+    load("bench_shared", folder / "shared" / "__init__.py", [str(folder / "shared")])
     return load(f"benchmark_{name}", folder / f"{name}.py")
 
 
-def load(name, file):
-    spec = importlib.util.spec_from_file_location(name, file)
+def load(name, file, package=None):
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=package)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from d2f_core import FLOW_GRIDS, flow_grid, shift_levels
+from d2f_core import FLOW_GRIDS, flow_grid, shift_sigmas
 
 
 @pytest.mark.parametrize("name", FLOW_GRIDS)
@@ -24,8 +24,8 @@ def test_shift_leans_to_noise_and_one_is_uniform():
     assert (flow_grid("shifted", 8, shift=3.0)[1:-1] < flow_grid("uniform", 8)[1:-1]).all()
     torch.testing.assert_close(flow_grid("shifted", 8, shift=1.0), flow_grid("uniform", 8))
     s = torch.linspace(0, 1, 11, dtype=torch.float64)
-    torch.testing.assert_close(shift_levels(shift_levels(s, 2.5), 1 / 2.5), s)
-    assert shift_levels(torch.tensor(0.5), 3.0).item() == pytest.approx(0.75)
+    torch.testing.assert_close(shift_sigmas(shift_sigmas(s, 2.5), 1 / 2.5), s)
+    assert shift_sigmas(torch.tensor(0.5), 3.0).item() == pytest.approx(0.75)
 
 
 def test_logit_normal_has_its_quantiles():

@@ -47,11 +47,10 @@ FLOW = (
     "prediction",
     "velocity",
     "naive",
-    "coordinate",
     "grid",
     "solve",
     "adaptive",
-    "evaluation",
+    "nfe",
     "reflow",
 )
 SCRIPTS = {"demo/evaluate.py", "demo/train_unet.py", "demo/train_log.py"}  # never imported by a running host

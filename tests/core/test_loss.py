@@ -1,5 +1,8 @@
 """Objectives: their minima, how they are related, densities, masks."""
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -111,6 +114,15 @@ def test_shapes_of_the_densities(sd):
 def test_bad_settings_are_named(sd, make, words):
     with pytest.raises(ValueError, match=words):
         make(sd)
+
+
+@pytest.mark.parametrize("package", ["d2f_core", "d2f_data", "nodes"])
+def test_nobody_compares_the_names_of_objectives(package):
+    """What depends on an objective is a column of its table."""
+    for path in sorted((Path(__file__).parents[2] / package).rglob("*.py")):
+        compared = [one for one in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(one, ast.Compare)]
+        values = {leaf.value for one in compared for leaf in ast.walk(one) if isinstance(leaf, ast.Constant)}
+        assert not values & set(OBJECTIVES), path
 
 
 def test_tables_are_complete(sd):

@@ -131,7 +131,7 @@ def test_nfe_and_steps_are_counted(method):
     solve(counted, torch.ones(1, 1), grid(5), method, on_step=steps.append)
     assert counted.nfe == 5 * STAGES[method]
     assert [step.index for step in steps] == list(range(5))
-    assert [step.t for step in steps] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert [step.time for step in steps] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert steps[-1].nfe == counted.nfe
 
 
@@ -140,7 +140,7 @@ def test_adaptive_steps_are_reported():
     for ts in (grid(1), grid(1, 1.0, 0.0)):
         counted, steps = CountedVelocity(oscillation), []
         solve(counted, torch.ones(1, 1), ts, "dopri5", on_step=steps.append)
-        times = torch.tensor([float(ts[0])] + [step.t for step in steps])
+        times = torch.tensor([float(ts[0])] + [step.time for step in steps])
         assert times[-1] == ts[-1]
         assert (times.diff() > 0).all() or (times.diff() < 0).all()
         assert counted.nfe == steps[-1].nfe > 6

@@ -1,5 +1,6 @@
 """Velocity and x0 against closed-form Gaussian data, both ends, dtypes, shapes, errors."""
 
+import dataclasses
 import math
 
 import pytest
@@ -79,6 +80,15 @@ def test_below_t_min_the_terminal_row_is_used(sd, generator):
     torch.testing.assert_close(sd.denoised(output, x, t), x0, rtol=1e-3, atol=1e-3)
     exact = (sd.denoised(output, x, t) - x) / (1 - t)
     torch.testing.assert_close(sd.velocity(output, x, t), exact, rtol=1e-12, atol=1e-12)
+
+
+def test_a_v_network_goes_on_above_t_max(v_case):
+    """For data of unit variance it says 0, so x0 = alpha x_dm is exact; with alpha_0, sigma_0 it would be 2e-4 off."""
+    data = dataclasses.replace(v_case.data, mean=0.0, std=1.0)
+    case = dataclasses.replace(v_case, data=data, network=data.network("v", v_case.alphas_cumprod))
+    t = torch.linspace(case.alignment.t_max, 1, POINTS, dtype=torch.float64)
+    x = torch.hypot(t, 1 - t)[:, None]
+    assert (case.alignment.denoised(case.ask(x, t), x, t) - data.flow(x, t)[0]).abs().max() < 1e-12
 
 
 def test_velocity_is_x0_minus_eps_and_the_chord(case, generator):

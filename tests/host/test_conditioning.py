@@ -46,7 +46,7 @@ def test_a_controlnet_sees_what_the_network_sees(host, eps_model, watch, run, st
         return execute()
 
     converted = watch(host.convert(eps_model, start), network)
-    levels = host.stock_levels(converted, "karras", 5)
+    levels = host.stock_sigmas(converted, "karras", 5)
     run(converted, levels, control=recording(seen), control_apply_to_uncond=True)
     assert len(seen) == len(network_calls) == 5
     for (x, timesteps), (x_control, timesteps_control) in zip(network_calls, seen, strict=True):
@@ -72,7 +72,7 @@ def test_a_control_range_from_zero_has_the_first_step(host, eps_model, run, star
     control = recording(seen)
     control.timestep_percent_range = (start, end)
     converted = host.convert(eps_model, begin)
-    run(converted, host.stock_levels(converted, "simple", 10), control=control, control_apply_to_uncond=True)
+    run(converted, host.stock_sigmas(converted, "simple", 10), control=control, control_apply_to_uncond=True)
     assert (len(seen) > 0 and float(seen[0][1][0]) > 998) is first
     assert len(seen) == {0.5: 5, 1.0: 10}[end] - (3 if start else 0)
 
@@ -88,7 +88,7 @@ def test_timesteps_stay_in_the_table_and_in_float32(host, build, watch, sample, 
         return torch.zeros_like(x)
 
     model = watch(host.convert(build("EPS", dtype=dtype), start), network)
-    levels = host.stock_levels(model, "karras", 7)
+    levels = host.stock_sigmas(model, "karras", 7)
     sample(model, levels)
     exact = host.sampling_of(model).alignment.timestep(1 - levels[:-1].double())
     assert [float(timesteps[0]) for _, timesteps in seen] == pytest.approx(exact.tolist(), abs=1e-3)
@@ -116,7 +116,7 @@ def test_conditioning_ranges_keep_the_first_step(host, eps_model, conditioning, 
         return args["conds_out"]
 
     converted.set_model_sampler_pre_cfg_function(pre_cfg)
-    levels = host.stock_levels(converted, "simple", 10)
+    levels = host.stock_sigmas(converted, "simple", 10)
     sampler = comfy.samplers.ksampler("euler")
     host.sample(converted, {"samples": torch.zeros(1, 4, 8, 8)}, ranged, conditioning[1], 3.0, sampler, levels, 1)
     assert [step for step, on in enumerate(active) if on] == list(expected)
@@ -138,7 +138,7 @@ def test_cfg_hooks_get_the_flow_level_and_are_obeyed(host, eps_model, run):
         return args["denoised"]
 
     converted = host.convert(eps_model)
-    levels = host.stock_levels(converted, "simple", 4)
+    levels = host.stock_sigmas(converted, "simple", 4)
     plain = run(converted, levels)
     hooked = converted.clone()
     hooked.set_model_sampler_cfg_function(cfg_function)
@@ -157,7 +157,7 @@ def test_cfg_one_and_cfg_zero_are_cond_and_uncond(host, eps_model, conditioning)
     import comfy.samplers
 
     converted = host.convert(eps_model)
-    levels = host.stock_levels(converted, "simple", 3)
+    levels = host.stock_sigmas(converted, "simple", 3)
 
     def latents(positive, negative, cfg):
         latent, sampler = {"samples": torch.zeros(1, 4, 8, 8)}, comfy.samplers.ksampler("euler")

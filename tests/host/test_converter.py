@@ -89,6 +89,20 @@ def test_the_start_at_t_min_has_the_deviation_of_the_state(host, eps_model):
     assert torch.allclose(sampling.calculate_input(s, state), torch.ones_like(state), rtol=1e-6)
 
 
+@pytest.mark.parametrize("model_type", PREDICTIONS)
+@pytest.mark.parametrize("shape", [(2,), (2, 1, 1, 1), ()])
+def test_a_network_call_costs_few_operations_on_a_device(host, build, fake_device, model_type, shape):
+    """On torch's meta device, where waiting for a value raises; the second call finds the tables there."""
+    sampling = host.sampling_of(host.convert(build(model_type)))
+    sigma, x = torch.empty(shape, device="meta"), torch.empty(2, 4, 8, 8, device="meta")
+    for device in (fake_device(waits=False), fake_device(waits=False)):
+        with device:
+            scaled, timestep = sampling.calculate_input(sigma, x), sampling.timestep(sigma)
+            x0 = sampling.calculate_denoised(sigma, scaled, x)
+    assert len(device.kernels) <= 16, device.kernels
+    assert {one.dtype for one in (scaled, timestep, x0)} == {torch.float32} and timestep.shape == shape
+
+
 def test_the_original_is_untouched(host, eps_model, sample, table_levels, fingerprint):
     levels = table_levels(eps_model, 4)
     before = sample(eps_model, levels)

@@ -21,6 +21,6 @@ def test_euler_makes_the_same_latents(host, build, sample, table_levels, model_t
 
 @pytest.mark.parametrize("scheduler", ["simple", "ddim_uniform", "beta", "sgm_uniform"])
 def test_stock_schedulers_choose_the_same_levels(host, eps_model, scheduler):
-    ve = host.stock_levels(eps_model, scheduler, 12)
-    ours = host.stock_levels(host.convert(eps_model), scheduler, 12)
+    ve = host.stock_sigmas(eps_model, scheduler, 12)
+    ours = host.stock_sigmas(host.convert(eps_model), scheduler, 12)
     assert torch.allclose(ours, ve / (1 + ve), atol=1e-6)

@@ -97,7 +97,7 @@ def apart(one, two):
     return float((one - two).abs().max() / (one.max() - one.min()))
 
 
-def flow_levels(model, table_levels):
+def flow_sigmas(model, table_levels):
     ve = table_levels(model, 6)
     return ve / (1 + ve)
 
@@ -150,7 +150,7 @@ def test_saved_by_our_node_and_opened_by_the_stock_loader(node, model, make_lora
     stock = sample(nodes.LoraLoaderModelOnly().load_lora_model_only(model, name, 1.0)[0], levels)
     assert name in node("D2FLoadLora").define_schema().inputs[1].options
     loaded, info = node("D2FLoadLora").execute(model, name, 1.0).result
-    ours = sample(loaded, flow_levels(model, table_levels))
+    ours = sample(loaded, flow_sigmas(model, table_levels))
     with attached(model.model.diffusion_model, adapters):
         hooked = sample(model, levels)
     assert apart(stock, hooked) < 10 * SAME  # six steps with CFG 3
@@ -214,7 +214,7 @@ def test_the_model_is_converted_as_the_lora_was_trained(host, build, make_lora, 
 
 def test_the_strength_scales_the_lora(build, make_lora, load, sample, table_levels):
     model = build("EPS")
-    levels = flow_levels(model, table_levels)[[0, -1]]
+    levels = flow_sigmas(model, table_levels)[[0, -1]]
     adapters, lora = make_lora(model, targets="linear:*to_q")
     results = {strength: sample(load(model, lora, strength)[0], levels, cfg=1.0) for strength in (0.0, 0.5, 1.0)}
     for adapter in adapters.values():

@@ -82,7 +82,7 @@ def test_every_solver_reaches_the_clean_end(converted, ode, run, method):
 
 def test_euler_is_the_stock_euler(host, eps_model, ode, sample):
     converted = host.convert(eps_model)
-    for levels in (host.stock_levels(converted, "simple", 6), torch.tensor([0.8, 0.5, 0.3])):
+    for levels in (host.stock_sigmas(converted, "simple", 6), torch.tensor([0.8, 0.5, 0.3])):
         stock, ours = sample(converted, levels), sample(converted, levels, ode("euler"))
         assert torch.allclose(stock, ours, atol=1e-5 * float(stock.abs().max()))
 
@@ -123,7 +123,7 @@ def test_progress_counts_the_steps_of_the_schedule_once(converted, ode, run, met
 
 def test_too_many_evaluations_stop_with_words(converted, ode, run):
     pytest.importorskip("torchdiffeq")
-    with pytest.raises(RuntimeError, match=r"limit of 9 evaluations at t = 0\.\d+ of 1; raise the limit"):
+    with pytest.raises(RuntimeError, match=r"limit of 9 evaluations at sigma = 0\.\d+; raise the limit"):
         run(converted, ode("dopri5", 1e-6, 9), GRID)
 
 
@@ -151,13 +151,19 @@ def test_an_unconverted_model_is_refused(eps_model, ode, run):
 @pytest.mark.parametrize("method", ["euler", "rk4", "dopri5"])
 def test_nan_out_of_the_network_is_an_error(converted, watch, ode, run, method):
     broken = watch(converted, lambda execute, x, timesteps: torch.full_like(x, torch.nan))
-    with pytest.raises(ArithmeticError, match=r"NaN or infinite .*t = 0\.\d+.*float32 or bfloat16.*CFG"):
+    with pytest.raises(ArithmeticError, match=r"NaN or infinite .*sigma = 0\.\d+.*float32 or bfloat16.*CFG"):
         run(broken, ode(method), GRID)
 
 
 def test_a_start_at_zero_is_refused(converted, ode, run):
-    with pytest.raises(ValueError, match=r"starts at level 0.*begin at the smallest level above 0"):
+    with pytest.raises(ValueError, match=r"starts at sigma 0.*begin at the smallest sigma above 0"):
         run(converted, ode("euler"), torch.tensor([0.0, 0.5]))
+
+
+@pytest.mark.parametrize("method", ["euler", "rk4"])
+def test_sigmas_that_stand_still_are_refused_in_the_users_words(converted, ode, run, method):
+    with pytest.raises(ValueError, match=r"ODE solvers need sigmas that fall.*0\.9, 0\.5, 0\.5, 0; choose another"):
+        run(converted, ode(method), torch.tensor([0.9, 0.5, 0.5, 0.0]))
 
 
 @pytest.mark.parametrize("method", ["midpoint", "rk4", "bosh3"])

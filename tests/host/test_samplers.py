@@ -27,7 +27,7 @@ def run(host, conditioning):
     import comfy.samplers
 
     def sample(model, sampler, steps=24):
-        levels = host.stock_levels(model, "normal", steps)
+        levels = host.stock_sigmas(model, "normal", steps)
         sampler = comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
         latent = {"samples": torch.zeros(2, 4, 24, 24)}
         with warnings.catch_warnings():

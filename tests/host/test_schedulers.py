@@ -37,7 +37,7 @@ def test_every_stock_scheduler(host, converted, sampling, steps):
 
     assert len(comfy.samplers.SCHEDULER_NAMES) >= 9
     for name in comfy.samplers.SCHEDULER_NAMES:
-        levels = host.stock_levels(converted, name, steps)
+        levels = host.stock_sigmas(converted, name, steps)
         check(levels, LENGTHS.get(name, {}).get(steps, steps + 1))
         if name != "ddim_uniform":
             assert torch.allclose(levels[0], sampling.sigma_max, atol=1e-6), name

@@ -78,7 +78,7 @@ def test_pairs_are_what_the_sampler_makes_of_their_noise(
     read = pairs.read(range(7))
     monkeypatch.setattr(comfy.sample, "prepare_noise", lambda latent, seed, inds=None: read.eps)
     converted = host.convert(model, "noise")
-    levels = part("sampling.levels").flow_levels(converted, {"grid": "uniform"}, 3)
+    levels = part("sampling.sigmas").flow_sigmas(converted, {"grid": "uniform"}, 3)
     sampler = host.make_sampler(part("sampling.ode").OdeSampler(solver))
     empty = {"samples": torch.zeros(7, 4, 6, 8)}
     sampled = host.sample(converted, empty, positive, negative, cfg, sampler, levels, 0)["samples"]

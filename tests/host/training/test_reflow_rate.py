@@ -18,7 +18,7 @@ def test_pairs_are_made_at_the_rate_of_plain_sampling(pack, host, node, part, ou
     negative = encode(clip, "")
     prompts = part("reflow.prompts").gather_prompts(["a red sphere\na blue cube"], "", clip, None)
     converted = host.convert(model, "noise")
-    levels = part("sampling.levels").flow_levels(converted, {"grid": "uniform"}, STEPS)
+    levels = part("sampling.sigmas").flow_sigmas(converted, {"grid": "uniform"}, STEPS)
     sampler = host.make_sampler(part("sampling.ode").OdeSampler("euler"))
     batch = {"samples": torch.zeros(BATCH, 4, 12, 12)}
     making, wanted = (

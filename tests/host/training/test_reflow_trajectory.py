@@ -73,7 +73,7 @@ def test_the_errors_are_those_of_the_hosts_sampler(build, host, part, measure, c
     monkeypatch.setattr(comfy.sample, "prepare_noise", lambda latent, seed, inds=None: noise)
 
     def end(solver, steps):
-        levels = part("sampling.levels").flow_levels(converted, {"grid": "uniform"}, steps)
+        levels = part("sampling.sigmas").flow_sigmas(converted, {"grid": "uniform"}, steps)
         sampler = host.make_sampler(part("sampling.ode").OdeSampler(solver))
         empty = {"samples": torch.zeros(3, 4, 8, 8)}
         sampled = host.sample(converted, empty, *conditioning, cfg, sampler, levels, 0)["samples"]

@@ -1,0 +1,41 @@
+"""SIGMAS for flow matching models: s from the model's start down to 0."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...d2f_core import flow_grid
+from .. import host
+from ..widgets import STOCK_GRID
+
+
+def flow_sigmas(model: Any, grid: Mapping[str, Any], steps: int, denoise: float = 1.0) -> Tensor:
+    """Sigmas s for a flow matching MODEL, float32, descending to 0, shape (steps + 1,).
+
+    Args:
+        model: converted or native flow MODEL; its ``sigma_max`` is where the sigmas start.
+        grid: value of ``widgets.grid_input``.
+        steps: steps that will be taken.
+        denoise: in [0, 1]; below 1 the sigmas are the last ``steps`` of ``steps / denoise``, and 0 gives none.
+
+    Raises:
+        ValueError: the model is not a flow matching model.
+    """
+    if not host.is_flow(model):
+        raise ValueError(
+            f"flow sigmas need a flow matching model, but this is a diffusion model ({type(model.model).__name__}); "
+            f"put '{host.NODE_NAME}' before this node"
+        )
+    if denoise <= 0:
+        return torch.zeros(0)
+    total = int(steps / denoise) if denoise < 1 else steps
+    settings = dict(grid)
+    name = settings.pop("grid")
+    if name == STOCK_GRID:
+        sigmas = host.stock_sigmas(model, settings["scheduler"], total)
+    else:
+        # A grid of t from t_start to 1 is, in s, one from 0 to 1 times s_start.
+        sigmas = (min(float(host.sampling_of(model).sigma_max), 1.0) * (1 - flow_grid(name, total, **settings))).float()
+    return sigmas[-(steps + 1) :]
