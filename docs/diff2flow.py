@@ -36,8 +36,9 @@ class Diff2Flow:
     """The velocity of network(x_dm, timestep, *condition), which predicts "eps", "x0" or "v" = alpha eps - sigma x0."""
 
     def __init__(self, network: Callable[..., Tensor], sigma_ve: Tensor, prediction: str = "eps") -> None:
+        assert prediction in ("eps", "v", "x0"), f"unknown prediction type {prediction!r}; use 'eps', 'v' or 'x0'"
         self.network, self.prediction = network, prediction
-        self.log_sigma = sigma_ve.double().log()  # (T,), ascending
+        self.log_sigma = sigma_ve.cpu().double().log()  # (T,), ascending
         self.t_max, self.t_min = torch.sigmoid(-self.log_sigma)[[0, -1]].tolist()  # Stable Diffusion: 0.9716, 0.0640
 
     # Rescale the timestep: x_dm / (alpha + sigma) is x_fm at t = alpha / (alpha + sigma) = 1 / (1 + sigma_ve).
@@ -63,7 +64,7 @@ class Diff2Flow:
 
     # Derive the velocity x0 - eps from the network's output, on all of [0, 1].
     def x0_and_eps(self, output: Tensor, x_fm: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """x0 and eps of x_dm = alpha x0 + sigma eps; below t_min with alpha and sigma of the last row, T - 1."""
+        """x0 and eps of x_dm = alpha x0 + sigma eps, with alpha and sigma of t; below t_min those of row T - 1."""
         x_dm, t = self.to_diffusion(x_fm, t), t.clamp(min=self.t_min)
         alpha, sigma = (per_item(weight / torch.hypot(t, 1 - t), x_fm) for weight in (t, 1 - t))
         if self.prediction == "eps":
