@@ -96,6 +96,16 @@ def comfy(host_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ModuleTy
 
 
 @pytest.fixture(scope="session")
+def one_page() -> ModuleType:
+    """`docs/diff2flow.py`: the method, written without the kit."""
+    spec = importlib.util.spec_from_file_location("one_page", ROOT / "docs" / "diff2flow.py")
+    assert spec is not None and spec.loader is not None
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    return page
+
+
+@pytest.fixture(scope="session")
 def pack(comfy: ModuleType) -> ModuleType:
     """The pack as the package `diff2flow_kit`, as ComfyUI would have loaded it."""
     return loading.load_pack()
