@@ -137,8 +137,7 @@ def _mask(mask: Tensor | None, samples: Tensor, what: str) -> Tensor | None:
     mask = for_autograd(mask).float().reshape(-1, 1, *mask.shape[-2:])
     if not bool(mask.any()):
         raise ValueError(
-            f"the noise mask of '{what}' is black everywhere, so that nothing would be learned; paint what is to be "
-            "learned white"
+            f"the noise mask of '{what}' is black everywhere, so that nothing would be learned; white is learned"
         )
     small = torch.nn.functional.interpolate(mask, samples.shape[-2:], mode="area")
     return small[torch.arange(len(samples)) % len(small)]

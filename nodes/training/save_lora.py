@@ -60,8 +60,8 @@ class D2FSaveLora(io.ComfyNode):
         name = check_name(filename.removesuffix(SUFFIX), "the LoRA's file name")
         if getattr(lora, "facts", None) is None:
             host.LOGGER.warning(
-                "this LoRA has no metadata of its training (it is not from the Diff2Flow LoRA Trainer), so neither will "
-                "its file, and 'Load Diff2Flow LoRA' will not convert the model"
+                "this LoRA has no metadata of its training (it is not from the Diff2Flow LoRA Trainer), so neither "
+                "will its file, and 'Load Diff2Flow LoRA' will not convert the model"
             )
         stem = f"{name}_{steps}_steps" if steps else name
         path = free_path(host.lora_folder(), stem, SUFFIX)

@@ -78,7 +78,7 @@ def _optimizer() -> list[io.Input]:
             "lr_schedule",
             options=list(SCHEDULES),
             default="constant",
-            tooltip="How the learning rate changes after the warm-up. All schedules but constant end at the last step.",
+            tooltip="How the learning rate changes after the warm-up. All but constant end at step 'steps'.",
         ),
         _int("warmup_steps", 0, 0, 100_000, "Number of steps over which the learning rate rises from 0."),
     ]
@@ -198,7 +198,7 @@ def _advanced() -> list[io.Input]:
         _float(
             "huber_delta", 0.1, 1e-4, 100.0, 0.05, "Error above which the Huber loss is linear.", 1e-4, advanced=True
         ),
-        _float("weight_decay", 0.0, 0.0, 10.0, 0.01, "Weight decay of the optimizer.", advanced=True),
+        _float("weight_decay", 0.0, 0.0, 10.0, 0.01, "Weight decay of the optimizer; 0 disables it.", advanced=True),
         io.Float.Input(
             "clip",
             display_name="max_grad_norm",

@@ -185,7 +185,7 @@ def test_saving_again_takes_the_next_number_and_warns_without_facts(
     assert first.read_bytes() == content
     dtypes = [{tensor.dtype for tensor in lora_file.load_lora(path).values()} for path in (first, paths[0])]
     assert dtypes == [{torch.float16, torch.float32}, {torch.bfloat16, torch.float32}]  # alphas are float32
-    assert "does not say how it was trained" in caplog.text
+    assert "has no metadata of its training" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["", "../x", "/abs", "a\\b", "nul", "what?"])
