@@ -24,6 +24,7 @@ Batches = Iterable[tuple[Tensor, ...]]
 def noise_table(betas: Tensor) -> Tensor:
     """sigma_ve = sigma / alpha of each timestep, (T,) -> (T,), with alpha^2 = prod (1 - beta)."""
     alpha2 = torch.cumprod(1 - betas.double(), dim=0)
+    alpha2 = torch.where(alpha2 > 0, alpha2, 4.8973451890853435e-08)  # zero terminal SNR, with the number of ComfyUI
     return ((1 - alpha2) / alpha2).sqrt()
 
 

@@ -57,8 +57,10 @@ def test_it_stays_on_one_page(root):
     ]
 
 
-def test_the_table_is_the_one_of_the_betas(one_page):
+@pytest.mark.parametrize("terminal", [0.012, 1.0], ids=["stable_diffusion", "zero_terminal_snr"])
+def test_the_table_is_the_one_of_the_betas(one_page, terminal):
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    betas[-1] = terminal
     torch.testing.assert_close(one_page.noise_table(betas), NoiseSchedule.from_betas(betas).sigma_ve, **EXACT)
 
 
@@ -93,8 +95,10 @@ def test_gradients_are_finite_at_both_ends(one_page, case):
     flow = one_page.Diff2Flow(
         lambda x, timestep: weight * case.network(x, timestep), alignment.schedule.sigma_ve, alignment.prediction
     )
-    flow.velocity(torch.ones(2, 3, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)).sum().backward()
+    x, ends = torch.ones(2, 3, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    flow.velocity(x, ends).sum().backward()
     assert torch.isfinite(weight.grad)
+    assert not one_page.sample(flow, x, ends).requires_grad
 
 
 @pytest.mark.parametrize("start", ["noise", "t_min"])
