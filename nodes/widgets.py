@@ -1,6 +1,6 @@
 """Widgets that several nodes share: seed, solver, grid of noise levels, steps, denoise, size of training images."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from comfy_api.latest import io
@@ -176,3 +176,29 @@ def _scheduler() -> io.Input:
         tooltip="ComfyUI scheduler whose levels are used. simple, normal, sgm_uniform, ddim_uniform and beta choose "
         "the noise levels of the diffusion model (moved by the converter's shift); the others space s itself.",
     )
+
+
+def integer(name: str, default: int, low: int, high: int, tooltip: str, advanced: bool = False) -> io.Int.Input:
+    """A whole number from `low` to `high`."""
+    return io.Int.Input(name, default=default, min=low, max=high, tooltip=tooltip, advanced=advanced)
+
+
+def number(
+    name: str,
+    default: float,
+    low: float,
+    high: float,
+    step: float,
+    tooltip: str,
+    round_to: float | None = None,
+    advanced: bool = False,
+) -> io.Float.Input:
+    """A number from `low` to `high`, rounded to `round_to`, or else to `step`."""
+    return io.Float.Input(
+        name, default=default, min=low, max=high, step=step, round=round_to or step, tooltip=tooltip, advanced=advanced
+    )
+
+
+def choice(name: str, options: Iterable[str], default: str, tooltip: str) -> io.Combo.Input:
+    """An advanced choice among names."""
+    return io.Combo.Input(name, options=list(options), default=default, tooltip=tooltip, advanced=True)
