@@ -4,8 +4,7 @@
 
 The packs are loaded in this order, which the server leaves to the file system. What is printed, as JSON:
 `packs` has for each pack its node ids, the modules it brought, the attributes of the host that it replaced,
-changes of `sys.path`, web folders, samplers, schedulers, routes and folders, and its time (`wall` and
-`processor`, in seconds); `nodes` has the definitions of all nodes at the end; `failed` the packs that did
+changes of `sys.path`, web folders, samplers, schedulers, routes and folders; `nodes` has the definitions of all nodes at the end; `failed` the packs that did
 not load.
 """
 
@@ -14,7 +13,6 @@ import importlib
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
 HOST = ("comfy", "nodes", "server", "execution", "folder_paths", "latent_preview", "node_helpers", "app", "torch.nn")
@@ -82,14 +80,10 @@ def load(folder):
     import nodes
 
     before, kept, modules, known = state(), attributes(), set(sys.modules), dict(nodes.NODE_CLASS_MAPPINGS)
-    wall, processor = time.perf_counter(), time.process_time()
     loaded = run(nodes.load_custom_node(folder, set(known), module_parent="custom_nodes"))
-    wall, processor = time.perf_counter() - wall, time.process_time() - processor
     after, now = state(), attributes()
     return {
         "loaded": loaded,
-        "wall": wall,
-        "processor": processor,
         "nodes": sorted(set(nodes.NODE_CLASS_MAPPINGS) - set(known)),
         "taken": sorted(name for name, kind in known.items() if nodes.NODE_CLASS_MAPPINGS.get(name) is not kind),
         "modules": sorted(set(sys.modules) - modules),

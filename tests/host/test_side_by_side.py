@@ -6,7 +6,6 @@ and once by a real server.
 """
 
 import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -143,10 +142,7 @@ def test_no_module_of_ours_is_seen_by_others(orders, order):
 @pytest.mark.parametrize("order", ["first", "last"])
 def test_the_other_pack_loads_as_it_does_alone(orders, order):
     alone, beside = orders["alone"]["packs"][OTHER], orders[order]["packs"][OTHER]
-    clock = {"wall", "processor"}
-    assert {key: value for key, value in beside.items() if key not in clock} == {
-        key: value for key, value in alone.items() if key not in clock
-    }
+    assert beside == alone
     assert alone["nodes"] == ["OtherNode"] and {"host", "inputs", "d2f_core"} <= set(alone["modules"])
     assert alone["routes"] == ["GET /other/hello"] and "other" in alone["samplers"]
 
@@ -158,15 +154,10 @@ def test_every_other_node_is_what_it_was(orders, order):
     assert [name for name, definition in alone.items() if beside[name] != definition] == []
 
 
-def test_importing_it_is_quick_and_loads_no_optional_library(probe, ours):
-    """Five times, where ComfyUI is loaded already; under another name each import is a whole one.
-
-    Other programs add to the time on the wall, so its least counts, and of the processor's the median.
-    """
-    runs = list(probe(*(ours(f"import {number}") for number in range(5)))["packs"].values())
-    assert len({len(run["modules"]) for run in runs}) == 1 and len(runs) == 5
-    assert min(run["wall"] for run in runs) < 0.3
-    assert statistics.median(run["processor"] for run in runs) < 0.3
+def test_every_import_is_a_whole_one_and_loads_no_optional_library(probe, ours):
+    """How long it takes is measured by `bench loading`."""
+    runs = list(probe(*(ours(f"import {number}") for number in range(2)))["packs"].values())
+    assert len({len(run["modules"]) for run in runs}) == 1 and len(runs) == 2
     assert not OPTIONAL & {name.split(".")[0] for run in runs for name in run["modules"]}
 
 
