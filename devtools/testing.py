@@ -19,12 +19,19 @@ from .tools import tools_python
 
 
 def test(rooms: Sequence[str], fast: bool, arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
-    """Run the tests of `rooms` (folders of tests/; all when empty). `fast` leaves out the slow ones."""
+    """Run the tests of `rooms` (folders of tests/; all when empty). `fast` leaves out the slow ones, and the browser's
+    unless they are asked for."""
     variables = dict(environ)
+    rooms = rooms or (sorted(path.name for path in (ROOT / "tests").iterdir() if is_quick(path)) if fast else [])
     python = core_python() if list(rooms) == ["core"] else prepare(rooms, variables)
     command = [str(python), "-m", "pytest", *(["-m", "not slow"] if fast else []), *arguments]
     folders = [] if any(map(names_tests, arguments)) else [f"tests/{room}" for room in rooms] or ["tests"]
     return call([*command, *folders], variables)
+
+
+def is_quick(folder: Path) -> bool:
+    """Whether a folder of tests/ holds tests that do not need a browser."""
+    return folder.name != "browser" and any(folder.rglob("test_*.py"))
 
 
 def names_tests(argument: str) -> bool:
