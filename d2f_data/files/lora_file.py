@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ..fingerprints import safetensors_digest
+from .atomic import load_tensors, save_tensors, storable
 from .lora_metadata import LoraFacts, kohya, modelspec, read_facts, write_facts
-from .store import load_tensors, save_tensors, storable
 
 __all__ = [
     "DTYPES",

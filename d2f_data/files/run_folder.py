@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import check_resumable, differences, load_state, save_state
-from .store import atomic_write, check_name
+from .atomic import atomic_write
+from .names import check_name
+from .training_state import check_resumable, differences, load_state, save_state
 
 RESUME = ("auto", "continue", "new")
 """auto: go on if the settings are those of the last run of the name, else a new run; continue: go on, or an error."""

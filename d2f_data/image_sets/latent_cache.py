@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..files.store import load_tensors, save_tensors
+from ..files.atomic import load_tensors, save_tensors
 from ..fingerprints import content_digest, json_digest
 
 LOGGER = logging.getLogger("diff2flow")

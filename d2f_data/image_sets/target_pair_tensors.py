@@ -16,7 +16,7 @@ from .augment import apply, apply_to_mask
 from .buckets import Bucket, Placement
 from .folder import InvalidFile
 from .images import InvalidImageError, read_image
-from .read_raw import read_raw
+from .raw_targets import read_raw
 from .set_report import list_files
 from .target_pairs import RawValues, Row, blaming
 from .training_set import resized

@@ -16,7 +16,7 @@ from .augment import Augmentation, Draw, draw
 from .buckets import Bucket, Placement, make_buckets, nearest_bucket, place
 from .folder import InvalidFile, walk
 from .images import READABLE, UNREADABLE, InvalidImageError, read_size
-from .read_raw import RAW_READABLE, read_raw_size
+from .raw_targets import RAW_READABLE, read_raw_size
 
 ASPECT_TOLERANCE = 0.02
 FLIPS = ("off", "random", "both")

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..files.store import atomic_write
+from ..files.atomic import atomic_write
 from ..fingerprints import file_digest, json_digest
 
 FORMAT = 1

@@ -15,8 +15,8 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from ..files.checkpoint import differences
-from ..files.store import load_tensors, save_tensors
+from ..files.atomic import load_tensors, save_tensors
+from ..files.training_state import differences
 from ..fingerprints import content_digest
 from .lock import WriterLock
 from .manifest import CONDITIONS, LOCK, MANIFEST, PROGRESS, Checksums, Manifest, StoredFile, read_manifest, shard_name

@@ -12,6 +12,7 @@ from torch import nn
 
 from d2f_core import OBJECTIVES, PREDICTIONS, NoiseSchedule
 from d2f_core.lora import AdapterSettings, make_adapters
+from diff2flow_kit.d2f_data.files.atomic import load_tensors, save_tensors
 from diff2flow_kit.d2f_data.files.lora_file import (
     LoraFacts,
     LoraModel,
@@ -21,7 +22,6 @@ from diff2flow_kit.d2f_data.files.lora_file import (
     save_lora,
     smallest_dtype,
 )
-from diff2flow_kit.d2f_data.files.store import load_tensors, save_tensors
 from diff2flow_kit.d2f_data.fingerprints import schedule_fingerprint
 
 FACTS = LoraFacts(

@@ -66,7 +66,7 @@ def test_more_steps_are_the_longer_run(build, train, same, saved):
 
 def test_fp16_goes_on_bit_for_bit(build, train, same, output):
     """The scaler of the gradients is part of the state, and counts the steps without an overflow."""
-    from diff2flow_kit.d2f_data.files.checkpoint import load_state
+    from diff2flow_kit.d2f_data.files.training_state import load_state
 
     whole, _, part = (
         train(build(), steps=steps, precision="fp16", run_name=name)[0]
@@ -204,7 +204,7 @@ D2FTrainLora.execute([small.build_model()], [{"samples": inputs["latents"]}], [[
 def test_kill_9_loses_the_steps_since_the_last_save(
     build, train, latents, conditioning, part, root, host_path, output, same
 ):
-    from diff2flow_kit.d2f_data.files.checkpoint import load_state
+    from diff2flow_kit.d2f_data.files.training_state import load_state
 
     widgets = {widget.id: widget.default for widget in part("training.widgets").training_widgets()}
     chosen = {"rank": 2, "targets": "attention", "batch_size": 2, "learning_rate": 1e-2, "preview_every": 0}

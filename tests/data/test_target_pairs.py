@@ -7,7 +7,7 @@ from PIL import Image
 
 from diff2flow_kit.d2f_data.image_sets.buckets import Bucket
 from diff2flow_kit.d2f_data.image_sets.images import InvalidImageError
-from diff2flow_kit.d2f_data.image_sets.read_raw import read_raw, read_raw_size
+from diff2flow_kit.d2f_data.image_sets.raw_targets import read_raw, read_raw_size
 from diff2flow_kit.d2f_data.image_sets.target_pair_tensors import describe_target_pairs, read_target_pairs
 from diff2flow_kit.d2f_data.image_sets.target_pairs import RawValues, TargetPairSettings, find_target_pairs, plan_rows
 

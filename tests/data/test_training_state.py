@@ -15,8 +15,8 @@ from d2f_core.batches import Batch
 from d2f_core.lora import AdapterSettings, make_adapters
 from d2f_core.train import Trainer, TrainSettings
 from d2f_core.velocity import FlowAlignment
-from diff2flow_kit.d2f_data.files.checkpoint import check_resumable, differences, load_state, save_state
-from diff2flow_kit.d2f_data.files.store import load_tensors, save_tensors
+from diff2flow_kit.d2f_data.files.atomic import load_tensors, save_tensors
+from diff2flow_kit.d2f_data.files.training_state import check_resumable, differences, load_state, save_state
 
 
 def same(one, two):

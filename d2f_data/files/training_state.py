@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .store import load_tensors, save_tensors
+from .atomic import load_tensors, save_tensors
 
 FORMAT = 1
 

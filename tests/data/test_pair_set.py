@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diff2flow_kit.d2f_data.reflow.pairs import ReflowPairSet
+from diff2flow_kit.d2f_data.reflow.pair_set import ReflowPairSet
 from diff2flow_kit.d2f_data.reflow.plan import ReflowPairPlan
 from diff2flow_kit.d2f_data.reflow.writer import ReflowPairWriter
 
@@ -87,7 +87,7 @@ def test_conditions_are_kept_once_a_prompt(folder):
 
 def test_few_conditions_stay_in_memory(folder, monkeypatch):
     write(folder, plan())
-    monkeypatch.setattr("diff2flow_kit.d2f_data.reflow.pairs.HELD_PROMPTS", 2)
+    monkeypatch.setattr("diff2flow_kit.d2f_data.reflow.pair_set.HELD_PROMPTS", 2)
     pairs = ReflowPairSet(folder)
     for prompt in (0, 1, 2, 0):
         assert float(pairs.conditions([prompt])[0]["y"]) == prompt
@@ -183,7 +183,7 @@ def peak_mib(folder: Path, count: int) -> float:
 import importlib.util, re, sys, types, torch
 root = {str(Path(__file__).resolve().parents[2])!r}
 kit = types.ModuleType("kit"); kit.__path__ = [root]; sys.modules["kit"] = kit
-from kit.d2f_data.reflow.pairs import ReflowPairSet
+from kit.d2f_data.reflow.pair_set import ReflowPairSet
 from kit.d2f_data.reflow.plan import ReflowPairPlan
 from kit.d2f_data.reflow.writer import ReflowPairWriter
 torch.set_num_threads(1)

@@ -13,7 +13,7 @@ import torch
 
 from diff2flow_kit.d2f_data.reflow import manifest as pairs_manifest
 from diff2flow_kit.d2f_data.reflow import writer as pairs_writer
-from diff2flow_kit.d2f_data.reflow.pairs import ReflowPairSet
+from diff2flow_kit.d2f_data.reflow.pair_set import ReflowPairSet
 from diff2flow_kit.d2f_data.reflow.plan import ReflowPairPlan
 from diff2flow_kit.d2f_data.reflow.writer import ReflowPairWriter
 

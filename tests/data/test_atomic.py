@@ -15,19 +15,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from diff2flow_kit.d2f_data.files import store
-from diff2flow_kit.d2f_data.files.store import atomic_write, check_name, free_path, load_tensors, save_tensors
+from diff2flow_kit.d2f_data.files import atomic
+from diff2flow_kit.d2f_data.files.atomic import atomic_write, load_tensors, save_tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def other_process(code: str, folder: Path) -> subprocess.Popen[str]:
-    """A Python that has the store as ``store`` and its working directory in ``folder``."""
+    """A Python that has files/atomic.py as ``atomic`` and its working directory in ``folder``."""
     load = f"""
         import importlib.util, sys
-        spec = importlib.util.spec_from_file_location("store", {str(ROOT / "d2f_data" / "files" / "store.py")!r})
-        store = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(store)
+        spec = importlib.util.spec_from_file_location("atomic", {str(ROOT / "d2f_data" / "files" / "atomic.py")!r})
+        atomic = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(atomic)
     """
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(load) + textwrap.dedent(code)],
@@ -161,9 +161,9 @@ def scanner(monkeypatch):
                 raise error(13, "held by a virus scanner")
             replace(source, target)
 
-        monkeypatch.setattr(store, "_WINDOWS", windows)
-        monkeypatch.setattr(store.os, "replace", held)
-        monkeypatch.setattr(store.time, "sleep", waited.append)
+        monkeypatch.setattr(atomic, "_WINDOWS", windows)
+        monkeypatch.setattr(atomic.os, "replace", held)
+        monkeypatch.setattr(atomic.time, "sleep", waited.append)
         return waited
 
     return install
@@ -209,7 +209,7 @@ def test_a_mount_whose_folders_cannot_be_synced(saved, monkeypatch, call, code, 
             raise OSError(code, os.strerror(code))
         return original(what, *args, **options)
 
-    monkeypatch.setattr(store.os, call, refuse)
+    monkeypatch.setattr(atomic.os, call, refuse)
     with nullcontext() if passes else pytest.raises(OSError, match=os.strerror(code)):
         save_tensors(saved, {"a": torch.ones(1)}, {"note": "new"})
     assert load_tensors(saved)[1] == {"note": "new"} and os.listdir(saved.parent) == [saved.name]
@@ -225,7 +225,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_old_file(saved):
                 file.flush()
                 print("half", flush=True)
                 time.sleep(60)
-        store.atomic_write(Path("file.safetensors"), write)
+        atomic.atomic_write(Path("file.safetensors"), write)
     """
     process = other_process(code, saved.parent)
     assert process.stdout.readline() == "half\n"
@@ -247,7 +247,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
         import torch
         from pathlib import Path
         for i in range(10**6):
-            store.save_tensors(Path("file.safetensors"), {"a": torch.full((500000,), i)}, {"i": str(i)})
+            atomic.save_tensors(Path("file.safetensors"), {"a": torch.full((500000,), i)}, {"i": str(i)})
             print(i, flush=True)
     """
     for delay in (0.0, 0.003):
@@ -266,7 +266,7 @@ def test_a_full_disk_leaves_the_old_file(saved):
         from pathlib import Path
         resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
         try:
-            store.save_tensors(Path("file.safetensors"), {"a": torch.zeros(10**6)}, {})
+            atomic.save_tensors(Path("file.safetensors"), {"a": torch.zeros(10**6)}, {})
         except OSError as error:
             print(error)
     """
@@ -281,7 +281,7 @@ def test_the_file_has_the_mode_of_the_umask(tmp_path):
         from pathlib import Path
         for umask in (0o022, 0o027, 0o002):
             os.umask(umask)
-            store.save_tensors(Path(f"{umask}.safetensors"), {"a": torch.zeros(1)}, {})
+            atomic.save_tensors(Path(f"{umask}.safetensors"), {"a": torch.zeros(1)}, {})
     """
     assert other_process(code, tmp_path).communicate()[0] == ""
     for umask in (0o022, 0o027, 0o002):
@@ -323,50 +323,3 @@ def test_a_pickle_is_never_opened(tmp_path, suffix):
     torch.save({"a": torch.zeros(3)}, renamed)
     with pytest.raises(ValueError, match=r"renamed\.safetensors cannot be read"):
         load_tensors(renamed)
-
-
-def test_numbers_go_on_and_never_back(tmp_path):
-    assert free_path(tmp_path / "none", "a/lora", ".safetensors") == tmp_path / "none" / "a" / "lora_00001.safetensors"
-    for name in ("lora_00001.safetensors", "LORA_00007.safetensors", "lora_2_00009.safetensors", "lora_x.safetensors"):
-        (tmp_path / name).touch()
-    assert free_path(tmp_path, "lora", ".safetensors").name == "lora_00008.safetensors"
-    (tmp_path / "lora_99999.safetensors").touch()
-    assert free_path(tmp_path, "lora", ".safetensors").name == "lora_100000.safetensors"
-    (tmp_path / "lora_100000.safetensors").touch()
-    assert free_path(tmp_path, "lora", ".safetensors").name == "lora_100001.safetensors"
-
-
-@pytest.mark.parametrize("name", ["lora", "diff2flow/my_lora", "a b/c-d.v2", "console", "caf\u00e9", "100%"])
-def test_good_names(name):
-    assert check_name(name, "the name") == name
-
-
-@pytest.mark.parametrize(
-    ("name", "fault"),
-    [
-        ("", "is empty"),
-        ("/etc/passwd", "starts or ends with /"),
-        ("a//b", "empty part"),
-        ("a/", "ends with /"),
-        ("..", "leads out"),
-        ("../x", "leads out"),
-        ("a/../../x", "leads out"),
-        ("./x", "leads out"),
-        ("a\\b", "character"),
-        ("C:/x", "character ':'"),
-        ("a\nb", "character '\\n'"),
-        ("a\x00", "character"),
-        ("what?", "character"),
-        ("con", "Windows"),
-        ("x/NUL.txt", "Windows"),
-        ("com1", "Windows"),
-        ("a.", "ends with a dot"),
-        ("a /b", "space"),
-        (" a", "space"),
-        ("x" * 101, "101 bytes; 100"),
-    ],
-)
-def test_bad_names_are_refused_in_words(name, fault):
-    with pytest.raises(ValueError, match=re.escape(fault)) as error:
-        check_name(name, "the LoRA's file name")
-    assert str(error.value).startswith(f"the LoRA's file name {name!r} ") and "my_lora" in str(error.value)
