@@ -36,14 +36,14 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def known_file_digest(path: Path) -> str:
+def cached_file_digest(path: Path) -> str:
     """``file_digest``, kept in memory while size and time of change stay the same."""
     status = path.stat()
-    return _known_file_digest(path, status.st_size, status.st_mtime_ns)
+    return _cached_file_digest(path, status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=100_000)
-def _known_file_digest(path: Path, size: int, changed_ns: int) -> str:
+def _cached_file_digest(path: Path, size: int, changed_ns: int) -> str:
     return file_digest(path)
 
 

@@ -24,7 +24,7 @@ from ..fingerprints import file_digest, json_digest
 FORMAT = 1
 MANIFEST, PROGRESS, CONDITIONS = "manifest.json", "progress.json", "conditions.safetensors"
 CHECKED, LOCK = "checked.json", "writer.lock"
-AGAIN = "run Generate Reflow Pairs again with the same name and settings, which makes what is missing"
+REGENERATE = "run Generate Reflow Pairs again with the same name and settings, which makes what is missing"
 
 Settings = Mapping[str, str | int | float | bool | None]
 
@@ -86,7 +86,7 @@ def read_manifest(path: Path) -> Manifest:
             shards = tuple(StoredFile(*shard) for shard in values["shards"])
             return Manifest(dict(values["settings"]), int(values["count"]), tuple(values["prompts"]), stored, shards)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is cut off or damaged ({error!r}); {AGAIN}") from error
+        raise ValueError(f"{path} is cut off or damaged ({error!r}); {REGENERATE}") from error
     raise ValueError(f"{path} has format {version}, this version reads up to {FORMAT}; update Diff2Flow Kit")
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..fingerprints import text_digest
 from .manifest import (
-    AGAIN,
     CONDITIONS,
     MANIFEST,
     PROGRESS,
+    REGENERATE,
     Checksums,
     Manifest,
     StoredFile,
@@ -27,7 +27,7 @@ from .manifest import (
 )
 
 REMOVE = "remove it, or choose another set"
-HELD_PROMPTS = 256  # whose conditions stay in memory
+CACHED_PROMPTS = 256  # whose conditions stay in memory
 
 
 class ReflowPairs(NamedTuple):
@@ -55,7 +55,7 @@ class ReflowPairSet:
         self.shape = tuple(int(size) for size in str(settings["shape"]).split("x"))
         self._shard_size = int(settings["shard_size"] or 0)
         self._told: dict[int, list[str]] = {}
-        self._held: dict[int, dict[str, Tensor]] = {}
+        self._cache: dict[int, dict[str, Tensor]] = {}
         _check_files(self.folder, self._manifest)
 
     def __len__(self) -> int:
@@ -123,16 +123,16 @@ class ReflowPairSet:
         Raises:
             ValueError: the file is gone or damaged; names it.
         """
-        missing = {prompt for prompt in prompts if prompt not in self._held}
+        missing = {prompt for prompt in prompts if prompt not in self._cache}
         if missing:
-            if len(self._held) + len(missing) > HELD_PROMPTS:
-                self._held.clear()
+            if len(self._cache) + len(missing) > CACHED_PROMPTS:
+                self._cache.clear()
                 missing = set(prompts)
             with _opened(self.folder / CONDITIONS) as file:
                 for prompt in missing:
                     names = self._names(file)[prompt]
-                    self._held[prompt] = {name: file.get_tensor(f"{prompt}.{name}").clone() for name in names}
-        return [self._held[prompt] for prompt in prompts]
+                    self._cache[prompt] = {name: file.get_tensor(f"{prompt}.{name}").clone() for name in names}
+        return [self._cache[prompt] for prompt in prompts]
 
     def _names(self, file: Any) -> dict[int, list[str]]:
         """Names of the tensors of each prompt."""
@@ -152,7 +152,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with torch.inference_mode(False), safe_open(str(path), "pt") as file:
             yield file
     except (SafetensorError, OSError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{path} was removed or changed while it was in use ({error}); {AGAIN}") from error
+        raise ValueError(f"{path} was removed or changed while it was in use ({error}); {REGENERATE}") from error
 
 
 def _manifest(folder: Path) -> Manifest:
@@ -160,8 +160,10 @@ def _manifest(folder: Path) -> Manifest:
         return read_manifest(folder / MANIFEST)
     if (folder / PROGRESS).is_file():
         found = read_manifest(folder / PROGRESS)
-        raise ValueError(f"the pairs in {folder} are unfinished, {found.items} of {found.count} are there; {AGAIN}")
-    raise ValueError(f"there are no reflow pairs in {folder}; choose another set, or {AGAIN}")
+        raise ValueError(
+            f"the pairs in {folder} are unfinished, {found.items} of {found.count} are there; {REGENERATE}"
+        )
+    raise ValueError(f"there are no reflow pairs in {folder}; choose another set, or {REGENERATE}")
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
@@ -169,7 +171,7 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
     listed = {stored.file: stored for stored in (manifest.conditions, *manifest.shards)}
     there = {path.name for path in folder.glob("*.safetensors")}
     for name in sorted(listed.keys() - there):
-        raise ValueError(f"{folder / name} is missing; {AGAIN}")
+        raise ValueError(f"{folder / name} is missing; {REGENERATE}")
     for name in sorted(there - listed.keys()):
         raise ValueError(f"{folder / name} is not in the manifest of this set; {REMOVE}")
     checksums = Checksums(folder)
@@ -188,6 +190,6 @@ def _fault(path: Path, found: StoredFile, stored: StoredFile, identity: str) -> 
     except ValueError:
         owner = identity
     if owner != identity:
-        return f"{path} is stale: it belongs to another set of pairs; remove it and {AGAIN}"
+        return f"{path} is stale: it belongs to another set of pairs; remove it and {REGENERATE}"
     sizes = f"{found.bytes} bytes instead of {stored.bytes}" if found.bytes != stored.bytes else "another SHA-256"
-    return f"{path} is damaged: it has {sizes}; {AGAIN}"
+    return f"{path} is damaged: it has {sizes}; {REGENERATE}"

@@ -55,7 +55,7 @@ class ReflowPairPlan:
         return 2 * self.dtype.itemsize * torch.Size(self.shape).numel()
 
     @property
-    def shard_items(self) -> list[int]:
+    def shard_sizes(self) -> list[int]:
         """ReflowPairs that each shard is to hold."""
         full, rest = divmod(self.count, self.shard_size)
         return [self.shard_size] * full + ([rest] if rest else [])

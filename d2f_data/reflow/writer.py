@@ -63,9 +63,9 @@ class ReflowPairWriter:
         with ExitStack() as stack:
             stack.enter_context(WriterLock(self.folder / LOCK))
             self._checksums = Checksums(self.folder)
-            self._find(self._listed())
+            self._find_shards(self._listed())
             if self.done < self.plan.count:
-                self._check_room()
+                self._check_disk_space()
                 self._begin()
             self._exit = stack.pop_all()
         return self
@@ -83,12 +83,12 @@ class ReflowPairWriter:
     @property
     def done(self) -> int:
         """Pairs that are there, those in memory included."""
-        return sum(min(self._items(index), wanted) for index, wanted in enumerate(self.plan.shard_items))
+        return sum(min(self._items(index), wanted) for index, wanted in enumerate(self.plan.shard_sizes))
 
     def missing(self, batch_size: int) -> Iterator[list[int]]:
         """Indices of the pairs to be made, in batches; each is to be added before the next is asked for."""
         batch: list[int] = []
-        for index, wanted in enumerate(self.plan.shard_items):
+        for index, wanted in enumerate(self.plan.shard_sizes):
             first = index * self.plan.shard_size
             for item in range(first + self._items(index), first + wanted):
                 batch.append(item)
@@ -190,16 +190,16 @@ class ReflowPairWriter:
             listed |= {shard.file: shard for shard in found.shards}
         return listed
 
-    def _find(self, listed: Mapping[str, StoredFile]) -> None:
+    def _find_shards(self, listed: Mapping[str, StoredFile]) -> None:
         """The shards that are there and whole."""
         for path in sorted(self.folder.glob("shard-*.safetensors")):
             stored = self._checksums.of(path.name)
             known = listed.get(path.name)
-            items = known.items if known and known.sha256 == stored.sha256 else self._whole(path)
+            items = known.items if known and known.sha256 == stored.sha256 else self._count_pairs(path)
             if items and path.stem[6:].isdecimal():
                 self._shards[int(path.stem[6:])] = stored._replace(items=items)
 
-    def _whole(self, path: Path) -> int:
+    def _count_pairs(self, path: Path) -> int:
         """ReflowPairs in a shard that no list knows; 0 if it is damaged. Raises ValueError if it is another set's."""
         try:
             tensors, facts = load_tensors(path)
@@ -213,7 +213,7 @@ class ReflowPairWriter:
             return 0
         return len(tensors["eps"])
 
-    def _check_room(self) -> None:
+    def _check_disk_space(self) -> None:
         """Refuse to start what the disk cannot hold."""
         pairs = self.plan.count - self.done + self.plan.shard_size  # a shard is rewritten beside its old self
         needed = pairs * self.plan.pair_bytes + sum(value.nbytes for value in self._told.values()) + SPARE_BYTES

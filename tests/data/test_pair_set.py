@@ -87,11 +87,11 @@ def test_conditions_are_kept_once_a_prompt(folder):
 
 def test_few_conditions_stay_in_memory(folder, monkeypatch):
     write(folder, plan())
-    monkeypatch.setattr("diff2flow_kit.d2f_data.reflow.pair_set.HELD_PROMPTS", 2)
+    monkeypatch.setattr("diff2flow_kit.d2f_data.reflow.pair_set.CACHED_PROMPTS", 2)
     pairs = ReflowPairSet(folder)
     for prompt in (0, 1, 2, 0):
         assert float(pairs.conditions([prompt])[0]["y"]) == prompt
-        assert len(pairs._held) <= 2
+        assert len(pairs._cache) <= 2
 
 
 def test_the_index_is_the_pair(folder):
