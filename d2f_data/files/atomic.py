@@ -1,7 +1,7 @@
-"""Files that are whole or not there, names that are safe, and errors that name the file.
+"""Atomic writing of files, and safetensors files that are written atomically.
 
-A file is written into a hidden folder beside its place, synced to the disk and moved over the old one. So a crash,
-a full disk or a cancelled run leaves the old file as it was. Only safetensors are read: a pickle can run code.
+A file is written in a hidden folder next to its destination, synced to the disk and moved over the old one. So a crash,
+a full disk or a cancelled run leaves the old file intact. Only safetensors are read, as a pickle can run code.
 """
 
 import errno
@@ -18,89 +18,89 @@ from torch import Tensor
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
-_LEFT_BEHIND_S = 24 * 3600
+_STALE_S = 24 * 3600  # seconds after which a temporary folder is considered abandoned
 _WINDOWS = os.name == "nt"
-_WAITS, _WAIT_S = 10, 0.1
-# What network and FUSE mounts answer when a folder is to be opened or synced.
+_RETRIES, _RETRY_S = 10, 0.1  # number of retries, and seconds between them
+# Error codes of network and FUSE mounts on which a folder cannot be opened or synced.
 _UNSYNCED = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM}
 
 
 def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
-    """Make a file whole or not at all.
+    """Write a file completely or not at all.
 
     Args:
-        path: where the file goes; its folder is made if need be, a file that is there is replaced.
-        write: writes the whole file at the path that it is given, which lies on the same disk.
+        path: destination; its folder is created if necessary, and an existing file is replaced.
+        write: writes the file to the path that it is called with, which is on the same file system.
 
     Raises:
         OSError: the folder cannot be written to; names it.
-        Whatever ``write`` raises; then there is no new file, and an old one is as it was.
+        Exception: any error of ``write``; an existing file is left intact.
     """
     path = Path(path)
-    workshop = _make_workshop(path)
+    temporary = _make_temporary_folder(path)
     try:
-        made = workshop / "part"  # no ending, so that no list of models shows it
-        write(made)
-        # As a file that open() makes: some writers give theirs to the owner alone.
-        made.chmod(workshop.stat().st_mode & 0o666)
-        with made.open("rb+") as file:
+        written = temporary / "part"  # without a suffix, so that it appears in no list of models
+        write(written)
+        # The permissions of a file that open() creates; some writers allow access to the owner only.
+        written.chmod(temporary.stat().st_mode & 0o666)
+        with written.open("rb+") as file:
             os.fsync(file.fileno())
-        _replace(made, path)
+        _replace(written, path)
         _sync_folder(path.parent)
     finally:
-        shutil.rmtree(workshop, ignore_errors=True)
-        with suppress(OSError):  # another writer is at work there
-            workshop.parent.rmdir()
+        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # another writer is using it
+            temporary.parent.rmdir()
 
 
-def _make_workshop(path: Path) -> Path:
-    """A new folder in a hidden one beside ``path``; what a killed process left there long ago is removed.
+def _make_temporary_folder(path: Path) -> Path:
+    """Create a folder in a hidden one next to ``path``, and remove old ones that killed processes left there.
 
-    Names are short, since Windows takes no path beyond 259 characters: a cache's file has 76 of its own.
+    Names are short, since Windows limits paths to 259 characters, and the name of a cache file alone has 76.
     """
     hidden = path.parent / f".{path.name[:8]}.tmp"
-    workshop = hidden / uuid.uuid4().hex[:8]
+    temporary = hidden / uuid.uuid4().hex[:8]
     try:
-        with suppress(FileNotFoundError):  # there is none, or another writer has just removed it
+        with suppress(FileNotFoundError):  # it does not exist, or another writer has just removed it
             for old in hidden.iterdir():
-                _remove_left_behind(old)
-        _make_folders(workshop)
+                _remove_if_stale(old)
+        _make_folders(temporary)
     except OSError as error:
         raise OSError(
             error.errno,
             f"cannot write {path.name} into the folder {path.parent} ({error.strerror}); make the folder writable, "
             "free some space, or choose another one",
         ) from error
-    return workshop
+    return temporary
 
 
 def _make_folders(folder: Path) -> None:
-    """``folder`` and those above it; another writer that has finished may remove the one above meanwhile."""
-    for _ in range(_WAITS):
+    """Create a folder and its parents; another writer that finishes may remove the parent in between."""
+    for _ in range(_RETRIES):
         with suppress(FileNotFoundError):
             folder.mkdir(parents=True)
             return
     folder.mkdir(parents=True)
 
 
-def _remove_left_behind(folder: Path) -> None:
+def _remove_if_stale(folder: Path) -> None:
     with suppress(FileNotFoundError):  # its writer has just finished
-        if time.time() - folder.stat().st_mtime > _LEFT_BEHIND_S:
+        if time.time() - folder.stat().st_mtime > _STALE_S:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _replace(made: Path, path: Path) -> None:
-    """Move a file over another; on Windows a virus scanner may hold either for a moment, which is waited for."""
-    for _ in range(_WAITS if _WINDOWS else 0):
+def _replace(written: Path, path: Path) -> None:
+    """Move a file over another; retried on Windows, where a virus scanner may briefly keep either of them open."""
+    for _ in range(_RETRIES if _WINDOWS else 0):
         with suppress(PermissionError):
-            os.replace(made, path)
+            os.replace(written, path)
             return
-        time.sleep(_WAIT_S)
-    os.replace(made, path)
+        time.sleep(_RETRY_S)
+    os.replace(written, path)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put the new name on the disk; Windows opens no folders and needs none of this, and some mounts cannot."""
+    """Sync the new directory entry to the disk; not possible on Windows and on some network and FUSE mounts."""
     if _WINDOWS:
         return
     try:
@@ -115,12 +115,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, whole or not at all.
+    """Write a safetensors file, completely or not at all.
 
     Args:
-        path: where; replaced if it is there.
-        tensors: of any device, shape and layout; such as share memory are stored one by one.
-        metadata: strings for the file's header.
+        path: destination; an existing file is replaced.
+        tensors: tensors on any device, of any shape and layout; those that share memory are stored separately.
+        metadata: strings for the header of the file.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full; names the file.
@@ -136,25 +136,25 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, each contiguous and with memory of its own."""
+    """The tensors on the CPU, contiguous and without shared memory."""
     ready: dict[str, Tensor] = {}
-    taken: set[int] = set()
+    used: set[int] = set()
     for name, tensor in tensors.items():
         plain = tensor.detach().to("cpu").contiguous()
         memory = plain.untyped_storage().data_ptr()
-        ready[name] = plain.clone() if memory in taken else plain
-        taken.add(memory)
+        ready[name] = plain.clone() if memory in used else plain
+        used.add(memory)
     return ready
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors (on the CPU) and metadata of a safetensors file.
+    """Read the tensors, on the CPU, and the metadata of a safetensors file.
 
-    The tensors have memory of their own, since a file that is mapped cannot be replaced on Windows, and can be
-    trained also when this is called under inference mode.
+    The tensors are copies, since a memory-mapped file cannot be replaced on Windows. They are no inference tensors, so
+    they can be trained even if this is called in inference mode.
 
     Raises:
-        ValueError: the file is missing, damaged, or a pickle; names it.
+        ValueError: the file is missing, damaged or a pickle; names it.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -162,7 +162,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if path.suffix.lower() in PICKLES:
         raise ValueError(
             f"{path} is a pickle, which can run code when it is opened; only .safetensors files are read. Convert it "
-            "with a tool that you trust"
+            "to safetensors with a tool that you trust"
         )
     if not path.is_file():
         raise ValueError(f"there is no file {path}; check the name and the folder")
@@ -171,5 +171,5 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError, RuntimeError) as error:
         raise ValueError(
-            f"{path} cannot be read: it is damaged, cut off, or no safetensors file ({error}); copy or make it again"
+            f"{path} cannot be read: it is damaged, truncated or not a safetensors file ({error}); copy it again"
         ) from error

@@ -9,30 +9,30 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNOREC
 
 
 def free_path(folder: Path, stem: str, suffix: str) -> Path:
-    """The next numbered path, ``folder / stem_00001.suffix``: one above the highest number that is there.
+    """The next numbered path, ``folder / stem_00001.suffix``: one above the highest existing number.
 
     Args:
-        folder: may be missing.
-        stem: a name that ``check_name`` took.
-        suffix: with its dot.
+        folder: folder of the file; need not exist.
+        stem: a name that ``check_name`` accepts; may contain subfolders.
+        suffix: suffix with its dot.
     """
     target = Path(folder) / stem
     numbered = re.compile(re.escape(target.name) + r"_(\d{5,})" + re.escape(suffix), re.IGNORECASE)
-    there = target.parent.iterdir() if target.parent.is_dir() else ()
-    matches = [numbered.fullmatch(path.name) for path in there]
+    existing = target.parent.iterdir() if target.parent.is_dir() else ()
+    matches = [numbered.fullmatch(path.name) for path in existing]
     last = max((int(match[1]) for match in matches if match), default=0)
     return target.with_name(f"{target.name}_{last + 1:05}{suffix}")
 
 
 def check_name(name: str, what: str) -> str:
-    """A file or folder name that is safe everywhere; a forward slash makes subfolders.
+    """Return a file or folder name if it is valid on every operating system; ``/`` separates subfolders.
 
     Args:
-        name: what a user typed.
-        what: what the name is for, in an error: "the LoRA's file name".
+        name: the user's input.
+        what: description of the name in errors, such as "the LoRA's file name".
 
     Raises:
-        ValueError: names the fault, the value and the remedy.
+        ValueError: the name is invalid; says why.
     """
     for part in name.split("/") if name else [""]:
         fault = _fault(part)
@@ -45,18 +45,18 @@ def check_name(name: str, what: str) -> str:
 
 
 def _fault(part: str) -> str | None:
-    """What is wrong with one part of a name, if anything."""
+    """What is wrong with one part of a name; None if it is valid."""
     if not part:
         return "is empty, starts or ends with /, or has an empty part"
     if part.strip(".") == "":
         return "leads out of its folder"
     found = _FORBIDDEN.search(part)
     if found:
-        return f"has the character {found[0]!r}, which file names cannot have everywhere"
+        return f"has the character {found[0]!r}, which is not allowed in file names on every system"
     if part != part.strip() or part.endswith("."):
         return f"has a part that starts or ends with a space, or ends with a dot ({part!r})"
     if _RESERVED.fullmatch(part):
-        return f"has the part {part!r}, which Windows keeps for a device"
+        return f"has the part {part!r}, which Windows reserves for a device"
     if len(part.encode()) > _MAX_BYTES:
         return f"has a part of {len(part.encode())} bytes; {_MAX_BYTES} are allowed"
     return None

@@ -1,7 +1,7 @@
-"""A finished set of reflow pairs on disk, read row by row.
+"""Reads a finished set of reflow pairs from disk, row by row.
 
-Every file is checked before the first pair is read: size and SHA-256 against the manifest, and no shard too many or too
-few. A file that was hashed once is not read again while its time and size stay the same.
+All files are checked before the first pair is read: size and SHA-256 must match the manifest, and no shard may be
+missing or unlisted. A file is hashed again only after its modification time or size has changed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,12 +26,11 @@ from .manifest import (
     shard_name,
 )
 
-REMOVE = "remove it, or choose another set"
-CACHED_PROMPTS = 256  # whose conditions stay in memory
+CACHED_PROMPTS = 256  # number of prompts whose conditioning kwargs are kept in memory
 
 
 class ReflowPairs(NamedTuple):
-    """Some pairs: noise and latents (B, C, h, w), float32 in model space, and the number of each one's prompt."""
+    """A batch of pairs: noise and latents (B, C, h, w), float32 in model space, and the index of each pair's prompt."""
 
     eps: Tensor
     x0: Tensor
@@ -39,22 +38,22 @@ class ReflowPairs(NamedTuple):
 
 
 class ReflowPairSet:
-    """A set of pairs.
+    """A finished set of reflow pairs.
 
     Args:
-        folder: of the set.
+        folder: folder of the set.
 
     Raises:
-        ValueError: the set is unfinished or not as it was written; names the file and the remedy.
+        ValueError: the set is unfinished, incomplete or damaged; names the file and the remedy.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self._manifest = _manifest(self.folder)
+        self._manifest = _finished_manifest(self.folder)
         settings = self._manifest.settings
         self.shape = tuple(int(size) for size in str(settings["shape"]).split("x"))
         self._shard_size = int(settings["shard_size"] or 0)
-        self._told: dict[int, list[str]] = {}
+        self._tensor_names: dict[int, list[str]] = {}
         self._cache: dict[int, dict[str, Tensor]] = {}
         _check_files(self.folder, self._manifest)
 
@@ -63,89 +62,89 @@ class ReflowPairSet:
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.shape))
-        return f"<{len(self)} reflow pairs of {shape} under {self._manifest.conditions.items} prompts: {self.name}>"
+        return f"<{len(self)} reflow pairs of {shape} under {self._manifest.conditions.entries} prompts: {self.name}>"
 
     @property
     def name(self) -> str:
-        """Of the folder."""
+        """Name of the folder."""
         return self.folder.name
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """All that decided what the pairs are; flat."""
+        """Everything that determines the pairs, as a flat mapping."""
         return self._manifest.settings
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """Texts, for people."""
+        """Texts of the prompts, for display only."""
         return self._manifest.prompts
 
     @property
     def bytes(self) -> int:
-        """On the disk."""
+        """Size on disk."""
         return sum(stored.bytes for stored in (self._manifest.conditions, *self._manifest.shards))
 
     @property
     def groups(self) -> list[range]:
-        """Indices of the pairs of one shape."""
+        """Indices of pairs with latents of equal shape: a set has one shape."""
         return [range(len(self))]
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of SHA-256, of settings and number of pairs."""
+        """Hash of the settings and the number of pairs, 16 hex digits."""
         return text_digest(f"{self._manifest.identity} {len(self)}")[:16]
 
-    def read(self, items: Sequence[int]) -> ReflowPairs:
-        """Some pairs, in the order of the indices; only their rows are read.
+    def read(self, indices: Sequence[int]) -> ReflowPairs:
+        """Read pairs in the order of ``indices``; only their rows of the shards are read.
 
         Raises:
-            ValueError: a file is gone or damaged; names it.
+            ValueError: a file was removed or damaged; names it.
         """
         with torch.inference_mode(False):
-            eps, x0 = (torch.empty(len(items), *self.shape) for _ in range(2))
-        for shard in sorted({item // self._shard_size for item in items}):
+            eps, x0 = (torch.empty(len(indices), *self.shape) for _ in range(2))
+        for shard in sorted({index // self._shard_size for index in indices}):
             path = self.folder / shard_name(shard)
-            with _opened(path) as file:
-                for row, item in enumerate(items):
-                    if item // self._shard_size == shard:
-                        at = item % self._shard_size
+            with _open_tensors(path) as file:
+                for row, index in enumerate(indices):
+                    if index // self._shard_size == shard:
+                        at = index % self._shard_size
                         eps[row] = file.get_slice("eps")[at : at + 1][0]
                         x0[row] = file.get_slice("x0")[at : at + 1][0]
-        return ReflowPairs(eps, x0, [self.prompt_of(item) for item in items])
+        return ReflowPairs(eps, x0, [self.prompt_of(index) for index in indices])
 
-    def prompt_of(self, item: int) -> int:
-        """Number of the prompt of a pair."""
-        return item % self._manifest.conditions.items
+    def prompt_of(self, index: int) -> int:
+        """Index of the prompt of a pair."""
+        return index % self._manifest.conditions.entries
 
     def conditions(self, prompts: Sequence[int]) -> list[dict[str, Tensor]]:
-        """What the network was told for each of some prompts, tensors (1, ...).
+        """Conditioning kwargs of prompts, given by index: tensors (1, ...) by name.
 
         Raises:
-            ValueError: the file is gone or damaged; names it.
+            ValueError: the file was removed or damaged; names it.
         """
         missing = {prompt for prompt in prompts if prompt not in self._cache}
         if missing:
             if len(self._cache) + len(missing) > CACHED_PROMPTS:
                 self._cache.clear()
                 missing = set(prompts)
-            with _opened(self.folder / CONDITIONS) as file:
+            with _open_tensors(self.folder / CONDITIONS) as file:
                 for prompt in missing:
                     names = self._names(file)[prompt]
                     self._cache[prompt] = {name: file.get_tensor(f"{prompt}.{name}").clone() for name in names}
         return [self._cache[prompt] for prompt in prompts]
 
     def _names(self, file: Any) -> dict[int, list[str]]:
-        """Names of the tensors of each prompt."""
-        if not self._told:
+        """Names of the conditioning kwargs of each prompt."""
+        if not self._tensor_names:
             for key in file.keys():  # noqa: SIM118
                 prompt, name = key.split(".", 1)
-                self._told.setdefault(int(prompt), []).append(name)
-        return self._told
+                self._tensor_names.setdefault(int(prompt), []).append(name)
+        return self._tensor_names
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file for reading parts of it, closed afterwards; errors name it."""
+def _open_tensors(path: Path) -> Iterator[Any]:
+    """A safetensors file of which parts are read; errors become ValueErrors that name the file."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -155,25 +154,26 @@ def _opened(path: Path) -> Iterator[Any]:
         raise ValueError(f"{path} was removed or changed while it was in use ({error}); {REGENERATE}") from error
 
 
-def _manifest(folder: Path) -> Manifest:
+def _finished_manifest(folder: Path) -> Manifest:
+    """The manifest of a finished set. Raises ValueError if the set is unfinished or does not exist."""
     if (folder / MANIFEST).is_file():
         return read_manifest(folder / MANIFEST)
     if (folder / PROGRESS).is_file():
         found = read_manifest(folder / PROGRESS)
         raise ValueError(
-            f"the pairs in {folder} are unfinished, {found.items} of {found.count} are there; {REGENERATE}"
+            f"the set of pairs {folder} is unfinished, {found.stored_pairs} of {found.count} exist; {REGENERATE}"
         )
     raise ValueError(f"there are no reflow pairs in {folder}; choose another set, or {REGENERATE}")
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
-    """Refuse a folder that is not as the manifest says."""
+    """Raise ValueError if the files are not exactly those of the manifest."""
     listed = {stored.file: stored for stored in (manifest.conditions, *manifest.shards)}
-    there = {path.name for path in folder.glob("*.safetensors")}
-    for name in sorted(listed.keys() - there):
+    existing = {path.name for path in folder.glob("*.safetensors")}
+    for name in sorted(listed.keys() - existing):
         raise ValueError(f"{folder / name} is missing; {REGENERATE}")
-    for name in sorted(there - listed.keys()):
-        raise ValueError(f"{folder / name} is not in the manifest of this set; {REMOVE}")
+    for name in sorted(existing - listed.keys()):
+        raise ValueError(f"{folder / name} is not in the manifest of this set; remove it, or choose another set")
     checksums = Checksums(folder)
     for name, stored in listed.items():
         found = checksums.of(name)
@@ -183,13 +183,13 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
 
 
 def _fault(path: Path, found: StoredFile, stored: StoredFile, identity: str) -> str:
-    """What is wrong with a file whose bytes are not those of the manifest."""
+    """The error for a file whose checksum is not that of the manifest."""
     try:
-        with _opened(path) as file:
+        with _open_tensors(path) as file:
             owner = (file.metadata() or {}).get("set", identity)
     except ValueError:
         owner = identity
     if owner != identity:
         return f"{path} is stale: it belongs to another set of pairs; remove it and {REGENERATE}"
-    sizes = f"{found.bytes} bytes instead of {stored.bytes}" if found.bytes != stored.bytes else "another SHA-256"
-    return f"{path} is damaged: it has {sizes}; {REGENERATE}"
+    difference = f"{found.bytes} bytes instead of {stored.bytes}" if found.bytes != stored.bytes else "another SHA-256"
+    return f"{path} is damaged: it has {difference}; {REGENERATE}"

@@ -1,4 +1,4 @@
-"""Files on disk: whole or not there, whatever happens while they are written."""
+"""Atomic writing: a file is complete or absent, whatever happens while it is written."""
 
 import errno
 import os
@@ -40,7 +40,7 @@ def other_process(code: str, folder: Path) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def saved(tmp_path):
-    """A file that is there already, and what it holds."""
+    """An existing file with known content."""
     path = tmp_path / "file.safetensors"
     save_tensors(path, {"a": torch.arange(5.0)}, {"note": "old"})
     return path
@@ -82,7 +82,7 @@ def test_loaded_tensors_can_be_trained_and_outlive_their_file(saved):
 
 
 def test_the_old_file_is_replaced_not_overwritten(saved):
-    """Whoever has it open still reads it, so there is no moment at which it is half of one and half of the other."""
+    """A reader that has it open still reads the old content, so it is never a mixture of both."""
     before = saved.read_bytes()
     with saved.open("rb") as reader:
         save_tensors(saved, {"a": torch.ones(500)}, {})
@@ -100,26 +100,26 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(saved, erro
     assert is_old(saved) and os.listdir(saved.parent) == [saved.name]
 
 
-def test_the_same_where_there_was_no_file(tmp_path):
+def test_an_error_while_writing_a_new_file_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError):
         atomic_write(tmp_path / "new", lambda path: path.write_bytes(b"x") / 0)
     assert os.listdir(tmp_path) == []
 
 
-def test_the_path_on_the_way_is_short(tmp_path):
-    """Windows takes 259 characters, and the names of a cache's files have 76."""
-    seen = []
+def test_temporary_paths_are_short(tmp_path):
+    """Windows limits paths to 259 characters, and names of cache files have 76."""
+    paths = []
 
     def write(path):
         path.touch()
-        seen.extend(str(there.relative_to(tmp_path)) for there in tmp_path.rglob("*"))
+        paths.extend(str(found.relative_to(tmp_path)) for found in tmp_path.rglob("*"))
 
     atomic_write(tmp_path / ("f" * 64 + ".safetensors"), write)
-    assert len(seen) == 3 and max(map(len, seen)) <= 30 and all(name.startswith(".") for name in seen)
+    assert len(paths) == 3 and max(map(len, paths)) <= 30 and all(name.startswith(".") for name in paths)
 
 
-def test_writers_in_one_folder_do_not_meet(tmp_path):
-    """Of one name, and of names that begin alike."""
+def test_writers_in_one_folder_do_not_interfere(tmp_path):
+    """With equal names, and with names that begin alike."""
 
     def write(path):
         path.write_text("first")
@@ -134,8 +134,8 @@ def test_writers_in_one_folder_do_not_meet(tmp_path):
     }
 
 
-def test_a_hidden_folder_that_another_writer_removes_is_made_again(tmp_path, monkeypatch):
-    """Names that begin alike share it, and who finishes takes it away if it is empty."""
+def test_a_hidden_folder_that_another_writer_removes_is_created_again(tmp_path, monkeypatch):
+    """Names that begin alike share it, and a writer that finishes removes it if it is empty."""
     mkdir, gone = Path.mkdir, iter(range(3))
 
     def removed_under_way(self, *args, **kwargs):
@@ -150,7 +150,7 @@ def test_a_hidden_folder_that_another_writer_removes_is_made_again(tmp_path, mon
 
 @pytest.fixture
 def scanner(monkeypatch):
-    """`scanner(windows, moments)`: files cannot be moved that many times; -> a list of the seconds waited."""
+    """`scanner(windows, moments)`: the first moves of a file fail; returns a list of the seconds waited."""
     waited, replace = [], os.replace
 
     def install(windows, moments, error=PermissionError):
@@ -169,7 +169,7 @@ def scanner(monkeypatch):
     return install
 
 
-def test_on_windows_a_file_that_is_held_for_a_moment_is_waited_for(saved, scanner):
+def test_on_windows_a_file_that_is_briefly_in_use_is_retried(saved, scanner):
     waited = scanner(True, 10)
     save_tensors(saved, {"a": torch.ones(1)}, {"note": "new"})
     assert load_tensors(saved)[1] == {"note": "new"} and sum(waited) == pytest.approx(1)
@@ -179,8 +179,8 @@ def test_on_windows_a_file_that_is_held_for_a_moment_is_waited_for(saved, scanne
     ("windows", "moments", "error"),
     [(True, 11, PermissionError), (True, 1, FileNotFoundError), (False, 1, PermissionError)],
 )
-def test_what_cannot_be_moved_is_an_error(saved, scanner, windows, moments, error):
-    """After a second; at once where it is no scanner."""
+def test_a_file_that_cannot_be_moved_is_an_error(saved, scanner, windows, moments, error):
+    """After a second on Windows if access is denied, otherwise at once."""
     waited = scanner(windows, moments, error)
     with pytest.raises(error, match="virus scanner"):
         save_tensors(saved, {"a": torch.ones(1)}, {})
@@ -200,7 +200,7 @@ def test_what_cannot_be_moved_is_an_error(saved, scanner, windows, moments, erro
     ],
 )
 def test_a_mount_whose_folders_cannot_be_synced(saved, monkeypatch, call, code, passes):
-    """The file is there by then. A disk that fails is still an error."""
+    """The file exists by then. A failing disk is still an error."""
     original = getattr(os, call)
 
     def refuse(what, *args, **options):
@@ -235,14 +235,14 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_old_file(saved):
     [hidden] = [path for path in saved.parent.iterdir() if path != saved]
     assert hidden.name.startswith(".") and not list(hidden.rglob("*.safetensors"))
     save_tensors(saved, {"a": torch.ones(1)}, {})
-    [left] = hidden.iterdir()  # it could belong to a writer that is still at work
+    [left] = hidden.iterdir()  # it could belong to a writer that is still active
     os.utime(left, (time.time() - 2 * 86400,) * 2)
     save_tensors(saved, {"a": torch.ones(1)}, {})
     assert os.listdir(saved.parent) == [saved.name]
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
-    """A process that saves without end is killed at several moments: the file is always one of its saves."""
+    """A process that saves in a loop is killed at several moments: the file is always one of its saves."""
     code = """
         import torch
         from pathlib import Path
@@ -301,7 +301,7 @@ def test_a_folder_without_permission_is_named(tmp_path):
         save_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {})
 
 
-def test_what_cannot_be_loaded_is_named(saved):
+def test_files_that_cannot_be_loaded_are_named(saved):
     folder = saved.parent
     with pytest.raises(ValueError, match=r"there is no file .*missing\.safetensors"):
         load_tensors(folder / "missing.safetensors")
@@ -310,7 +310,7 @@ def test_what_cannot_be_loaded_is_named(saved):
     for name, content in {"cut": saved.read_bytes()[:-3], "text": b"not tensors at all", "empty": b""}.items():
         path = folder / f"{name}.safetensors"
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{name}\.safetensors cannot be read: it is damaged, cut off"):
+        with pytest.raises(ValueError, match=rf"{name}\.safetensors cannot be read: it is damaged, truncated or not"):
             load_tensors(path)
 
 

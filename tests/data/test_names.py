@@ -7,7 +7,7 @@ import pytest
 from diff2flow_kit.d2f_data.files.names import check_name, free_path
 
 
-def test_numbers_go_on_and_never_back(tmp_path):
+def test_numbers_increase(tmp_path):
     assert free_path(tmp_path / "none", "a/lora", ".safetensors") == tmp_path / "none" / "a" / "lora_00001.safetensors"
     for name in ("lora_00001.safetensors", "LORA_00007.safetensors", "lora_2_00009.safetensors", "lora_x.safetensors"):
         (tmp_path / name).touch()
@@ -19,7 +19,7 @@ def test_numbers_go_on_and_never_back(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["lora", "diff2flow/my_lora", "a b/c-d.v2", "console", "caf\u00e9", "100%"])
-def test_good_names(name):
+def test_valid_names(name):
     assert check_name(name, "the name") == name
 
 
@@ -48,7 +48,7 @@ def test_good_names(name):
         ("x" * 101, "101 bytes; 100"),
     ],
 )
-def test_bad_names_are_refused_in_words(name, fault):
+def test_invalid_names_are_refused_with_the_reason(name, fault):
     with pytest.raises(ValueError, match=re.escape(fault)) as error:
         check_name(name, "the LoRA's file name")
     assert str(error.value).startswith(f"the LoRA's file name {name!r} ") and "my_lora" in str(error.value)

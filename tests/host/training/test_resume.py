@@ -120,7 +120,7 @@ def test_continue_lists_what_differs(build, train, unharmed, output):
     words = str(raised.value)
     assert "rank: 2 in the file, 3 wanted" in words and "items: 5 in the file, 2 wanted" in words
     assert "steps_of_lr_schedule: 2 in the file, 3 wanted" in words
-    assert "\n  data: " in words and "\n  base: " in words and "give the run another name" in words
+    assert "\n  data: " in words and "\n  base: " in words and "change run_name" in words
     assert "learning_rate" not in words
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
 
