@@ -1,9 +1,12 @@
-"""Data on disk: what is trained on and what training leaves behind. Knows nothing of ComfyUI.
+"""Training data and training results on disk, independent of ComfyUI.
 
-``files`` holds single files (LoRAs, states of runs), ``image_sets`` the folders of images, ``reflow`` the sets of noise
-and latents, ``plots`` the pictures that are drawn of it all, ``fingerprints`` the hashes that say what is the same.
+    files          LoRA files, training states, folders of runs
+    image_sets     folders of images as training sets
+    reflow         sets of reflow pairs
+    plots          plots and other images that nodes show
+    fingerprints   hashes of files, tensors, settings and noise schedules
 
-Only safetensors and JSON are read, never a pickle. A file is written beside its place and moved there when it is
-whole, so that a crash or a full disk leaves the old one. Imports of large optional packages (kornia, Pillow) happen
-inside functions: the pack has to load fast.
+Only safetensors and JSON are read, never a pickle. Files are written under a temporary name and moved into place when
+they are complete, so that a crash or a full disk leaves the old file intact. Large packages that few functions need
+(kornia, Pillow) are imported inside of these functions, so that ComfyUI starts fast.
 """

@@ -1,7 +1,7 @@
 """Fingerprints: SHA-256 hashes of files, tensors, settings and noise schedules, in hexadecimal digits.
 
-They decide what is the same: a latent in the cache, a set of reflow pairs, the noise schedule of a LoRA. A hash that
-changes makes all of that new, so what goes into each is part of a file format.
+They identify cached latents, sets of reflow pairs and the noise schedule of a LoRA. What goes into a hash is part of a
+file format: if it changes, caches are encoded again, and sets and LoRAs no longer match.
 """
 
 import functools
@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 20  # bytes that are read at once
+BLOCK = 1 << 20  # bytes per read
 
 
 def json_digest(value: Any) -> str:
-    """Hash of strings, numbers, lists and dicts of them; the order of keys does not matter."""
+    """Hash of strings, numbers, and lists and dicts of them; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -36,19 +36,19 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def known_file_digest(path: Path) -> str:
-    """``file_digest``, kept in memory while size and time of change stay the same."""
+def cached_file_digest(path: Path) -> str:
+    """``file_digest``, cached in memory until the size or modification time of the file changes."""
     status = path.stat()
-    return _known_file_digest(path, status.st_size, status.st_mtime_ns)
+    return _file_digest_at(path, status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=100_000)
-def _known_file_digest(path: Path, size: int, changed_ns: int) -> str:
+def _file_digest_at(path: Path, size: int, changed_ns: int) -> str:
     return file_digest(path)
 
 
 def content_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the names, types, shapes and bytes of tensors."""
+    """Hash of the names, dtypes, shapes and bytes of tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -57,9 +57,10 @@ def content_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def safetensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the bytes behind the header of a safetensors file with these tensors: ModelSpec's hash.
+    """Hash of the bytes after the header of a safetensors file with these tensors, as ModelSpec defines it.
 
-    The tensors are contiguous, on the CPU, and share no memory.
+    Args:
+        tensors: contiguous tensors on the CPU that share no memory.
     """
     from safetensors.torch import save
 
@@ -68,6 +69,6 @@ def safetensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def schedule_fingerprint(schedule: Any) -> str:
-    """SHA-256 of a ``NoiseSchedule``: of its ``log_sigma`` (T,), float64, rounded to 1e-6."""
+    """Hash of a ``NoiseSchedule``: of its ``log_sigma`` (T,), float64, rounded to 1e-6."""
     rows = (schedule.log_sigma.double() * 1e6).round().long().cpu()
     return hashlib.sha256(rows.numpy().astype("<i8").tobytes()).hexdigest()

@@ -1,1 +1,1 @@
-"""Single files and folders of runs: whole or not there, with the facts of what is inside."""
+"""LoRA files and their metadata, training states, folders of runs, and atomic writing."""

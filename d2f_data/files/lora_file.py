@@ -1,12 +1,12 @@
-"""A LoRA and its file: tensors in the layout of kohya's sd-scripts, and the facts of its training.
+"""LoRA files: tensors in the layout of kohya's sd-scripts, with the settings of the training in the metadata.
 
-Every layer has a name, its module path with underscores for dots after ``lora_unet_``, and some tensors:
+The name of a layer is ``lora_unet_`` and its module path, with underscores instead of dots. A layer has the tensors
 
     <name>.lora_down.weight (rank, in, *kernel)   <name>.lora_up.weight (out, rank, *1)   <name>.alpha ()
     <name>.diff, <name>.diff_b                    full differences of weight and bias
     <name>.lokr_*, <name>.hada_*                  LoKr and LoHa
 
-which ComfyUI, A1111 and diffusers read. The facts travel in the metadata (``lora_metadata``).
+of its kind of adapter. ComfyUI, A1111 and diffusers read this layout; ``lora_metadata`` defines the metadata.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ..fingerprints import safetensors_digest
+from .atomic import load_tensors, save_tensors, storable
 from .lora_metadata import LoraFacts, kohya, modelspec, read_facts, write_facts
-from .store import load_tensors, save_tensors, storable
 
 __all__ = [
     "DTYPES",
@@ -32,10 +32,10 @@ __all__ = [
 ]
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-"""Name of a precision of the file -> dtype."""
+"""Name of a file precision -> dtype."""
 
-# Tensors that only make sense together.
-_PAIRS = (
+# Tensors that are only valid together.
+_REQUIRED_TOGETHER = (
     ("lora_down.weight", "lora_up.weight"),
     ("hada_w1_a", "hada_w1_b"),
     ("hada_w2_a", "hada_w2_b"),
@@ -43,14 +43,14 @@ _PAIRS = (
     ("lokr_w1_a", "lokr_w1_b"),
     ("lokr_w2_a", "lokr_w2_b"),
 )
-_SUFFIXES = {suffix for pair in _PAIRS for suffix in pair} | {
+_SUFFIXES = {suffix for pair in _REQUIRED_TOGETHER for suffix in pair} | {
     "alpha", "diff", "diff_b", "lora_mid.weight", "reshape_weight", "lokr_w1", "lokr_w2", "lokr_t2", "hada_t1",
     "hada_t2", "dora_scale", "w_norm", "b_norm", "set_weight",
 }  # fmt: skip
 
 
 class LoraModel(dict[str, Tensor]):
-    """LORA_MODEL: key -> tensor, with the facts of its training if they are known."""
+    """LORA_MODEL: key -> tensor, with ``facts`` about its training if they are known."""
 
     facts: LoraFacts | None
 
@@ -61,56 +61,58 @@ class LoraModel(dict[str, Tensor]):
     def __repr__(self) -> str:
         layers = f"{len({layer_of(key) for key in self})} layers"
         if self.facts is None:
-            return f"<LoRA: {layers}, no facts of a Diff2Flow training>"
+            return f"<LoRA: {layers}, without Diff2Flow metadata>"
         rank = f"rank {self.facts.rank}" if self.facts.rank else "several ranks"
         return f"<Diff2Flow LoRA: {layers}, {rank}, {self.facts.objective}, {self.facts.steps} steps>"
 
 
 def layer_of(key: str) -> str:
-    """The layer's name in a key, with or without dots in it; the key itself if it ends in nothing known."""
+    """The name of the layer in a key; the key itself if its suffix is unknown. Module paths may contain dots."""
     return next((key.removesuffix("." + suffix) for suffix in _SUFFIXES if key.endswith("." + suffix)), key)
 
 
 def lora_tensors(adapters: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """Key -> tensor, as a file has them.
+    """The tensors of a LoRA file, by key.
 
     Args:
-        adapters: path of a layer -> adapter with ``file_tensors() -> {suffix: tensor}``.
-        names: path of a layer -> its name in the file, ``lora_unet_...``.
+        adapters: module path of a layer -> adapter with ``file_tensors() -> {suffix: tensor}``.
+        names: module path of a layer -> its name in the file, ``lora_unet_...``.
 
     Raises:
-        ValueError: a layer has no name, or two have the same.
+        ValueError: a layer has no name, or two layers have the same one.
     """
-    nameless = [path for path in adapters if path not in names]
-    if nameless:
-        raise ValueError(f"the layer {nameless[0]} has no name in LoRA files; leave it out of the targets")
+    unnamed = [path for path in adapters if path not in names]
+    if unnamed:
+        raise ValueError(f"the layer {unnamed[0]} has no name in LoRA files; leave it out of 'targets'")
     tensors: dict[str, Tensor] = {}
     for path, adapter in adapters.items():
         for suffix, tensor in adapter.file_tensors().items():
             key = f"{names[path]}.{suffix}"
             if key in tensors:
-                raise ValueError(f"the layer {path} has the name {names[path]} of another one; leave out one of them")
+                raise ValueError(
+                    f"the layer {path} has the name {names[path]} of another one; remove one from 'targets'"
+                )
             tensors[key] = tensor
     return tensors
 
 
 def save_lora(path: Path, lora: Mapping[str, Tensor], title: str = "", dtype: str = "fp16") -> None:
-    """Write a LoRA as a safetensors file, whole or not at all.
+    """Write a LoRA as a safetensors file, completely or not at all.
 
     Args:
-        path: where; replaced if it is there.
-        lora: a LoraModel, or a plain dict of tensors, whose file has no facts.
-        title: name to show; the file's own if it is empty.
-        dtype: a name of ``DTYPES``; alphas stay float32, and integers as they are.
+        path: destination; an existing file is replaced.
+        lora: a LoraModel, or a plain dict of tensors, which is saved without ``diff2flow.*`` metadata.
+        title: title in the metadata; the name of the file if empty.
+        dtype: a name of ``DTYPES``; alphas are stored as float32, integers unchanged.
 
     Raises:
-        ValueError: there is nothing to save, or a weight that the dtype cannot hold.
+        ValueError: the LoRA has no tensors, or weights that the dtype cannot represent.
         OSError: the file could not be written.
     """
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r} of a LoRA file; allowed are {', '.join(map(repr, DTYPES))}")
     if not lora:
-        raise ValueError("this LoRA has no tensors; connect the output of a trainer or of a LoRA loader")
+        raise ValueError("this LoRA has no tensors; connect the output of a trainer or a LoRA loader")
     tensors = {key: _cast(key, tensor, dtype) for key, tensor in lora.items()}
     facts = getattr(lora, "facts", None)
     digest = safetensors_digest(storable(tensors))
@@ -121,29 +123,29 @@ def save_lora(path: Path, lora: Mapping[str, Tensor], title: str = "", dtype: st
 
 
 def smallest_dtype(lora: Mapping[str, Tensor]) -> str:
-    """The name of the dtype for a file: "fp16", which all programs read, or "bf16" for weights beyond its range."""
+    """Precision for a file: "fp16", which all programs read, or "bf16" if weights exceed its range."""
     largest = max((float(tensor.abs().max()) for tensor in lora.values() if tensor.numel()), default=0.0)
     return "fp16" if largest < torch.finfo(torch.float16).max else "bf16"
 
 
 def _cast(key: str, tensor: Tensor, dtype: str) -> Tensor:
-    """A tensor as the file has it."""
+    """A tensor in the precision of the file. Raises ValueError if it is not finite, before or after."""
     plain = tensor.detach().cpu()
     if not plain.is_floating_point():
         return plain.contiguous()
     cast = plain.to(torch.float32 if key.endswith(".alpha") else DTYPES[dtype]).contiguous()
     if not bool(torch.isfinite(plain).all()):
-        raise ValueError(f"the LoRA has weights that are NaN or infinite, in {key}; train again with a lower rate")
+        raise ValueError(f"the LoRA has NaN or infinite weights in {key}; train again with a lower learning_rate")
     if not bool(torch.isfinite(cast).all()):
         raise ValueError(f"{dtype} cannot hold the weights of {key}, up to {float(plain.abs().max()):g}; save as bf16")
     return cast
 
 
 def load_lora(path: Path) -> LoraModel:
-    """Read a LoRA; one of another program has ``facts`` None.
+    """Read a LoRA; ``facts`` is None for files of other programs.
 
     Raises:
-        ValueError: the file is missing, damaged, of a newer version, or holds no complete LoRA; names it.
+        ValueError: the file is missing, damaged, from a newer version, or not a complete LoRA; names it.
     """
     tensors, metadata = load_tensors(path)
     try:
@@ -155,26 +157,26 @@ def load_lora(path: Path) -> LoraModel:
 
 
 def _check_keys(tensors: Mapping[str, Tensor], strict: bool) -> None:
-    """Refuse what a loader of the host would pass over without a word.
+    """Raise ValueError for incomplete layers, which ComfyUI's loader would silently skip.
 
     Args:
-        tensors: of the file.
-        strict: whether every key must be one that our own files have.
+        tensors: tensors of the file.
+        strict: whether unknown keys are errors, too.
     """
     if not tensors:
-        raise ValueError("it has no tensors; use another copy")
+        raise ValueError("it has no tensors; use another copy of the file")
     layers: dict[str, set[str]] = {}
     for key in tensors:
         name = layer_of(key)
         if name != key:
             layers.setdefault(name, set()).add(key[len(name) + 1 :])
         elif strict:
-            raise ValueError(f"it has the unknown key {key!r}; use another copy")
+            raise ValueError(f"it has the unknown key {key!r}; use another copy of the file")
     for name, suffixes in layers.items():
-        for one, other in _PAIRS:
+        for one, other in _REQUIRED_TOGETHER:
             if (one in suffixes) is not (other in suffixes):
-                there, missing = (one, other) if one in suffixes else (other, one)
-                raise ValueError(f"{name} has {there} but no {missing}; use another copy")
+                present, missing = (one, other) if one in suffixes else (other, one)
+                raise ValueError(f"{name} has {present} but no {missing}; use another copy of the file")
         if "lora_down.weight" in suffixes:
             _check_ranks(name, tensors)
 
@@ -183,4 +185,6 @@ def _check_ranks(name: str, tensors: Mapping[str, Tensor]) -> None:
     down, up = (tensors[f"{name}.lora_{part}.weight"] for part in ("down", "up"))
     if down.ndim < 2 or up.ndim < 2 or (f"{name}.lora_mid.weight" not in tensors and down.shape[0] != up.shape[1]):
         shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
-        raise ValueError(f"the shapes of {name} do not go together: down and up are {shapes}; use another copy")
+        raise ValueError(
+            f"the shapes of {name} do not match: lora_down and lora_up have {shapes}; use another copy of the file"
+        )

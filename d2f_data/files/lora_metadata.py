@@ -1,8 +1,8 @@
-"""What a LoRA file says about itself, in three dialects of its metadata (strings by name).
+"""The metadata of LoRA files (strings by name), in three dialects.
 
-``diff2flow.*``  how it was trained, so that a loader can convert the model as the training did
+``diff2flow.*``  how the LoRA was trained, so that a loader can convert the model in the same way
 ``modelspec.*``  ModelSpec 1.0.0 of Stability AI: architecture, title, date, hash of the tensors
-``ss_*``         the training settings under the names of kohya's sd-scripts, which model managers show
+``ss_*``         training settings under the names of kohya's sd-scripts, which model managers display
 """
 
 import json
@@ -22,21 +22,21 @@ Scalar = str | int | float | bool
 _PREFIX = "diff2flow."
 _FORMAT_KEY = _PREFIX + "format"
 
-# Class of the host's model -> architecture of ModelSpec and base model version of sd-scripts.
+# Class of ComfyUI's model -> architecture of ModelSpec and base model version of sd-scripts.
 _ARCHITECTURES = {
     "SD15": ("stable-diffusion-v1", "sd_v1"),
     "SD20": ("stable-diffusion-v2-512", "sd_v2"),
     "SDXL": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
     "SDXLRefiner": ("stable-diffusion-xl-v1-refiner", "sdxl_refiner_v1-0"),
 }
-# Prediction -> its name in ModelSpec, whether sd-scripts call it a v-parameterization, and architectures of its own.
+# Prediction -> its name in ModelSpec, whether it is a v-parameterization in sd-scripts, and its special architectures.
 _PREDICTIONS = {
     "eps": ("epsilon", False, {}),
     "v": ("v", True, {"SD20": ("stable-diffusion-v2-768-v", "sd_v2_768_v")}),
     "x0": ("sample", False, {}),
 }
 
-# Setting of a training -> name in sd-scripts.
+# Training setting -> name in sd-scripts.
 _SS_NAMES = {
     "learning_rate": "ss_learning_rate",
     "seed": "ss_seed",
@@ -60,17 +60,17 @@ class LoraFacts:
 
     Attributes:
         objective: one of ``d2f_core.OBJECTIVES``.
-        prediction: what the base model's network returns: "eps", "v" or "x0".
+        prediction: prediction type of the base model, "eps", "v" or "x0".
         schedule: fingerprint of the base model's noise schedule (``schedule_fingerprint``).
-        start: "t_min" or "noise": where sampling starts on the converted model.
-        shift: of the converted model, above 0.
+        start: where sampling starts on the converted model, "t_min" or "noise".
+        shift: shift of the converted model, above 0.
         base: fingerprint of the base model's weights.
-        base_model: the host's name for the kind of the base model, such as "SD15".
-        steps: of training, over all resumes.
-        rank, alpha: of the adapters; 0 where they differ.
-        kind: "lora", "lokr" or "loha".
-        training: all other settings.
-        condition: what the network sees beside the noisy latent: "" or "image".
+        base_model: ComfyUI's class of the base model, such as "SD15".
+        steps: number of training steps, including those before the run was resumed.
+        rank, alpha: rank and alpha of the adapters; 0 if they differ between layers.
+        kind: kind of adapter, "lora", "lokr" or "loha".
+        training: all other settings of the training.
+        condition: concat conditioning of the network, "" or "image".
     """
 
     objective: str
@@ -102,11 +102,11 @@ class LoraFacts:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} of a LoRA must not be below 0, got {getattr(self, name)}")
         if not self.shift > 0:
-            raise ValueError(f"the shift of a LoRA must be above 0, got {self.shift}; 1 leaves the levels as they are")
+            raise ValueError(f"the shift of a LoRA must be above 0, got {self.shift}; 1 leaves the sigmas unchanged")
 
 
 def write_facts(facts: LoraFacts) -> dict[str, str]:
-    """The ``diff2flow.*`` metadata: strings as they are, everything else as JSON."""
+    """The ``diff2flow.*`` metadata: strings unchanged, everything else as JSON."""
     values = {one.name: getattr(facts, one.name) for one in fields(LoraFacts)}
     values["training"] = dict(facts.training)
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
@@ -117,7 +117,7 @@ def read_facts(metadata: Mapping[str, str]) -> LoraFacts | None:
     """The facts in a file's metadata; None if there are none.
 
     Raises:
-        ValueError: they were written by a newer version, are incomplete, or make no sense.
+        ValueError: they were written by a newer version, or are incomplete or invalid.
     """
     if _FORMAT_KEY not in metadata:
         return None
@@ -125,19 +125,21 @@ def read_facts(metadata: Mapping[str, str]) -> LoraFacts | None:
     values: dict[str, Any] = {}
     for one in fields(LoraFacts):
         text = metadata.get(_PREFIX + one.name)
-        if text is None and one.name == "condition":  # files of before there were conditions
+        if text is None and one.name == "condition":  # files that are older than image conditions
             continue
         if text is None:
-            raise ValueError(f"its metadata lacks {_PREFIX + one.name}; save it again, or use another copy")
+            raise ValueError(f"its metadata lacks {_PREFIX + one.name}; use another copy of the file")
         values[one.name] = text if one.type is str else _parse(one.name, text)
     return LoraFacts(**values)
 
 
 def _check_format(text: str) -> None:
     if not text.isdecimal():
-        raise ValueError(f"its metadata says {_FORMAT_KEY} = {text!r}, which is no number; use another copy")
+        raise ValueError(
+            f"its metadata says {_FORMAT_KEY} = {text!r}, which is not a number; use another copy of the file"
+        )
     if int(text) > FORMAT:
-        raise ValueError(f"it has format {text}, this version reads up to {FORMAT}; update Diff2Flow Kit")
+        raise ValueError(f"it has format {text}, but this version reads up to {FORMAT}; update Diff2Flow Kit")
 
 
 def _parse(name: str, text: str) -> Any:
@@ -146,7 +148,9 @@ def _parse(name: str, text: str) -> Any:
     except json.JSONDecodeError:
         value = None
     if not isinstance(value, dict if name == "training" else int | float):
-        raise ValueError(f"its metadata says {_PREFIX + name} = {text!r}, which makes no sense; use another copy")
+        raise ValueError(
+            f"its metadata says {_PREFIX + name} = {text!r}, which is invalid; use another copy of the file"
+        )
     return value
 
 
@@ -154,12 +158,12 @@ def modelspec(facts: LoraFacts | None, title: str, digest: str, original_names: 
     """The ``modelspec.*`` metadata.
 
     Args:
-        facts: of the training, None if they are not known.
-        title: name to show.
-        digest: SHA-256 of the tensors' bytes, hexadecimal.
-        original_names: whether the keys have the block names of the original networks or those of diffusers.
+        facts: how the LoRA was trained; None if unknown.
+        title: name to display.
+        digest: SHA-256 of the bytes of the tensors, in hexadecimal digits.
+        original_names: whether the keys have the original block names (``input_blocks``) or those of diffusers.
     """
-    # Names after the schema's own table: https://github.com/Stability-AI/ModelSpec
+    # Names from the table of the specification: https://github.com/Stability-AI/ModelSpec
     implementation = "https://github.com/Stability-AI/generative-models" if original_names else "diffusers"
     spec = {
         "modelspec.sai_model_spec": "1.0.0",
@@ -171,7 +175,7 @@ def modelspec(facts: LoraFacts | None, title: str, digest: str, original_names: 
     }
     if facts is not None:
         spec["modelspec.architecture"] = _architecture(facts)[0] + "/lora"
-        # The schema has no word for velocities.
+        # ModelSpec has no name for a network that returns velocities.
         if OBJECTIVES[facts.objective].is_aligned:
             spec["modelspec.prediction_type"] = _PREDICTIONS[facts.prediction][0]
     return spec
@@ -183,7 +187,7 @@ def _architecture(facts: LoraFacts) -> tuple[str, str]:
 
 
 def kohya(facts: LoraFacts | None, title: str, digest: str) -> dict[str, str]:
-    """The ``ss_*`` metadata, as far as it is known."""
+    """The ``ss_*`` metadata; without ``facts`` only title and hash."""
     found = {"ss_output_name": title, "sshs_model_hash": digest}
     if facts is None:
         return found

@@ -1,1 +1,1 @@
-"""Folders of images as training sets: read, brought into buckets, augmented, cached and reported."""
+"""Folders of images as training sets: reading, buckets, augmentation, latent cache, report, image-target pairs."""

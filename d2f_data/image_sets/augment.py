@@ -1,13 +1,13 @@
-"""Augmentation: what is drawn for a variant of an image, and what that does to its pixels.
+"""Augmentation: random parameters per variant of an image, and the crop, flip and colour jitter that they describe.
 
-Every number comes from a private generator seeded by (seed, image, variant), so a set does not change when
-images are added or renamed, and the global generators stay as they are. kornia's functional API does
-the work on the pixels; its random modules are not used, since they draw from the global generator.
+Every parameter comes from a private generator seeded with (seed, image, variant), so a set does not change when images
+are added or renamed, and the global generators are left alone. The pixels are processed with kornia's functional API;
+its random modules are not used because they draw from the global generator.
 
     zoom       = 1 / (1 - crop * u)                  u, and the position of the crop, uniform in [0, 1]
     brightness, contrast, saturation factors         uniform in [1 - colour, 1 + colour]
     hue shift                                        uniform in +-colour / 10 of a turn
-    flipped    = (coin of the image + variant) is odd, so two variants are an image and its mirror
+    flip       = (coin of the image + variant) is odd, so two variants are an image and its mirror image
 """
 
 import hashlib
@@ -26,11 +26,11 @@ HUE_TURNS = 0.1
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may be done to an image.
+    """Which augmentations are allowed, and how strong they are.
 
     Attributes:
-        flip: mirror left and right.
-        crop: largest part of a side that a crop leaves out, in [0, 0.9]; 0 crops at the centre only.
+        flip: whether images may be mirrored horizontally.
+        crop: largest fraction of a side that a random crop removes, in [0, 0.9]; 0 always crops at the centre.
         colour: strength of the colour jitter, in [0, 1].
     """
 
@@ -41,18 +41,18 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name, value, high in (("crop", self.crop, 0.9), ("colour", self.colour, 1.0)):
             if not 0 <= value <= high:
-                raise ValueError(f"{name} must be in [0, {high:g}], got {value:g}; 0 switches it off")
+                raise ValueError(f"{name} must be in [0, {high:g}], got {value:g}; 0 turns it off")
 
     def distinct(self, variants: int) -> int:
-        """How many of so many variants of an image can differ."""
+        """The number of variants of an image that can differ, out of ``variants``."""
         if self.crop or self.colour:
             return variants
         return min(variants, 2 if self.flip else 1)
 
 
 @dataclass(frozen=True)
-class Draw:
-    """The numbers of one variant of an image; the defaults change nothing."""
+class AugmentationParams:
+    """The augmentation parameters of one variant of an image; the defaults leave the image unchanged."""
 
     flip: bool = False
     zoom: float = 1.0
@@ -64,20 +64,21 @@ class Draw:
     hue: float = 0.0
 
 
-def draw(augmentation: Augmentation, seed: int, image: str, variant: int = 0) -> Draw:
-    """The numbers for a variant of an image.
+def sample_params(augmentation: Augmentation, seed: int, image: str, variant: int = 0) -> AugmentationParams:
+    """Sample the augmentation parameters of one variant of an image.
 
     Args:
-        seed: of the whole set.
-        image: what identifies the image, such as the hash of its file.
-        variant: counts from 0.
+        augmentation: the ranges to sample from.
+        seed: seed of the whole set.
+        image: identity of the image, such as the hash of its file.
+        variant: index of the variant, from 0.
     """
     coin = _uniform(seed, image, "coin", 1)[0] < 0.5
     zoom, x, y, *jitter = _uniform(seed, image, str(variant), 7)
     crop, colour = augmentation.crop, augmentation.colour
-    # + 0.0: a negative zero is the same draw, but would be another key of the cache.
+    # + 0.0 turns a negative zero, which would change the cache key, into a positive one.
     brightness, contrast, saturation, hue = (colour * (2 * u - 1) + 0.0 for u in jitter)
-    return Draw(
+    return AugmentationParams(
         flip=augmentation.flip and (coin + variant) % 2 == 1,
         zoom=1 / (1 - crop * zoom),
         x=x if crop else 0.5,
@@ -90,65 +91,68 @@ def draw(augmentation: Augmentation, seed: int, image: str, variant: int = 0) ->
 
 
 def _uniform(seed: int, image: str, purpose: str, count: int) -> list[float]:
-    """Numbers in [0, 1) of a generator of their own."""
+    """``count`` uniform numbers in [0, 1) from a generator seeded with (seed, image, purpose)."""
     digest = hashlib.sha256(f"{seed}/{image}/{purpose}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     return torch.rand(count, generator=generator, dtype=torch.float64).tolist()
 
 
-def apply(pixels: Tensor, drawn: Draw, placement: Placement, bucket: Bucket) -> Tensor:
-    """Crop, flip and colour of an image that was resized to its placement.
+def augment_image(pixels: Tensor, params: AugmentationParams, placement: Placement, bucket: Bucket) -> Tensor:
+    """Crop, flip and colour jitter of an image that has already been resized to its placement.
 
     Args:
         pixels: (3, placement.height, placement.width) in [0, 1].
+        params: parameters of this variant.
+        placement: position of the crop.
+        bucket: size of the crop.
 
     Returns:
         (3, bucket.height, bucket.width) in [0, 1].
     """
-    image = _colour(_frame(pixels[None], drawn, placement, bucket), drawn)
+    image = _colour(_frame(pixels[None], params, placement, bucket), params)
     return image[0].clamp(0, 1).contiguous()
 
 
-def apply_to_mask(mask: Tensor, drawn: Draw, placement: Placement, bucket: Bucket) -> Tensor:
-    """The same crop and flip for a mask, (1, placement.height, placement.width) -> (1, height, width)."""
-    return _frame(mask[None], drawn, placement, bucket)[0].contiguous()
+def augment_mask(mask: Tensor, params: AugmentationParams, placement: Placement, bucket: Bucket) -> Tensor:
+    """The same crop and flip for a mask, (1, placement.height, placement.width) -> (1, bucket.height, bucket.width)."""
+    return _frame(mask[None], params, placement, bucket)[0].contiguous()
 
 
-def mirrored_left(drawn: Draw, placement: Placement, bucket: Bucket) -> int:
-    """Left edge of the crop in the image as it was encoded: counted from the other side when it was flipped."""
-    return placement.width - bucket.width - placement.left if drawn.flip else placement.left
+def encoded_crop_left(params: AugmentationParams, placement: Placement, bucket: Bucket) -> int:
+    """Left edge of the crop in pixels, measured in the flipped image if the variant is flipped."""
+    return placement.width - bucket.width - placement.left if params.flip else placement.left
 
 
-def _frame(image: Tensor, drawn: Draw, placement: Placement, bucket: Bucket) -> Tensor:
+def _frame(image: Tensor, params: AugmentationParams, placement: Placement, bucket: Bucket) -> Tensor:
     """Crop and flip, (1, C, H, W) -> (1, C, bucket.height, bucket.width)."""
     transform = _kornia().geometry.transform
     left, top = placement.left, placement.top
     right, bottom = left + bucket.width - 1, top + bucket.height - 1
     corners = torch.tensor([[[left, top], [right, top], [right, bottom], [left, bottom]]])
     image = transform.crop_by_indices(image, corners)
-    return transform.hflip(image) if drawn.flip else image
+    return transform.hflip(image) if params.flip else image
 
 
-def _colour(image: Tensor, drawn: Draw) -> Tensor:
-    """Colour jitter of (1, 3, H, W); steps that change nothing are left out."""
+def _colour(image: Tensor, params: AugmentationParams) -> Tensor:
+    """Colour jitter of (1, 3, H, W); adjustments with neutral parameters are skipped."""
     enhance = _kornia().enhance
-    if drawn.brightness != 1:
-        image = enhance.adjust_brightness_accumulative(image, drawn.brightness)
-    if drawn.contrast != 1:
-        image = enhance.adjust_contrast_with_mean_subtraction(image, drawn.contrast)
-    if drawn.saturation != 1:
-        image = enhance.adjust_saturation_with_gray_subtraction(image, drawn.saturation)
-    if drawn.hue != 0:
-        image = enhance.adjust_hue(image, 2 * math.pi * drawn.hue)
+    if params.brightness != 1:
+        image = enhance.adjust_brightness_accumulative(image, params.brightness)
+    if params.contrast != 1:
+        image = enhance.adjust_contrast_with_mean_subtraction(image, params.contrast)
+    if params.saturation != 1:
+        image = enhance.adjust_saturation_with_gray_subtraction(image, params.saturation)
+    if params.hue != 0:
+        image = enhance.adjust_hue(image, 2 * math.pi * params.hue)
     return image
 
 
 def _kornia() -> Any:
-    """kornia, which ComfyUI's requirements bring."""
+    """kornia, one of ComfyUI's requirements."""
     try:
         import kornia
     except ImportError as error:
         raise ValueError(
-            f"kornia, which crops and augments images, is missing ({error}); run {install_command('kornia')}"
+            f"cropping images needs kornia, which cannot be imported ({error}); run {install_command('kornia')}"
         ) from None
     return kornia

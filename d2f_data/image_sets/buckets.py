@@ -1,8 +1,8 @@
-"""Aspect buckets: the few image sizes that a training set is brought to, and where an image lies in its size.
+"""Aspect ratio buckets: the image sizes of a training set, and how an image is resized and cropped to one of them.
 
-All buckets of a resolution R have about the same area R^2 (within an eighth), so that a batch of any of them
-costs the same. Their sides are multiples of a step; the square R x R is always one of them. An image goes
-to the bucket whose aspect ratio is nearest in the logarithm, is resized to cover it and cropped to it:
+All buckets of a resolution R have an area within 1/8 of R^2, so that batches of all buckets cost about the same. Their
+sides are multiples of a step, and the square R x R is always one of them. Each image is assigned to the bucket with the
+nearest logarithm of the aspect ratio, resized to cover it, and cropped:
 
     scale = max(bucket_width / width, bucket_height / height) * zoom
     left  = round(x * (width * scale - bucket_width)),    top likewise;    x = y = 1/2 is the centre
@@ -28,7 +28,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Placement:
-    """How an image becomes its bucket's size: resized to ``width`` x ``height``, then cropped at (left, top)."""
+    """Resize to ``width`` x ``height`` pixels, then crop to the bucket at (``left``, ``top``)."""
 
     width: int
     height: int
@@ -37,21 +37,21 @@ class Placement:
 
 
 def make_buckets(resolution: int, step: int = 64, factor: int = 8) -> list[Bucket]:
-    """All buckets of a resolution, ascending by width.
+    """All buckets of a resolution, in ascending order of width.
 
     Args:
-        resolution: side of the square bucket in pixels.
-        step: sides of the other buckets are multiples of it, in pixels.
-        factor: pixels a latent; resolution and step must be multiples of it.
+        resolution: side of the square bucket, in pixels.
+        step: the sides of all other buckets are multiples of this many pixels.
+        factor: downscaling factor of the VAE; resolution and step must be multiples of it.
 
     Raises:
-        ValueError: names the value that is no multiple of ``factor``.
+        ValueError: resolution or step is not a multiple of ``factor``.
     """
     for name, value in (("resolution", resolution), ("bucket step", step)):
         if value < factor or value % factor:
             raise ValueError(
-                f"{name} is {value}, but this VAE makes one latent of {factor} x {factor} pixels; choose a multiple of "
-                f"{factor}, such as {max(factor, round(value / factor) * factor)}"
+                f"{name} is {value}, but this VAE downscales images by {factor}; choose a multiple of {factor}, such "
+                f"as {max(factor, round(value / factor) * factor)}"
             )
     area = resolution * resolution
     found = {Bucket(resolution, resolution)}
@@ -63,7 +63,7 @@ def make_buckets(resolution: int, step: int = 64, factor: int = 8) -> list[Bucke
 
 
 def nearest_bucket(width: int, height: int, buckets: list[Bucket]) -> Bucket:
-    """The bucket whose aspect ratio is nearest to that of an image; of two alike, the larger."""
+    """The bucket with the aspect ratio nearest to that of an image; of equally near ones, the larger."""
     aspect = math.log(width / height)
 
     def distance(bucket: Bucket) -> tuple[float, int]:
@@ -73,22 +73,23 @@ def nearest_bucket(width: int, height: int, buckets: list[Bucket]) -> Bucket:
 
 
 def needs_upscaling(width: int, height: int, bucket: Bucket) -> bool:
-    """Whether an image is smaller than its bucket in either direction."""
+    """Whether an image is narrower or lower than its bucket."""
     return width < bucket.width or height < bucket.height
 
 
 def largest_zoom(width: int, height: int, bucket: Bucket) -> float:
-    """The largest zoom that does not enlarge the image's pixels, at least 1."""
+    """The largest zoom that does not upscale the image, at least 1."""
     return max(1.0, min(width / bucket.width, height / bucket.height))
 
 
 def place(width: int, height: int, bucket: Bucket, zoom: float = 1.0, x: float = 0.5, y: float = 0.5) -> Placement:
-    """Where an image of that size lies in its bucket.
+    """How an image of a given size is resized and cropped to its bucket.
 
     Args:
-        width, height: of the image, pixels.
-        zoom: 1 covers the bucket exactly; z > 1 shows 1/z of that, so a smaller part of the image.
-        x, y: position of the crop in what is left over, 0 left or top, 1 right or bottom.
+        width, height: size of the image in pixels.
+        bucket: the bucket of the image.
+        zoom: 1 resizes the image until it just covers the bucket; z > 1 enlarges it further, so that 1/z remains.
+        x, y: relative position of the crop: 0 is left or top, 0.5 the centre, 1 right or bottom.
     """
     scale = max(bucket.width / width, bucket.height / height) * zoom
     resized_width, resized_height = max(bucket.width, round(width * scale)), max(bucket.height, round(height * scale))

@@ -1,12 +1,12 @@
-"""What lies in a training folder: images with their captions and masks, and the files that cannot be used.
+"""The contents of a training folder: images with their captions and masks, and the files that cannot be used.
 
     photos/cat.png             an image
     photos/cat.txt             its caption, UTF-8
-    photos/cat-masklabel.png   its loss mask (or photos/masks/cat.png): white is learnt
-    photos/metadata.jsonl      or captions by the line: {"file": "cat.png", "caption": "a cat"}
+    photos/cat-masklabel.png   its loss mask (or photos/masks/cat.png): white is trained on
+    photos/metadata.jsonl      or one caption per line: {"file": "cat.png", "caption": "a cat"}
 
-Subfolders are searched, too. The keys ``file_name`` and ``image`` stand for ``file``, ``text`` for ``caption``;
-file names count from the folder of the JSONL. Nothing is opened that does not lie in the folder.
+Subfolders are searched, too. The keys ``file_name`` and ``image`` are synonyms of ``file``, ``text`` of ``caption``;
+file names are relative to the folder of the JSONL file. Files outside of the folder are never opened.
 """
 
 import json
@@ -25,19 +25,19 @@ _FILE_KEYS, _TEXT_KEYS = ("file", "file_name", "image"), ("caption", "text")
 
 
 class InvalidCaptionError(ValueError):
-    """Why a caption cannot be used; says nothing of which one."""
+    """The reason why a caption cannot be used; the caller adds the name of the file."""
 
 
 @dataclass(frozen=True)
-class Item:
-    """An image to train on.
+class TrainingImage:
+    """An image to train on, with its caption.
 
     Attributes:
-        path: of the image.
-        name: path within the folder, with forward slashes.
-        caption: as it is encoded, prefix included.
-        repeats: how often the item's own folder asks for it.
-        mask: path of its loss mask, if there is one.
+        path: path of the image file.
+        name: path relative to the training folder, with forward slashes.
+        caption: the text to encode, including the prefix.
+        repeats: repeats from the name of the image's own folder (``10_name``), else 1.
+        mask: path of its loss mask, if it has one.
     """
 
     path: Path
@@ -63,9 +63,9 @@ class Captions:
     """Where captions come from.
 
     Attributes:
-        source: "auto", a .txt of the same stem and else the JSONL; "txt"; "jsonl"; "none", nothing is read.
-        fallback: caption of images that have none, or an empty one.
-        prefix: put before every caption, with a comma.
+        source: "auto" (a .txt file with the image's name, otherwise the JSONL file), "txt", "jsonl", or "none".
+        fallback: caption of images with no caption or an empty one.
+        prefix: text that is prepended to every caption, separated by a comma.
     """
 
     source: str = "auto"
@@ -77,33 +77,37 @@ class Captions:
             raise ValueError(f"unknown caption source {self.source!r}; allowed are {', '.join(CAPTION_SOURCES)}")
 
     def finish(self, caption: str | None) -> str:
-        """The caption to encode: white space joined, fallback, prefix. Raises InvalidCaptionError if there is none."""
+        """The text to encode: white space collapsed, fallback and prefix applied.
+
+        Raises:
+            InvalidCaptionError: the image has no caption, and there is no fallback.
+        """
         text = " ".join((caption or "").split()) or self.fallback.strip()
         if not text and self.source != "none":
             fault = "no caption" if caption is None else "the caption is empty"
             raise InvalidCaptionError(
-                f"{fault}; write one into a .txt of the same name, or set a caption for such images"
+                f"{fault}; write one into a .txt file of the same name, or set 'caption' for images without one"
             )
         return ", ".join(part for part in (self.prefix.strip().rstrip(",").rstrip(), text) if part)
 
 
-def find_items(
+def find_training_images(
     folder: Path, captions: Captions | None = None, folder_repeats: bool = False
-) -> tuple[list[Item], list[InvalidFile]]:
-    """Images of a folder and its subfolders, in the order of their names, and the odd files.
+) -> tuple[list[TrainingImage], list[InvalidFile]]:
+    """The images in a folder and its subfolders, sorted by name, and the files that cannot be used.
 
     Args:
         folder: an existing folder.
         captions: where captions come from.
-        folder_repeats: a folder ``10_name`` gives its images 10 repeats.
+        folder_repeats: whether images in a folder named ``10_name`` are repeated 10 times.
     """
     captions = captions or Captions()
     files = list(walk(folder))
-    listed, odd = read_jsonl(folder, files) if captions.source in ("auto", "jsonl") else ({}, [])
-    present, items = {name for name, _ in files}, []
+    listed, invalid = read_jsonl(folder, files) if captions.source in ("auto", "jsonl") else ({}, [])
+    present, images = {name for name, _ in files}, []
     for name, path in files:
         if path.suffix.lower() in UNREADABLE:
-            odd.append(InvalidFile(name, f"{path.suffix} cannot be read; save it as PNG or JPEG"))
+            invalid.append(InvalidFile(name, f"{path.suffix} cannot be read; save it as PNG or JPEG"))
         if path.suffix.lower() not in READABLE or _is_mask(name, present):
             continue
         try:
@@ -112,50 +116,51 @@ def find_items(
                 text = read_text(beside)
             caption = captions.finish(listed.get(name) if text is None else text)
         except InvalidCaptionError as error:
-            odd.append(InvalidFile(name, str(error)))
+            invalid.append(InvalidFile(name, str(error)))
             continue
-        items.append(Item(path, name, caption, _folder_repeats(name) if folder_repeats else 1, _mask_of(path)))
-    return items, odd
+        repeats = _folder_repeats(name) if folder_repeats else 1
+        images.append(TrainingImage(path, name, caption, repeats, _mask_of(path)))
+    return images, invalid
 
 
 def walk(folder: Path) -> Iterator[tuple[str, Path]]:
-    """(name, path) of the files in a folder and below, sorted by name; hidden ones left out, loops cut."""
-    seen: set[str] = set()
+    """(relative name, path) of all files below a folder, sorted by name; hidden ones and link loops are skipped."""
+    visited: set[str] = set()
     found = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        folders[:] = [] if real in seen else [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        if real not in seen:
-            found += [Path(place, name) for name in files if not name.startswith(".")]
-        seen.add(real)
+    for current, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(current)
+        folders[:] = [] if real in visited else [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        if real not in visited:
+            found += [Path(current, name) for name in files if not name.startswith(".")]
+        visited.add(real)
     yield from sorted((path.relative_to(folder).as_posix(), path) for path in found)
 
 
 def read_text(path: Path) -> str:
-    """A caption file's text. Raises InvalidCaptionError when it is not UTF-8 text."""
+    """The text of a caption file. Raises InvalidCaptionError if it cannot be read as UTF-8."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidCaptionError(
-            f"{path.name} is not UTF-8 ({error.reason} at byte {error.start}); save it so"
+            f"{path.name} is not UTF-8 ({error.reason} at byte {error.start}); save it with UTF-8 encoding"
         ) from None
     except OSError as error:
-        raise InvalidCaptionError(f"{path.name} cannot be read ({error.strerror})") from None
+        raise InvalidCaptionError(f"{path.name} cannot be read ({error.strerror}); check its permissions") from None
     if "\0" in text:
         raise InvalidCaptionError(f"{path.name} is not a text file; write the caption as UTF-8 text")
     return text
 
 
 def read_jsonl(folder: Path, files: list[tuple[str, Path]]) -> tuple[dict[str, str], list[InvalidFile]]:
-    """Captions by image name out of all JSONL files of a folder, and the lines that are odd."""
-    present, captions, odd = {name for name, _ in files}, dict[str, str](), list[InvalidFile]()
+    """Captions by image name from all JSONL files of a folder, and the invalid lines."""
+    present, captions, invalid = {name for name, _ in files}, dict[str, str](), list[InvalidFile]()
     for name, path in files:
         if path.suffix.lower() != ".jsonl":
             continue
         try:
             lines = read_text(path).splitlines()
         except InvalidCaptionError as error:
-            odd.append(InvalidFile(name, str(error)))
+            invalid.append(InvalidFile(name, str(error)))
             continue
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -166,12 +171,12 @@ def read_jsonl(folder: Path, files: list[tuple[str, Path]]) -> tuple[dict[str, s
                 _check_entry(image, file, present, captions)
                 captions[image] = caption
             except InvalidCaptionError as error:
-                odd.append(InvalidFile(f"{name}, line {number}", str(error)))
-    return captions, odd
+                invalid.append(InvalidFile(f"{name}, line {number}", str(error)))
+    return captions, invalid
 
 
 def _entry(line: str) -> tuple[str, str]:
-    """(file, caption) of a line of JSON."""
+    """(file, caption) from one line of JSON. Raises InvalidCaptionError."""
     try:
         entry = json.loads(line)
     except ValueError as error:
@@ -193,7 +198,7 @@ def _check_entry(image: str, file: str, present: set[str], captions: dict[str, s
 
 
 def _is_mask(name: str, present: set[str]) -> bool:
-    """Whether an image file is the mask of another one."""
+    """Whether an image file is the loss mask of another image."""
     path = PurePosixPath(name)
     if path.parent.name == MASK_FOLDER:
         return True
@@ -202,11 +207,12 @@ def _is_mask(name: str, present: set[str]) -> bool:
 
 
 def _mask_of(path: Path) -> Path | None:
-    places = (path.with_name(f"{path.stem}{MASK_SUFFIX}.png"), path.parent / MASK_FOLDER / f"{path.stem}.png")
-    return next((place for place in places if place.is_file()), None)
+    """The loss mask of an image, if there is one."""
+    candidates = (path.with_name(f"{path.stem}{MASK_SUFFIX}.png"), path.parent / MASK_FOLDER / f"{path.stem}.png")
+    return next((mask for mask in candidates if mask.is_file()), None)
 
 
 def _folder_repeats(name: str) -> int:
-    """10 for ``10_name/image.png``, 1 for a folder without a number."""
+    """10 for ``10_name/image.png``, 1 if the folder name has no number."""
     match = re.match(r"(\d+)_", PurePosixPath(name).parent.name)
     return max(1, int(match.group(1))) if match else 1

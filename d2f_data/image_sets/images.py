@@ -1,13 +1,11 @@
-"""Reading an image of a training set: what it is, and its pixels as 8-bit RGB, upright.
+"""Reads the images of a training set as upright 8-bit RGB.
 
-What every mode becomes:
-
-    RGB, grey, 1-bit, palette     as they are
-    alpha of any kind             over white
-    16-bit grey, 32-bit integers  divided by 257 (Pillow's own conversion clips at 255)
-    CMYK, LAB                     through the embedded profile to sRGB where there is one, else Pillow's conversion
-    EXIF orientation              applied
-    animations, several pages     refused: which frame was meant is not for us to choose
+RGB, grey, 1-bit, palette     converted by Pillow
+any kind of transparency      composited over white
+16-bit grey, 32-bit integers  divided by 257 (Pillow's own conversion clips at 255)
+CMYK, LAB                     converted to sRGB with the embedded profile, or by Pillow if there is none
+EXIF orientation              applied
+animations, several pages     refused, as it is not clear which frame is meant
 """
 
 import io
@@ -20,24 +18,24 @@ from typing import Any
 READABLE = {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"}
 UNREADABLE = {".heic", ".heif", ".psd", ".svg", ".jxl", ".jp2", ".exr", ".hdr", ".dng", ".cr2", ".nef", ".arw", ".raw"}
 
-# A larger image would take gigabytes to decode; Pillow warns of a decompression bomb there.
+# Decoding a larger image takes gigabytes; Pillow warns of a decompression bomb at the same size.
 MAX_PIXELS = 89_478_485
 MIN_SIDE = 8
 ORIENTATION = 0x0112
 
 
 class InvalidImageError(ValueError):
-    """Why an image cannot be used; says nothing of which one."""
+    """The reason why an image cannot be used; the caller adds the name of the file."""
 
 
 def read_size(path: Path) -> tuple[int, int]:
     """(width, height) of the upright image, from its header alone.
 
     Raises:
-        InvalidImageError: it is no image, empty, huge, tiny, animated.
+        InvalidImageError: the file is not an image, is empty or animated, or the image is too large or too small.
     """
     with opened(path) as image:
-        if image.format == "TIFF":  # versions of Pillow differ in whether its size is upright before it is decoded
+        if image.format == "TIFF":  # whether its size is upright before decoding depends on Pillow's version
             return upright(image).size
         width, height = image.size
         turned = not _hides_exif(image) and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
@@ -48,26 +46,28 @@ def read_image(path: Path) -> Any:
     """The upright image as a Pillow image in mode RGB.
 
     Raises:
-        InvalidImageError: as ``read_size``, and when the file is cut off or damaged.
+        InvalidImageError: as ``read_size``, or the file is truncated or damaged.
     """
     with opened(path) as image:
         return _to_rgb(upright(image))
 
 
 def read_mask(path: Path) -> Any:
-    """A loss mask as an upright Pillow image in mode L: white is learnt, black is not.
+    """A loss mask as an upright Pillow image in mode L: white is trained on, black is ignored.
 
     Raises:
-        InvalidImageError: as ``read_image``, and when it is black all over.
+        InvalidImageError: as ``read_image``, or the mask is completely black.
     """
     mask = read_image(path).convert("L")
     if mask.getextrema()[1] == 0:
-        raise InvalidImageError("the mask is black all over, so nothing would be learnt; paint white what counts")
+        raise InvalidImageError(
+            "the mask is completely black, so nothing would be trained; paint the parts to train on white"
+        )
     return mask
 
 
 def upright(image: Any) -> Any:
-    """The decoded image, turned as its EXIF says."""
+    """The decoded image, rotated and mirrored as its EXIF orientation says."""
     from PIL import ImageOps
 
     hidden = _hides_exif(image)
@@ -76,13 +76,13 @@ def upright(image: Any) -> Any:
 
 
 def _hides_exif(image: Any) -> bool:
-    """Whether EXIF data, if any, lies behind the pixels of a PNG: not looked for, it would take decoding the file."""
+    """Whether EXIF data could follow the pixels of a PNG; it is ignored, as reading it means decoding the file."""
     return image.format == "PNG" and "exif" not in image.info
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """The image at ``path``; whatever goes wrong inside becomes an InvalidImageError."""
+    """The image at ``path``; all errors inside of the block become InvalidImageErrors."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -96,29 +96,29 @@ def opened(path: Path) -> Iterator[Any]:
     except InvalidImageError:
         raise
     except UnidentifiedImageError:
-        raise InvalidImageError("not an image, or of a format that cannot be read; save it as PNG or JPEG") from None
+        raise InvalidImageError("not an image, or in a format that cannot be read; save it as PNG or JPEG") from None
     except (FileNotFoundError, PermissionError) as error:
         raise InvalidImageError(
-            f"cannot be opened ({error.strerror}); check the link or the rights of the file"
+            f"cannot be opened ({error.strerror}); check the link or the permissions of the file"
         ) from None
     except Image.DecompressionBombError:
-        raise InvalidImageError(f"larger than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller") from None
+        raise InvalidImageError(f"larger than {MAX_PIXELS / 1e6:.0f} million pixels; scale it down") from None
     except (OSError, SyntaxError, ValueError, EOFError, OverflowError, KeyError, IndexError, TypeError) as error:
         # Decoders raise all of these on damaged files.
-        raise InvalidImageError(f"damaged or cut off ({error}); save it again") from None
+        raise InvalidImageError(f"damaged or truncated ({error}); save it again") from None
 
 
 def _check(image: Any) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise InvalidImageError(
-            f"{width} x {height} is more than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller"
-        )
+        raise InvalidImageError(f"{width} x {height} is more than {MAX_PIXELS / 1e6:.0f} million pixels; scale it down")
     if min(width, height) < MIN_SIDE:
-        raise InvalidImageError(f"{width} x {height} is too small to learn from")
+        raise InvalidImageError(
+            f"{width} x {height} is too small to train on; images need at least {MIN_SIDE} x {MIN_SIDE} pixels"
+        )
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # cameras append previews to a JPEG and call it MPO
-        raise InvalidImageError(f"animated or of several pages ({frames} frames); save the frame that you want")
+        raise InvalidImageError(f"has several frames or pages ({frames} frames); save the one to train on as an image")
 
 
 def _to_rgb(image: Any) -> Any:
@@ -136,7 +136,7 @@ def _to_rgb(image: Any) -> Any:
 
 
 def _from_deep(image: Any) -> Any:
-    """16-bit grey as 8-bit RGB; floats are taken as [0, 1]."""
+    """16-bit or 32-bit grey as 8-bit RGB; floating-point values are expected in [0, 1]."""
     import numpy as np
     from PIL import Image
 
@@ -149,7 +149,7 @@ def _from_deep(image: Any) -> Any:
 
 
 def _through_profile(image: Any) -> Any:
-    """A CMYK or LAB image through its colour profile; Pillow's own conversion when the profile is of no use."""
+    """A CMYK or LAB image in sRGB, converted with its colour profile, or by Pillow if the profile is unusable."""
     from PIL import ImageCms
 
     try:

@@ -1,10 +1,10 @@
-"""The cache of a training set: small safetensors files, named by the hash of all that their content depends on.
+"""The cache of a training set: small safetensors files, named by the hash of everything that determines their content.
 
     <folder>/latents/ab/ab12....safetensors    "latent" (C, h, w) and, with a mask, "mask" (1, H, W) uint8
     <folder>/captions/cd/cd34....safetensors   one CONDITIONING, tensors named "0.cond", "0.pooled_output", ...
 
-Latents are those of the VAE, as the host's LATENT holds them (not scaled into the model's space); the metadata
-says so. A file that is cut off, altered or of another key counts as missing, with a warning, and is made anew.
+Latents are stored as the VAE returns them, as in ComfyUI's LATENT, without the model's scale and shift. A truncated or
+altered file, or one with another key, counts as missing: it is logged as a warning and encoded again.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..files.store import load_tensors, save_tensors
+from ..files.atomic import load_tensors, save_tensors
 from ..fingerprints import content_digest, json_digest
 
 LOGGER = logging.getLogger("diff2flow")
@@ -22,27 +22,27 @@ FORMAT = "diff2flow-cache-1"
 SPACE = "vae: as the host's LATENT, not scaled into model space"
 
 
-def key_of(*parts: object) -> str:
-    """Hash of strings, numbers and lists of them; another format version gives other keys."""
+def cache_key(*parts: object) -> str:
+    """Key of an entry: hash of the format version and of strings, numbers and lists of them."""
     return json_digest([FORMAT, *parts])
 
 
 class Cache:
-    """A room of the cache: tensors under keys, on disk.
+    """A folder of tensors that are stored under keys.
 
     Args:
-        folder: made when the first file is saved.
+        folder: created when the first file is saved.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
 
     def path(self, key: str) -> Path:
-        """Where the tensors of a key lie."""
+        """Path of the file of a key."""
         return self.folder / key[:2] / f"{key}.safetensors"
 
-    def holds(self, key: str) -> bool:
-        """Whether the tensors of a key are there and whole; says in the log when they are there but not whole."""
+    def contains(self, key: str) -> bool:
+        """Whether the cache holds an intact file for a key; damaged files are logged as warnings."""
         if not self.path(key).is_file():
             return False
         try:
@@ -53,32 +53,32 @@ class Cache:
         return True
 
     def load(self, key: str) -> dict[str, Tensor]:
-        """The tensors of a key. Raises ValueError that names the file when they are missing or not whole."""
-        return self.load_with_facts(key)[0]
+        """The tensors of a key. Raises ValueError that names the file if it is missing or damaged."""
+        return self.load_with_metadata(key)[0]
 
-    def load_with_facts(self, key: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The tensors of a key and the file's metadata. Raises as ``load``."""
-        tensors, facts = load_tensors(self.path(key))
-        if (facts.get("key"), facts.get("sha256")) != (key, content_digest(tensors)):
+    def load_with_metadata(self, key: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The tensors of a key and the metadata of its file. Raises ValueError as ``load`` does."""
+        tensors, metadata = load_tensors(self.path(key))
+        if (metadata.get("key"), metadata.get("sha256")) != (key, content_digest(tensors)):
             raise ValueError(f"the cache file {self.path(key)} is damaged (its content does not match its hash)")
-        return tensors, facts
+        return tensors, metadata
 
-    def save(self, key: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
-        """Store tensors under a key, whole or not at all. Raises OSError that names what cannot be written."""
-        metadata = {**facts, "format": FORMAT, "key": key, "sha256": content_digest(tensors)}
+    def save(self, key: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        """Store tensors under a key, atomically. Raises OSError that names the file."""
+        metadata = {**metadata, "format": FORMAT, "key": key, "sha256": content_digest(tensors)}
         save_tensors(self.path(key), tensors, metadata)
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes in a folder and below."""
+    """Total size of the safetensors files in a folder and its subfolders, in bytes."""
     return sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors"))
 
 
 def pack_conditioning(conditioning: Sequence[Sequence]) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-    """A host's CONDITIONING, [[tensor, {name: value}], ...], as tensors and metadata.
+    """A CONDITIONING, [[tensor, {name: value}], ...], as the tensors and metadata of a file.
 
     Returns:
-        None for one that holds what no file can, such as hooks.
+        (tensors, metadata), or None if it has values that a file cannot store, such as hooks.
     """
     tensors: dict[str, Tensor] = {}
     plain: list[dict[str, object]] = []
@@ -91,9 +91,9 @@ def pack_conditioning(conditioning: Sequence[Sequence]) -> tuple[dict[str, Tenso
     return tensors, {"options": json.dumps(plain)}
 
 
-def unpack_conditioning(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> list[list]:
-    """The CONDITIONING that ``pack_conditioning`` took apart."""
-    entries = [[None, options] for options in json.loads(facts["options"])]
+def unpack_conditioning(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[list]:
+    """The CONDITIONING from the tensors and metadata of its file: the inverse of ``pack_conditioning``."""
+    entries = [[None, options] for options in json.loads(metadata["options"])]
     for key, tensor in tensors.items():
         number, name = key.split(".", 1)
         if name == "cond":

@@ -1,36 +1,36 @@
-"""From images to samples: each variant of an image in its bucket, with the key of its latent in the cache.
+"""Turns images into samples: one per variant of an image, with its bucket, its crop and its key in the latent cache.
 
-A key is the hash of all that the latent depends on and of nothing else: the bytes of image and mask, the bucket, where
-the crop lies, what was drawn for flip and colour, the VAE. So a latent is found again when files are renamed, captions
-changed, or a setting is moved and moved back.
+A key is the hash of exactly what determines a latent: the bytes of image and mask, the bucket, the crop, the flip and
+colour parameters, and the VAE. So cached latents are found again after files are renamed, captions are edited, or a
+setting is changed and changed back.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ..fingerprints import known_file_digest
-from .augment import Augmentation, Draw, draw, mirrored_left
+from ..fingerprints import cached_file_digest
+from .augment import Augmentation, AugmentationParams, encoded_crop_left, sample_params
 from .buckets import Bucket, Placement, largest_zoom, make_buckets, nearest_bucket, needs_upscaling, place
-from .folder import InvalidFile, Item
+from .folder import InvalidFile, TrainingImage
 from .images import InvalidImageError, read_image, read_mask, read_size
-from .latent_cache import Cache, key_of
+from .latent_cache import Cache, cache_key
 
 MASK_ASPECT_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
 class SetSettings:
-    """How images become samples.
+    """Settings of a training set.
 
     Attributes:
-        resolution: side of the square bucket, pixels.
-        step: sides of the other buckets are multiples of it, pixels.
-        factor: pixels a latent of the VAE.
-        repeats: rows a sample, times what its folder asks for.
-        variants: augmented versions of an image.
-        augmentation: what may be done to an image.
-        upscale: False leaves out images that are smaller than their bucket.
-        seed: of the augmentation.
+        resolution: side of the square bucket, in pixels.
+        step: the sides of all other buckets are multiples of this many pixels.
+        factor: downscaling factor of the VAE.
+        repeats: rows per sample, multiplied by the repeats of the image's folder.
+        variants: augmented variants per image.
+        augmentation: which augmentations are allowed.
+        upscale: whether images that are smaller than their bucket are enlarged; otherwise they are left out.
+        seed: seed of the augmentation.
     """
 
     resolution: int = 512
@@ -49,34 +49,38 @@ class SetSettings:
 
     @property
     def distinct_variants(self) -> int:
-        """Variants of an image that can differ; no more than those are made."""
+        """The number of variants per image that can differ; no others are encoded."""
         return self.augmentation.distinct(self.variants)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A variant of an item in its bucket.
+    """One variant of an image, resized and cropped to its bucket.
 
     Attributes:
-        size: width and height of the upright image, pixels.
-        key: of its latent in the cache.
-        repeats: rows that it gets.
+        image: the image.
+        size: (width, height) of the upright image, in pixels.
+        bucket: the size that it is cropped to.
+        placement: how it is resized and cropped.
+        params: augmentation parameters of the variant.
+        key: key of its latent in the cache.
+        repeats: number of rows with this sample.
     """
 
-    item: Item
+    image: TrainingImage
     size: tuple[int, int]
     bucket: Bucket
     placement: Placement
-    drawn: Draw
+    params: AugmentationParams
     key: str
     repeats: int
 
     def sizes(self) -> dict[str, int]:
-        """What SDXL is told of an image: original size, crop and target size in pixels, named as the host does."""
+        """SDXL's size conditioning in pixels: original size, crop and target size, under ComfyUI's names."""
         return {
             "width": self.size[0],
             "height": self.size[1],
-            "crop_w": mirrored_left(self.drawn, self.placement, self.bucket),
+            "crop_w": encoded_crop_left(self.params, self.placement, self.bucket),
             "crop_h": self.placement.top,
             "target_width": self.bucket.width,
             "target_height": self.bucket.height,
@@ -85,92 +89,96 @@ class Sample:
 
 @dataclass(frozen=True)
 class SetPlan:
-    """What a folder gives.
+    """The samples of a training folder.
 
     Attributes:
-        samples: by bucket, then by name and variant.
-        missing: those that the cache does not hold.
-        odd: files that cannot be used.
-        small: images that were left out, since they are smaller than their bucket.
+        samples: all samples, sorted by bucket, name and variant.
+        missing: the samples whose latents are not in the cache yet.
+        invalid: the files that cannot be used.
+        small: the images that are left out because they are smaller than their bucket.
     """
 
     samples: list[Sample]
     missing: list[Sample]
-    odd: list[InvalidFile]
+    invalid: list[InvalidFile]
     small: list[InvalidFile]
 
     @property
     def rows(self) -> list[list[Sample]]:
-        """The sample of each row, a list a bucket."""
+        """The sample of each row, one list per bucket."""
         buckets: dict[Bucket, list[Sample]] = {}
         for sample in self.samples:
             buckets.setdefault(sample.bucket, []).extend([sample] * sample.repeats)
         return list(buckets.values())
 
 
-def survey(items: Iterable[Item], settings: SetSettings, cache: Cache, vae: str) -> Iterator[SetPlan]:
-    """Look at all images; yields the plan so far after each, the last one is the whole.
+def plan_set(images: Iterable[TrainingImage], settings: SetSettings, cache: Cache, vae: str) -> Iterator[SetPlan]:
+    """Plan the samples of all images. An image with latents missing in the cache is decoded once to check it.
 
     Args:
-        cache: of latents.
+        images: images of the training folder.
+        settings: settings of the set.
+        cache: the latent cache.
         vae: identity of the VAE, part of every key.
 
-    An image that the cache does not hold in full is decoded once to see whether it can be.
+    Yields:
+        The plan so far, after each image; the last one is complete and sorted.
     """
     buckets = make_buckets(settings.resolution, settings.step, settings.factor)
     plan = SetPlan([], [], [], [])
-    for item in items:
+    for image in images:
         try:
-            samples = plan_item(item, settings, buckets, vae)
-            missing = [sample for sample in samples if not cache.holds(sample.key)]
+            samples = plan_image(image, settings, buckets, vae)
+            missing = [sample for sample in samples if not cache.contains(sample.key)]
             if missing:
-                read_image(item.path)
-                _check_mask(item, samples[0].size)
+                read_image(image.path)
+                _check_mask(image, samples[0].size)
         except InvalidImageError as error:
-            plan.odd.append(InvalidFile(item.name, str(error)))
+            plan.invalid.append(InvalidFile(image.name, str(error)))
         else:
             if settings.upscale or not needs_upscaling(*samples[0].size, samples[0].bucket):
                 plan.samples.extend(samples)
                 plan.missing.extend(missing)
             else:
                 size, bucket = "{} x {}".format(*samples[0].size), samples[0].bucket
-                plan.small.append(InvalidFile(item.name, f"{size} is smaller than its bucket {bucket}"))
+                plan.small.append(InvalidFile(image.name, f"{size} is smaller than its bucket {bucket}"))
         yield plan
     for found in (plan.samples, plan.missing):
         found.sort(key=lambda sample: sample.bucket)
     yield plan
 
 
-def plan_item(item: Item, settings: SetSettings, buckets: list[Bucket], vae: str) -> list[Sample]:
-    """All variants of an item. Raises InvalidImageError that says what is wrong with the image or its mask."""
-    width, height = size = read_size(item.path)
+def plan_image(image: TrainingImage, settings: SetSettings, buckets: list[Bucket], vae: str) -> list[Sample]:
+    """One sample per variant of an image. Raises InvalidImageError if the image cannot be read."""
+    width, height = size = read_size(image.path)
     bucket = nearest_bucket(width, height, buckets)
-    image, mask = known_file_digest(item.path), known_file_digest(item.mask) if item.mask else ""
+    digest, mask_digest = cached_file_digest(image.path), cached_file_digest(image.mask) if image.mask else ""
     samples = []
     for variant in range(settings.distinct_variants):
-        drawn = draw(settings.augmentation, settings.seed, image, variant)
-        zoom = drawn.zoom if settings.upscale else min(drawn.zoom, largest_zoom(width, height, bucket))
-        placement = place(width, height, bucket, zoom, drawn.x, drawn.y)
-        key = key_of(image, mask, str(bucket), _numbers(placement), _numbers(drawn), vae)
-        samples.append(Sample(item, size, bucket, placement, drawn, key, settings.repeats * item.repeats))
+        params = sample_params(settings.augmentation, settings.seed, digest, variant)
+        zoom = params.zoom if settings.upscale else min(params.zoom, largest_zoom(width, height, bucket))
+        placement = place(width, height, bucket, zoom, params.x, params.y)
+        key = cache_key(digest, mask_digest, str(bucket), _key_parts(placement), _key_parts(params), vae)
+        samples.append(Sample(image, size, bucket, placement, params, key, settings.repeats * image.repeats))
     return samples
 
 
-def _numbers(record: Placement | Draw) -> list[str]:
-    """What a placement or a draw does to the pixels; where the crop came from is in the placement."""
+def _key_parts(record: Placement | AugmentationParams) -> list[str]:
+    """The fields that change pixels; zoom, x and y are left out, as the placement contains their effect."""
     return [f"{name}={value!r}" for name, value in vars(record).items() if name not in ("zoom", "x", "y")]
 
 
-def _check_mask(item: Item, size: tuple[int, int]) -> None:
-    if item.mask is None:
+def _check_mask(image: TrainingImage, size: tuple[int, int]) -> None:
+    """Raise InvalidImageError if the mask cannot be read or has another aspect ratio than the image."""
+    if image.mask is None:
         return
-    name = item.mask.name
+    name = image.mask.name
     try:
-        width, height = read_mask(item.mask).size
+        width, height = read_mask(image.mask).size
     except InvalidImageError as error:
         raise InvalidImageError(f"its mask {name}: {error}") from None
     if abs(width * size[1] / (height * size[0]) - 1) > MASK_ASPECT_TOLERANCE:
         raise InvalidImageError(
-            f"its mask {name} is {width} x {height}, of another shape than the image ({size[0]} x {size[1]}); "
-            "save the mask in the image's size"
+            f"its mask {name} is {width} x {height}, but the image is {size[0]} x {size[1]}, which is another aspect "
+            "ratio; save the mask in the image's size"
         )

@@ -1,9 +1,9 @@
-"""Pairs of pictures: an image and what belongs to it pixel by pixel, such as its depth, edges or another style.
+"""Image-target pairs: an image and its per-pixel target, such as depth, edges or the image in another style.
 
     photos/street/a.jpg     an image
-    depths/street/a.png     its target: the same path in another folder, whatever the suffix
+    depths/street/a.png     its target: the same path in another folder, with any suffix
 
-Both of a pair get the same aspect bucket, crop and flip; ``paired_tensors`` reads them.
+Image and target of a pair get the same aspect ratio bucket, crop and flip; ``target_pair_tensors`` reads them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..fingerprints import known_file_digest
-from .augment import Augmentation, Draw, draw
+from ..fingerprints import cached_file_digest
+from .augment import Augmentation, AugmentationParams, sample_params
 from .buckets import Bucket, Placement, make_buckets, nearest_bucket, place
 from .folder import InvalidFile, walk
 from .images import READABLE, UNREADABLE, InvalidImageError, read_size
-from .read_raw import RAW_READABLE, read_raw_size
+from .raw_targets import RAW_READABLE, read_raw_size
 
 ASPECT_TOLERANCE = 0.02
 FLIPS = ("off", "random", "both")
@@ -27,8 +27,8 @@ class RawValues:
     """How raw targets are read.
 
     Attributes:
-        scale: factor of every value, for the unit.
-        invalid: the value, as it is stored, of pixels that were not measured.
+        scale: factor that multiplies every value, such as 0.001 for millimetres to metres.
+        invalid: stored value that marks invalid pixels.
     """
 
     scale: float = 1.0
@@ -37,14 +37,14 @@ class RawValues:
 
 @dataclass(frozen=True)
 class TargetPairSettings:
-    """How pairs become rows.
+    """Settings of a set of image-target pairs.
 
     Attributes:
-        resolution: side of the square bucket, pixels.
-        step: sides of the other buckets are multiples of it, pixels.
-        flip: "off", "random" (half of the pairs are mirrored), "both" (each pair is there twice).
-        raw: how to read raw targets; None for targets of colours.
-        seed: of the flips.
+        resolution: side of the square bucket, in pixels.
+        step: the sides of all other buckets are multiples of this many pixels.
+        flip: "off", "random" (half of the pairs are mirrored) or "both" (each pair twice, once mirrored).
+        raw: how to read raw targets; None for colour targets.
+        seed: seed of the random flips.
     """
 
     resolution: int = 512
@@ -60,7 +60,7 @@ class TargetPairSettings:
 
 @dataclass(frozen=True)
 class TargetPair:
-    """An image and its target; ``name`` is the path of both within their folders, without a suffix."""
+    """An image and its target; ``name`` is the path of both relative to their folders, without the suffix."""
 
     name: str
     image: Path
@@ -69,44 +69,48 @@ class TargetPair:
 
 @dataclass(frozen=True)
 class Row:
-    """A pair as it is read: its bucket, where the crop lies, whether it is mirrored."""
+    """A pair with its bucket, its crop and its flip."""
 
     pair: TargetPair
     bucket: Bucket
     placement: Placement
-    drawn: Draw
+    params: AugmentationParams
 
     @property
     def name(self) -> str:
-        """Of the pair, and whether it is mirrored."""
-        return f"{self.pair.name} mirrored" if self.drawn.flip else self.pair.name
+        """Name of the pair, with "mirrored" added if it is."""
+        return f"{self.pair.name} mirrored" if self.params.flip else self.pair.name
 
 
 def find_target_pairs(images: Path, targets: Path, raw: bool) -> tuple[list[TargetPair], list[InvalidFile]]:
-    """Pairs of two folders in the order of their names, and the files that have no partner or more than one.
+    """The pairs of two folders sorted by name, and the files without exactly one counterpart.
 
     Args:
-        images, targets: existing folders; one may lie in the other.
-        raw: whether the targets are raw values, which may be .npy.
+        images, targets: existing folders; one may be inside the other.
+        raw: whether the targets are raw values, which may be .npy files.
 
     Raises:
         ValueError: both are the same folder.
     """
     if images.resolve() == targets.resolve():
-        raise ValueError(f"images and targets are the same folder ({images}); put the targets into one of their own")
-    shown, odd = _by_stem(images, targets, READABLE, "image")
-    wanted, more = _by_stem(targets, images, RAW_READABLE if raw else READABLE, "target")
-    odd += more
-    for one, other, what, where in ((shown, wanted, "image", targets), (wanted, shown, "target", images)):
-        lonely = [stem for stem in one if stem not in other]
-        odd += [InvalidFile(f"{what} {one[stem].name}", f"no file {stem}.* in {where}") for stem in lonely]
-    return [TargetPair(stem, path, wanted[stem]) for stem, path in shown.items() if stem in wanted], odd
+        raise ValueError(f"images and targets are the same folder ({images}); put the targets into a separate folder")
+    of_images, invalid = _by_stem(images, targets, READABLE, "image")
+    of_targets, invalid_targets = _by_stem(targets, images, RAW_READABLE if raw else READABLE, "target")
+    invalid += invalid_targets
+    for one, other, what, where in (
+        (of_images, of_targets, "image", targets),
+        (of_targets, of_images, "target", images),
+    ):
+        unpaired = [stem for stem in one if stem not in other]
+        invalid += [InvalidFile(f"{what} {one[stem].name}", f"no file {stem}.* in {where}") for stem in unpaired]
+    pairs = [TargetPair(stem, path, of_targets[stem]) for stem, path in of_images.items() if stem in of_targets]
+    return pairs, invalid
 
 
 def _by_stem(folder: Path, other: Path, readable: set[str], what: str) -> tuple[dict[str, Path], list[InvalidFile]]:
-    """Path within the folder without suffix -> file; what lies in the other folder is left out."""
+    """Relative path without suffix -> file; files in the other folder are ignored if it is inside this one."""
     found: dict[str, Path] = {}
-    odd = []
+    invalid = []
     nested = folder.resolve() in other.resolve().parents
     inside = f"{other.resolve().relative_to(folder.resolve()).as_posix()}/" if nested else None
     for name, path in walk(folder):
@@ -114,54 +118,55 @@ def _by_stem(folder: Path, other: Path, readable: set[str], what: str) -> tuple[
         if inside is not None and name.startswith(inside):
             continue
         if suffix in UNREADABLE:
-            odd.append(InvalidFile(f"{what} {name}", f"{suffix} cannot be read; save it as PNG or TIFF"))
+            invalid.append(InvalidFile(f"{what} {name}", f"{suffix} cannot be read; save it as PNG or TIFF"))
         elif suffix in readable and stem in found:
-            odd.append(InvalidFile(f"{what} {name}", f"{found[stem].name} has the same name; {path.name} is left out"))
+            invalid.append(InvalidFile(f"{what} {name}", f"{found[stem].name} has the same name; remove one of them"))
         elif suffix in readable:
             found[stem] = path
-    return found, odd
+    return found, invalid
 
 
-def plan_rows(pairs: Sequence[TargetPair], settings: TargetPairSettings, odd: list[InvalidFile]) -> list[list[Row]]:
-    """Rows, a list a bucket, from the headers of the files; those that do not fit are added to ``odd``."""
+def plan_rows(pairs: Sequence[TargetPair], settings: TargetPairSettings, invalid: list[InvalidFile]) -> list[list[Row]]:
+    """One list of rows per bucket, planned from the file headers; unusable pairs are appended to ``invalid``."""
     buckets = make_buckets(settings.resolution, settings.step)
     planned: dict[Bucket, list[Row]] = {}
     for pair in pairs:
         try:
             rows = _plan_pair(pair, settings, buckets)
         except InvalidImageError as error:
-            odd.append(InvalidFile(pair.name, str(error)))
+            invalid.append(InvalidFile(pair.name, str(error)))
         else:
             planned.setdefault(rows[0].bucket, []).extend(rows)
     return [planned[bucket] for bucket in sorted(planned)]
 
 
 def _plan_pair(pair: TargetPair, settings: TargetPairSettings, buckets: list[Bucket]) -> list[Row]:
-    with blaming(pair.image):
+    with errors_name(pair.image):
         width, height = read_size(pair.image)
-    with blaming(pair.target):
+    with errors_name(pair.target):
         other = read_raw_size(pair.target) if settings.raw else read_size(pair.target)
     if abs(other[0] * height / (other[1] * width) - 1) > ASPECT_TOLERANCE:
         raise InvalidImageError(
-            f"the target is {other[0]} x {other[1]}, of another shape than the image ({width} x {height}); both must "
-            "show the same field"
+            f"the target is {other[0]} x {other[1]}, but the image is {width} x {height}, which is another aspect "
+            "ratio; both must cover the same area"
         )
     bucket = nearest_bucket(width, height, buckets)
-    return [Row(pair, bucket, place(width, height, bucket), drawn) for drawn in _draws(pair, settings)]
+    return [Row(pair, bucket, place(width, height, bucket), params) for params in _flips(pair, settings)]
 
 
-def _draws(pair: TargetPair, settings: TargetPairSettings) -> list[Draw]:
-    """What is drawn for each row of a pair."""
+def _flips(pair: TargetPair, settings: TargetPairSettings) -> list[AugmentationParams]:
+    """The augmentation parameters of each row of a pair: only the flip varies."""
     if settings.flip == "off":
-        return [Draw()]
-    digest, variants = known_file_digest(pair.image), 2 if settings.flip == "both" else 1
-    draws = [draw(Augmentation(flip=True), settings.seed, digest, variant) for variant in range(variants)]
-    return sorted((Draw(flip=drawn.flip) for drawn in draws), key=lambda drawn: drawn.flip)
+        return [AugmentationParams()]
+    digest, variants = cached_file_digest(pair.image), 2 if settings.flip == "both" else 1
+    augmentation = Augmentation(flip=True)
+    flips = [sample_params(augmentation, settings.seed, digest, variant).flip for variant in range(variants)]
+    return [AugmentationParams(flip=flip) for flip in sorted(flips)]
 
 
 @contextmanager
-def blaming(path: Path) -> Iterator[None]:
-    """OddImageErrors in the block name the file."""
+def errors_name(path: Path) -> Iterator[None]:
+    """Add the file's name to InvalidImageErrors that are raised in the block."""
     try:
         yield
     except InvalidImageError as error:

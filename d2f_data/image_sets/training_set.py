@@ -1,12 +1,12 @@
-"""Samples as tensors: pixels, latents into the cache, latents out of it.
+"""Encodes samples into the latent cache and gathers them as LATENTs.
 
-    encode            a generator: a batch of one bucket at a time goes through the VAE and into the cache
-    gather            the latents of a bucket as one tensor, a row for each entry of ``SetPlan.rows``
-    encode_captions   the same for text; captions have keys of their own, so a new one costs no image
+    encode            a generator that encodes batches of one bucket with the VAE and stores them in the cache
+    gather            the latents of a bucket as one tensor, one row per entry of ``SetPlan.rows``
+    encode_captions   the same for captions, which have keys of their own, so editing one re-encodes no image
 
-What happens around the batches (progress, cancelling) is the caller's. Repeats are repeated rows: a LATENT is one
-tensor, so they are copies (64 KB a row at 512 x 512); each row is read from the cache into its place, so that nothing
-is held twice. Conditioning has no such need, repeats share the object.
+Both encoders are generators, so that progress and cancellation stay outside. A LATENT is one tensor, so repeats are
+copies of a row (64 KB per row at 512 x 512); rows are read from the cache straight into that tensor, so that memory
+holds each of them once. Repeats of a conditioning share one object.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,61 +15,68 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .augment import apply, apply_to_mask
+from .augment import augment_image, augment_mask
 from .buckets import Bucket, Placement
 from .images import InvalidImageError, read_image, read_mask
-from .latent_cache import SPACE, Cache, key_of, pack_conditioning, unpack_conditioning
+from .latent_cache import SPACE, Cache, cache_key, pack_conditioning, unpack_conditioning
 from .samples import Sample
 
 BATCH_PIXELS = 4 * 512 * 512
 
 
 def read_pixels(sample: Sample) -> Tensor:
-    """The image of a sample as it is encoded, (3, height, width) in [0, 1]. Raises ValueError that names the file."""
+    """The pixels of a sample for the VAE, (3, height, width) in [0, 1]. Raises ValueError that names the file."""
     placement = sample.placement
     try:
-        image = read_image(sample.item.path)
+        image = read_image(sample.image.path)
     except InvalidImageError as error:
-        raise ValueError(f"{sample.item.name} was changed while it was used: {error}") from None
-    return apply(resized(image, placement, "LANCZOS"), sample.drawn, placement, sample.bucket)
+        raise ValueError(f"{sample.image.name} was changed while the node was running: {error}") from None
+    return augment_image(resize_to_tensor(image, placement, "LANCZOS"), sample.params, placement, sample.bucket)
 
 
 def read_mask_pixels(sample: Sample) -> Tensor:
-    """The mask of a sample in its bucket, (1, height, width) uint8; of a sample without a mask, all white."""
-    if sample.item.mask is None:
+    """The loss mask of a sample, (1, height, width) uint8, 255 = trained on; all 255 if the image has no mask."""
+    if sample.image.mask is None:
         return torch.full((1, sample.bucket.height, sample.bucket.width), 255, dtype=torch.uint8)
-    mask = resized(read_mask(sample.item.mask), sample.placement, "BILINEAR")
-    return (apply_to_mask(mask, sample.drawn, sample.placement, sample.bucket) * 255).round().to(torch.uint8)
+    mask = resize_to_tensor(read_mask(sample.image.mask), sample.placement, "BILINEAR")
+    return (augment_mask(mask, sample.params, sample.placement, sample.bucket) * 255).round().to(torch.uint8)
 
 
-def resized(image: Any, placement: Placement, how: str) -> Tensor:
-    """A Pillow image in the size of its placement, (C, H, W) in [0, 1]."""
+def resize_to_tensor(image: Any, placement: Placement, resampling: str) -> Tensor:
+    """A Pillow image resized to its placement, (C, H, W) in [0, 1]; ``resampling`` is one of Pillow's names."""
     import numpy as np
     from PIL import Image
 
-    image = image.resize((placement.width, placement.height), getattr(Image.Resampling, how))
+    image = image.resize((placement.width, placement.height), getattr(Image.Resampling, resampling))
     values = torch.from_numpy(np.array(image)).to(torch.float32) / 255
     return values.movedim(-1, 0) if values.ndim == 3 else values[None]
 
 
 def encode(missing: Sequence[Sample], cache: Cache, encode_images: Callable[[Tensor], Tensor]) -> Iterator[int]:
-    """Encode samples into the cache, a batch of one bucket at a time; yields the size of each batch.
+    """Encode samples and store them in the cache, in batches of one bucket.
 
     Args:
-        encode_images: (B, H, W, 3) in [0, 1] -> (B, C, h, w) latents of the VAE.
+        missing: samples that are not in the cache.
+        cache: the latent cache.
+        encode_images: IMAGE (B, H, W, 3) in [0, 1] -> latents (B, C, h, w) of the VAE.
+
+    Yields:
+        The size of each batch.
     """
     for batch in batches(missing):
         latents = encode_images(torch.stack([read_pixels(sample) for sample in batch]).movedim(1, -1))
         for sample, latent in zip(batch, latents, strict=True):
             tensors = {"latent": latent}
-            if sample.item.mask is not None:
+            if sample.image.mask is not None:
                 tensors["mask"] = read_mask_pixels(sample)
-            cache.save(sample.key, tensors, {"space": SPACE, "bucket": str(sample.bucket), "drawn": repr(sample.drawn)})
+            cache.save(
+                sample.key, tensors, {"space": SPACE, "bucket": str(sample.bucket), "drawn": repr(sample.params)}
+            )
         yield len(batch)
 
 
 def batches(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
-    """Runs of samples of one bucket, as many as fit a fixed number of pixels; one latent is encoded once."""
+    """Batches of one bucket, each of up to ``BATCH_PIXELS`` pixels; samples with equal keys are encoded once."""
     buckets: dict[Bucket, dict[str, Sample]] = {}
     for sample in samples:
         buckets.setdefault(sample.bucket, {})[sample.key] = sample
@@ -79,12 +86,12 @@ def batches(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
 
 
 def gather(rows: Sequence[Sample], cache: Cache) -> dict[str, Tensor]:
-    """The LATENT of a bucket: "samples" (B, C, h, w) and, if any row has one, "noise_mask" (B, 1, H, W) in [0, 1].
+    """The LATENT of a bucket: "samples" (B, C, h, w) and, if any row has a mask, "noise_mask" (B, 1, H, W) in [0, 1].
 
     Raises:
-        ValueError: names a cache file that has gone since it was made.
+        ValueError: a cache file was removed or damaged in the meantime; names it.
     """
-    with_masks = any(sample.item.mask is not None for sample in rows)
+    with_masks = any(sample.image.mask is not None for sample in rows)
     latent: dict[str, Tensor] = {}
     last, stored = "", dict[str, Tensor]()
     for row, sample in enumerate(rows):
@@ -107,19 +114,23 @@ def encode_captions(
     encode_caption: Callable[[str], list],
     conditionings: dict[str, list],
 ) -> Iterator[int]:
-    """Conditioning of captions, out of the cache or encoded into it; yields how many were encoded.
+    """Load the conditioning of captions from the cache, or encode and store it.
 
     Args:
-        captions: each once.
+        captions: distinct captions.
+        cache: the caption cache.
         clip: identity of the CLIP, part of every key.
-        encode_caption: caption -> the host's CONDITIONING; what no file can hold is encoded every time.
-        conditionings: gets an entry a caption.
+        encode_caption: caption -> CONDITIONING; one that a file cannot store is encoded every time.
+        conditionings: the result, caption -> CONDITIONING; filled while the generator runs.
+
+    Yields:
+        The number of captions encoded so far.
     """
     encoded = 0
     for caption in captions:
-        key = key_of(caption, clip)
-        if cache.holds(key):
-            conditionings[caption] = unpack_conditioning(*cache.load_with_facts(key))
+        key = cache_key(caption, clip)
+        if cache.contains(key):
+            conditionings[caption] = unpack_conditioning(*cache.load_with_metadata(key))
         else:
             conditionings[caption] = encode_caption(caption)
             encoded += 1
@@ -130,5 +141,5 @@ def encode_captions(
 
 
 def with_sizes(conditioning: list, sizes: dict[str, int]) -> list:
-    """A CONDITIONING with the sizes of an image in it; the tensors are shared."""
+    """A CONDITIONING with the size conditioning of an image added; the tensors are shared."""
     return [[cond, {**options, **sizes}] for cond, options in conditioning]

@@ -1,1 +1,1 @@
-"""Pictures that the nodes draw: losses, paths, depth."""
+"""Images that nodes show: plots of losses and paths, samples in a row, depth in colours."""

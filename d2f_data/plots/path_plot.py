@@ -1,23 +1,22 @@
-"""Plot of the paths of up to a few models: curvature over flow time, and the error of few steps."""
+"""Plot of the sampling paths of up to four models: curvature over flow time, and error over the number of steps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .loss_plot import as_image, label_font
+from .axes import Axes, Box, Point, draw_legend, draw_text
+from .pil_images import from_pil
 
 SIZE = (1000, 440)
 _BOXES = ((78, 70, 480, 380), (588, 70, 980, 380))
 _COLOURS = ("#1f5fb0", "#d1495b", "#2a9d5c", "#8a63c9")
-_GREY, _TEXT = "#e4e4e4", "#333333"
-
-Point = tuple[float, float]
+_MARGIN = 0.05  # between the curves and the edges of the box, in powers of ten
 
 
 class PathCurves(NamedTuple):
-    """One model: its name, (t, curvature) along its paths, and (number of steps, error)."""
+    """The curves of one model: its name, (t, curvature) along its paths, and (number of steps, error)."""
 
     name: str
     curvature: Sequence[Point]
@@ -25,49 +24,38 @@ class PathCurves(NamedTuple):
 
 
 def plot_paths(models: Sequence[PathCurves]) -> Tensor:
-    """An IMAGE (1, 440, 1000, 3) in [0, 1]: both on a logarithmic scale, the steps on one to the base 2."""
+    """Plot the curves of one to four models with the same numbers of steps.
+
+    Returns:
+        IMAGE (1, 440, 1000, 3) in [0, 1]. Curvature and error have logarithmic scales, the number of steps a scale
+        to the base 2.
+    """
     from PIL import Image, ImageDraw
 
     image = Image.new("RGB", SIZE, "white")
     draw = ImageDraw.Draw(image)
     steps = [step for step, _ in models[0].errors]
-    bent, errors = [model.curvature for model in models], [model.errors for model in models]
-    _panel(draw, _BOXES[0], "curvature over flow time t", bent, [0, 0.25, 0.5, 0.75, 1], lambda t: t)
-    _panel(draw, _BOXES[1], "error over model calls (Euler)", errors, steps, math.log2)
+    curvature, errors = [model.curvature for model in models], [model.errors for model in models]
+    _draw_panel(draw, _BOXES[0], "curvature over flow time t", curvature, [0, 0.25, 0.5, 0.75, 1], float)
+    _draw_panel(draw, _BOXES[1], "error over model calls (Euler)", errors, steps, math.log2)
     for i, model in enumerate(models):
-        x = _BOXES[0][0] + 460 * i
-        draw.line([(x, 22), (x + 22, 22)], fill=_COLOURS[i], width=4)
-        draw.text((x + 30, 22), model.name, fill=_TEXT, font=label_font(14), anchor="lm")
-    return as_image(image)
+        draw_legend(draw, (_BOXES[0][0] + 460 * i, 22), model.name, _COLOURS[i])
+    return from_pil(image)
 
 
-def _panel(
+def _draw_panel(
     draw: Any,
-    box: tuple[int, int, int, int],
+    box: Box,
     title: str,
     curves: Sequence[Sequence[Point]],
-    marks: Sequence[float],
-    x_of: Any,
+    x_ticks: Sequence[float],
+    x_scale: Callable[[float], float],
 ) -> None:
-    """Axes and one line a model; ``x_of`` scales the marks and the points to the right."""
-    left, top, right, bottom = box
+    """Draw axes and one curve per model."""
     values = [value for curve in curves for _, value in curve if math.isfinite(value) and value > 0] or [1.0]
-    low, high = math.log10(min(values)) - 0.05, math.log10(max(values)) + 0.05
-    first, last = x_of(marks[0]), x_of(marks[-1])
-
-    def place(x: float, value: float) -> Point:
-        part = (math.log10(value) - low) / (high - low) if math.isfinite(value) and value > 0 else float(value > 0)
-        return left + (right - left) * (x_of(x) - first) / (last - first), bottom - (bottom - top) * part
-
-    for i in range(5):
-        value = 10 ** (low + (high - low) * i / 4)
-        y = place(marks[0], value)[1]
-        draw.line([(left, y), (right, y)], fill=_GREY)
-        draw.text((left - 8, y), f"{value:.2g}", fill=_TEXT, font=label_font(13), anchor="rm")
-    for mark in marks:
-        draw.text((place(mark, 1.0)[0], bottom + 8), f"{mark:g}", fill=_TEXT, font=label_font(13), anchor="ma")
-    draw.line([(left, top), (left, bottom), (right, bottom)], fill=_TEXT, width=2)
-    draw.text((left, top - 16), title, fill=_TEXT, font=label_font(15), anchor="lm")
-    for i, curve in enumerate(curves):
-        points = [place(x, value) for x, value in curve]
-        draw.line(points, fill=_COLOURS[i], width=3, joint="curve")
+    x_range, y_range = (x_ticks[0], x_ticks[-1]), (min(values), max(values))
+    axes = Axes(draw, box, x_range, y_range, log_y=True, x_scale=x_scale, margin=_MARGIN)
+    axes.draw_frame(x_ticks, "g", ".2g")
+    draw_text(draw, (box[0], box[1] - 16), title, 15, "lm")
+    for curve, colour in zip(curves, _COLOURS):
+        axes.draw_curve(curve, colour, 3)

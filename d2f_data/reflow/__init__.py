@@ -1,1 +1,1 @@
-"""Sets of reflow pairs on disk."""
+"""Sets of reflow pairs on disk: plan, writer, reader, manifest and lock."""

@@ -1,7 +1,7 @@
-"""One writer at a time: a lock file that names its holder.
+"""Allows one writer at a time with a lock file, which names the process that holds it.
 
-The operating system holds the lock, so it goes with its process whatever ends that; the text in the file is for people.
-A text that is left behind without a lock is a writer that was killed: the next one takes over and says so.
+The lock itself is held by the operating system, so it ends with its process in any case; the text in the file is only
+informative. Text in a file that is not locked was left by a killed writer: the next writer logs this and takes over.
 """
 
 import errno
@@ -15,17 +15,20 @@ from types import TracebackType
 
 LOGGER = logging.getLogger("diff2flow")
 
-# What file systems without locks (some network drives) answer.
+# Error codes of file systems without locks, such as some network drives.
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 _HELD = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
-_BEHIND_THE_TEXT = 1 << 30  # Windows locks bytes against reading, so one that is never written
+_LOCKED_BYTE = 1 << 30  # beyond the text, as Windows allows nobody else to read a locked byte
 
 
 class WriterLock:
-    """``with WriterLock(path): ...`` has the lock, or raises ValueError that names the holder.
+    """Context manager that holds the lock of a set of pairs.
 
     Args:
-        path: of the lock file; it stays there, empty when nobody has the lock.
+        path: path of the lock file; the file remains afterwards, empty.
+
+    Raises:
+        ValueError: on entering, if another process holds the lock; names the process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,11 +38,11 @@ class WriterLock:
     def __enter__(self) -> "WriterLock":
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            self._take()
-            left = self._read()
-            if left:
-                LOGGER.warning("%s: the last writer (%s) was killed; its lock is taken over", self.path.parent, left)
-            self._write(json.dumps(_me()))
+            self._acquire()
+            killed = self._read()
+            if killed:
+                LOGGER.warning("%s: the last writer (%s) was killed; its lock is taken over", self.path.parent, killed)
+            self._write(json.dumps(_this_process()))
         except BaseException:
             os.close(self._file)
             raise
@@ -49,21 +52,23 @@ class WriterLock:
         self._write("")
         os.close(self._file)
 
-    def _take(self) -> None:
+    def _acquire(self) -> None:
         try:
             _lock(self._file)
         except OSError as error:
             if error.errno in _HELD:
                 raise ValueError(
                     f"the pairs in {self.path.parent} are being written by {self._read() or 'another process'}; wait "
-                    "until it is done, stop it, or choose another name"
+                    "until it has finished, cancel it, or choose another name"
                 ) from error
             if error.errno not in _UNSUPPORTED:
                 raise
-            LOGGER.warning("%s: this disk knows no locks (%s); do not write there twice", self.path.parent, error)
+            LOGGER.warning(
+                "%s: this file system has no locks (%s); do not run two writers there", self.path.parent, error
+            )
 
     def _read(self) -> str:
-        """Who has or had the lock, in words; empty if nobody."""
+        """Description of the process that holds or held the lock; empty if there is none."""
         os.lseek(self._file, 0, os.SEEK_SET)
         text = os.read(self._file, 4096).decode("utf-8", "replace")
         try:
@@ -78,7 +83,7 @@ class WriterLock:
         os.write(self._file, text.encode())
 
 
-def _me() -> dict[str, str | int]:
+def _this_process() -> dict[str, str | int]:
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": started}
 
@@ -88,7 +93,7 @@ if os.name == "nt":
     def _lock(file: int) -> None:
         import msvcrt
 
-        os.lseek(file, _BEHIND_THE_TEXT, os.SEEK_SET)
+        os.lseek(file, _LOCKED_BYTE, os.SEEK_SET)
         msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
 
 else:

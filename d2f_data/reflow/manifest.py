@@ -1,14 +1,14 @@
-"""What a set of reflow pairs consists of, and whether its files are what they were.
+"""The files of a set of reflow pairs, its manifest, and their checksums.
 
-    manifest.json            written last, when all pairs are there: settings, prompts, and name, size and SHA-256
-                             of every other file
-    progress.json            the same of a set that is not finished
-    shard-00000.safetensors  "eps" and "x0" (n, C, h, w): pairs 0 to n - 1, and so on
-    conditions.safetensors   what the network was told, "<prompt>.<name>", once a prompt
-    checked.json             files that were hashed before, by time and size
-    writer.lock              see ``pairs_lock``
+    manifest.json            settings, prompts, and name, SHA-256 and size of all other files; written last, when all
+                             pairs exist
+    progress.json            the same for a set that is not finished
+    shard-00000.safetensors  "eps" and "x0" (n, C, h, w) of the pairs 0 to n - 1, and so on
+    conditions.safetensors   conditioning kwargs of each prompt, as "<prompt index>.<name>"
+    checked.json             cached SHA-256 of the files, with their modification time and size
+    writer.lock              see ``lock``
 
-Latents and noise are in the scale that the network works in (model space), as the manifest says.
+Noise and latents are stored in model space, that is, in the scale that the network works in.
 """
 
 import json
@@ -18,36 +18,36 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..files.store import atomic_write
+from ..files.atomic import atomic_write
 from ..fingerprints import file_digest, json_digest
 
 FORMAT = 1
 MANIFEST, PROGRESS, CONDITIONS = "manifest.json", "progress.json", "conditions.safetensors"
 CHECKED, LOCK = "checked.json", "writer.lock"
-AGAIN = "run Generate Reflow Pairs again with the same name and settings, which makes what is missing"
+REGENERATE = "run Generate Reflow Pairs again with the same name and settings, which generates the missing pairs"
 
 Settings = Mapping[str, str | int | float | bool | None]
 
 
 class StoredFile(NamedTuple):
-    """A file of a set: its name, SHA-256, bytes, and pairs or prompts in it."""
+    """A file of a set: its name, SHA-256, size in bytes, and the number of pairs or prompts in it."""
 
     file: str
     sha256: str
     bytes: int
-    items: int
+    entries: int
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A set of pairs, or the part of it that is there.
+    """The manifest of a set of pairs, finished or not.
 
     Attributes:
-        settings: all that decides what pair i is; flat.
-        count: pairs that were asked for.
-        prompts: texts, for people.
-        conditions: file of the conditions, one a prompt.
-        shards: files of the pairs, in their order.
+        settings: everything that determines pair i, as a flat mapping.
+        count: requested number of pairs.
+        prompts: texts of the prompts, for display only.
+        conditions: file with the conditioning kwargs of all prompts.
+        shards: files of the pairs, in order.
     """
 
     settings: Settings
@@ -58,25 +58,25 @@ class Manifest:
 
     @property
     def identity(self) -> str:
-        """Hash of the settings, which every shard carries."""
+        """Hash of the settings, which is also in the metadata of every shard."""
         return json_digest(dict(self.settings))
 
     @property
-    def items(self) -> int:
-        """Pairs that are there."""
-        return sum(shard.items for shard in self.shards)
+    def stored_pairs(self) -> int:
+        """Number of pairs in the shards."""
+        return sum(shard.entries for shard in self.shards)
 
     def write(self, path: Path) -> None:
-        """As JSON, whole or not at all."""
+        """Write the manifest as JSON, atomically."""
         text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
         _save_text(path, text)
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest in a file.
+    """Read a manifest.
 
     Raises:
-        ValueError: it is cut off, damaged, or of a newer version; names it.
+        ValueError: the file is truncated, damaged or from a newer version; names it.
     """
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -86,20 +86,20 @@ def read_manifest(path: Path) -> Manifest:
             shards = tuple(StoredFile(*shard) for shard in values["shards"])
             return Manifest(dict(values["settings"]), int(values["count"]), tuple(values["prompts"]), stored, shards)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is cut off or damaged ({error!r}); {AGAIN}") from error
-    raise ValueError(f"{path} has format {version}, this version reads up to {FORMAT}; update Diff2Flow Kit")
+        raise ValueError(f"{path} is truncated or damaged ({error!r}); {REGENERATE}") from error
+    raise ValueError(f"{path} has format {version}, but this version reads up to {FORMAT}; update Diff2Flow Kit")
 
 
 def shard_name(index: int) -> str:
-    """File of a shard."""
+    """File name of a shard."""
     return f"shard-{index:05}.safetensors"
 
 
 class Checksums:
-    """SHA-256 of the files in a folder; one that was hashed is not read again while its time and size stay.
+    """SHA-256 of the files of a set; a file is hashed again only after its modification time or size has changed.
 
     Args:
-        folder: of the set.
+        folder: folder of the set.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -109,7 +109,7 @@ class Checksums:
             self._known = dict(json.loads((self.folder / CHECKED).read_text(encoding="utf-8")))
 
     def of(self, name: str) -> StoredFile:
-        """A file as it is now, its items left at 0. Raises OSError if it cannot be read."""
+        """Checksum and size of a file, with 0 entries. Raises OSError if it cannot be read."""
         path = self.folder / name
         state = path.stat()
         key = [state.st_mtime_ns, state.st_size]
@@ -119,7 +119,7 @@ class Checksums:
         return StoredFile(name, known[2], state.st_size, 0)
 
     def save(self) -> None:
-        """Keep what is known; a folder that cannot be written to is hashed again next time."""
+        """Save the hashes; if the folder is read-only, the files are hashed again next time."""
         text = json.dumps(self._known)
         with suppress(OSError):
             _save_text(self.folder / CHECKED, text)

@@ -1,6 +1,6 @@
-"""What a set of reflow pairs is to be: pair i comes from noise seeded by (seed, i), under prompt i modulo their number.
+"""The plan of a set of reflow pairs: pair i has noise seeded with (seed, i) and prompt i modulo the number of prompts.
 
-So the index is the pair: whichever run makes it, and in whatever batch, it starts from the same noise.
+So the index alone determines a pair: it starts from the same noise in every run and every batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from ...d2f_core import derive_seed
 from .manifest import Settings
 
 STORAGE: Mapping[str, torch.dtype] = MappingProxyType({"fp16": torch.float16, "fp32": torch.float32})
-"""Types of latents on disk."""
+"""Name of a storage type -> dtype of noise and latents on disk."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class ReflowPairPlan:
     """Settings of a set of pairs.
 
     Attributes:
-        shape: of a latent, (C, h, w).
-        count: pairs; the only setting that may change while the set grows.
-        seed: of the noise.
-        teacher: all else that decides which x0 a noise leads to, flat.
-        shard_size: pairs a file.
-        storage: type on disk, one of ``STORAGE``.
+        shape: shape of a latent, (C, h, w).
+        count: number of pairs; the only setting that may change when a set is continued.
+        seed: seed of the noise.
+        teacher: everything else that determines the x0 of a noise, as a flat mapping.
+        shard_size: pairs per file.
+        storage: a name of ``STORAGE``.
     """
 
     shape: tuple[int, ...]
@@ -46,27 +46,27 @@ class ReflowPairPlan:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type on disk."""
+        """Dtype on disk."""
         return STORAGE[self.storage]
 
     @property
     def pair_bytes(self) -> int:
-        """Of a pair on disk."""
+        """Size of a pair on disk."""
         return 2 * self.dtype.itemsize * torch.Size(self.shape).numel()
 
     @property
-    def shard_items(self) -> list[int]:
-        """ReflowPairs that each shard is to hold."""
+    def shard_sizes(self) -> list[int]:
+        """The number of pairs in each shard of the finished set."""
         full, rest = divmod(self.count, self.shard_size)
         return [self.shard_size] * full + ([rest] if rest else [])
 
-    def noise(self, items: Sequence[int]) -> Tensor:
-        """The noise of some pairs, (B, C, h, w), float32 on the CPU."""
-        generators = [torch.Generator().manual_seed(derive_seed(self.seed, item)) for item in items]
+    def noise(self, indices: Sequence[int]) -> Tensor:
+        """The noise of the pairs with the given indices, (B, C, h, w), float32 on the CPU."""
+        generators = [torch.Generator().manual_seed(derive_seed(self.seed, index)) for index in indices]
         return torch.stack([torch.randn(self.shape, generator=generator) for generator in generators])
 
     def settings(self, conditions: str) -> Settings:
-        """All that decides what pair i is; ``conditions`` is their hash."""
+        """Everything that determines pair i; ``conditions`` is the hash of the conditioning kwargs."""
         shape = "x".join(map(str, self.shape))
         own: dict[str, str | int] = {
             "shape": shape,

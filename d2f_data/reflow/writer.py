@@ -1,59 +1,63 @@
-"""Writes reflow pairs in shards, and goes on where a writer before it stopped.
+"""Writes reflow pairs to shards, and continues where an earlier writer stopped.
 
-A set is complete when every index is there (see ``pairs_plan``). So a cancel or a crash neither repeats a pair nor
-loses one: the next run of the same settings makes the indices that are missing, be it that they were never made or that
-their shard is damaged. A cancel keeps what was made up to it, a kill what was made up to the last full shard.
+A set is complete when it has the pairs of all indices (see ``plan``). After a cancellation or a crash, the next run
+with the same settings generates exactly the missing indices, whether they were never generated or their shard is
+damaged. A cancelled run keeps all of its pairs, a killed one those up to the last full shard.
 """
 
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 import torch
 from torch import Tensor
 
-from ..files.checkpoint import differences
-from ..files.store import load_tensors, save_tensors
+from ..files.atomic import load_tensors, save_tensors
+from ..files.training_state import differences
 from ..fingerprints import content_digest
 from .lock import WriterLock
 from .manifest import CONDITIONS, LOCK, MANIFEST, PROGRESS, Checksums, Manifest, StoredFile, read_manifest, shard_name
 from .plan import ReflowPairPlan
 
 LOGGER = logging.getLogger("diff2flow")
-SPARE_BYTES = 64 << 20  # of the disk, which are never planned for
+SPARE_BYTES = 64 << 20  # disk space that is kept free
 
 
 class _OpenShard:
-    """The shard that is being filled, in memory."""
+    """The shard that is being filled, in memory: tensors (C, h, w)."""
 
     def __init__(self, index: int, eps: Sequence[Tensor] = (), x0: Sequence[Tensor] = ()) -> None:
         self.index, self.eps, self.x0 = index, list(eps), list(x0)
 
 
 class ReflowPairWriter:
-    """``with ReflowPairWriter(...) as writer`` has the folder to itself, and leaves it whole.
+    """Context manager that locks the folder of a set, adds pairs to it and saves them when it exits.
 
     Args:
-        folder: of the set.
-        plan: what it is to be.
-        prompts: texts, for people.
-        conditions: what the network is told, one a prompt, tensors (1, ...).
+        folder: folder of the set.
+        plan: settings of the set.
+        prompts: texts of the prompts, for display only.
+        conditions: conditioning kwargs of each prompt, tensors (1, ...).
 
     Raises:
-        ValueError: on entering; another writer is at work, the folder holds a set of other settings, or the disk has
-            no room.
+        ValueError: on entering, if another writer is active, the folder holds a set with other settings, or the disk
+            has not enough free space.
     """
 
     def __init__(
         self, folder: Path, plan: ReflowPairPlan, prompts: Sequence[str], conditions: Sequence[Mapping[str, Tensor]]
     ) -> None:
         self.folder, self.plan, self.prompts = Path(folder), plan, len(conditions)
-        self._told = {f"{i}.{name}": value for i, told in enumerate(conditions) for name, value in told.items()}
+        self._conditions = {
+            f"{i}.{name}": value for i, kwargs in enumerate(conditions) for name, value in kwargs.items()
+        }
         stored = StoredFile(CONDITIONS, "", 0, self.prompts)
-        self._manifest = Manifest(plan.settings(content_digest(self._told)), plan.count, tuple(prompts), stored, ())
+        settings = plan.settings(content_digest(self._conditions))
+        self._manifest = Manifest(settings, plan.count, tuple(prompts), stored, ())
         self._shards: dict[int, StoredFile] = {}
         self._open: _OpenShard | None = None
         self._exit = ExitStack()
@@ -63,9 +67,9 @@ class ReflowPairWriter:
         with ExitStack() as stack:
             stack.enter_context(WriterLock(self.folder / LOCK))
             self._checksums = Checksums(self.folder)
-            self._find(self._listed())
+            self._find_shards(self._read_manifests())
             if self.done < self.plan.count:
-                self._check_room()
+                self._check_disk_space()
                 self._begin()
             self._exit = stack.pop_all()
         return self
@@ -82,56 +86,60 @@ class ReflowPairWriter:
 
     @property
     def done(self) -> int:
-        """Pairs that are there, those in memory included."""
-        return sum(min(self._items(index), wanted) for index, wanted in enumerate(self.plan.shard_items))
+        """Number of pairs that exist, including those in memory."""
+        return sum(min(self._pairs_in(shard), size) for shard, size in enumerate(self.plan.shard_sizes))
 
     def missing(self, batch_size: int) -> Iterator[list[int]]:
-        """Indices of the pairs to be made, in batches; each is to be added before the next is asked for."""
+        """Yield the indices of missing pairs in batches; call ``add`` for each batch before requesting the next."""
         batch: list[int] = []
-        for index, wanted in enumerate(self.plan.shard_items):
-            first = index * self.plan.shard_size
-            for item in range(first + self._items(index), first + wanted):
-                batch.append(item)
+        for shard, size in enumerate(self.plan.shard_sizes):
+            first = shard * self.plan.shard_size
+            for index in range(first + self._pairs_in(shard), first + size):
+                batch.append(index)
                 if len(batch) == batch_size:
                     yield batch
                     batch = []
         if batch:
             yield batch
 
-    def prompt_of(self, item: int) -> int:
-        """Number of the prompt of a pair."""
-        return item % self.prompts
+    def prompt_of(self, index: int) -> int:
+        """Index of the prompt of a pair."""
+        return index % self.prompts
 
-    def add(self, items: Sequence[int], eps: Tensor, x0: Tensor) -> None:
-        """Keep pairs: noise and latents (B, C, h, w) in model space.
+    def add(self, indices: Sequence[int], eps: Tensor, x0: Tensor) -> None:
+        """Add a batch of pairs; full shards are saved at once.
+
+        Args:
+            indices: indices of the pairs.
+            eps, x0: noise and latents, (B, C, h, w) in model space.
 
         Raises:
-            ValueError: latents that are not finite.
-            OSError: the disk is full; names the file.
+            ValueError: latents are NaN or infinite.
+            OSError: a shard could not be written; names the file.
         """
         if not bool(torch.isfinite(x0.to(self.plan.dtype)).all()):
             raise ValueError(
-                f"the teacher's latents of pairs {items[0]} to {items[-1]} are NaN or infinite in {self.plan.storage}; "
-                "set precision and storage to fp32, lower cfg, or check the LoRA"
+                f"the teacher's latents of pairs {indices[0]} to {indices[-1]} are NaN or infinite in "
+                f"{self.plan.storage}; set precision and storage to fp32, lower cfg, or check the LoRA"
             )
-        for row, item in enumerate(items):
-            shard = self._shard(item // self.plan.shard_size)
-            shard.eps.append(self._stored(eps[row]))
-            shard.x0.append(self._stored(x0[row]))
+        for row, index in enumerate(indices):
+            shard = self._open_shard(index // self.plan.shard_size)
+            shard.eps.append(self._to_storage(eps[row]))
+            shard.x0.append(self._to_storage(x0[row]))
             if len(shard.eps) == self.plan.shard_size:
                 self._flush()
 
-    def _stored(self, latent: Tensor) -> Tensor:
+    def _to_storage(self, latent: Tensor) -> Tensor:
         return latent.detach().to("cpu", self.plan.dtype, copy=True)
 
-    def _items(self, index: int) -> int:
-        """ReflowPairs of a shard that are there, those in memory included."""
-        if self._open is not None and self._open.index == index:
+    def _pairs_in(self, shard: int) -> int:
+        """Number of pairs of a shard that exist, including those in memory."""
+        if self._open is not None and self._open.index == shard:
             return len(self._open.eps)
-        return self._shards[index].items if index in self._shards else 0
+        return self._shards[shard].entries if shard in self._shards else 0
 
-    def _shard(self, index: int) -> _OpenShard:
-        """The shard to be filled; the pairs that it has already are read."""
+    def _open_shard(self, index: int) -> _OpenShard:
+        """Load a shard into memory to fill it, and save the one that was open."""
         if self._open is None or self._open.index != index:
             self._flush()
             tensors = load_tensors(self.folder / shard_name(index))[0] if index in self._shards else {}
@@ -139,39 +147,38 @@ class ReflowPairWriter:
         return self._open
 
     def _flush(self) -> None:
-        """The pairs in memory onto the disk."""
+        """Save the open shard, if it has new pairs."""
         shard, self._open = self._open, None
-        if shard is None or len(shard.eps) <= self._items(shard.index):
+        if shard is None or len(shard.eps) <= self._pairs_in(shard.index):
             return
         name = shard_name(shard.index)
         tensors = {"eps": torch.stack(shard.eps), "x0": torch.stack(shard.x0)}
-        facts = {"set": self._manifest.identity, "content": content_digest(tensors)}
-        save_tensors(self.folder / name, tensors, facts)
-        self._shards[shard.index] = self._checksums.of(name)._replace(items=len(shard.eps))
-        self._write(PROGRESS)
+        metadata = {"set": self._manifest.identity, "content": content_digest(tensors)}
+        save_tensors(self.folder / name, tensors, metadata)
+        self._shards[shard.index] = self._checksums.of(name)._replace(entries=len(shard.eps))
+        self._write_manifest(PROGRESS)
 
-    def _write(self, name: str) -> None:
-        """Manifest of what is there, whole or not at all."""
+    def _write_manifest(self, name: str) -> None:
+        """Write the manifest of the current files."""
         shards = tuple(self._shards[index] for index in sorted(self._shards))
-        conditions = self._checksums.of(CONDITIONS)._replace(items=self.prompts)
-        kept = self._manifest
-        Manifest(kept.settings, kept.count, kept.prompts, conditions, shards).write(self.folder / name)
+        conditions = self._checksums.of(CONDITIONS)._replace(entries=self.prompts)
+        replace(self._manifest, conditions=conditions, shards=shards).write(self.folder / name)
         self._checksums.save()
 
     def _begin(self) -> None:
-        """From here on the set is an unfinished one."""
-        save_tensors(self.folder / CONDITIONS, self._told, {})
-        self._write(PROGRESS)
+        """Save the conditioning kwargs and mark the set as unfinished."""
+        save_tensors(self.folder / CONDITIONS, self._conditions, {})
+        self._write_manifest(PROGRESS)
         (self.folder / MANIFEST).unlink(missing_ok=True)
 
     def _finish(self) -> None:
-        """The manifest, if all is there."""
+        """Mark the set as finished if all pairs exist."""
         if self.done == self.plan.count:
-            self._write(MANIFEST)
+            self._write_manifest(MANIFEST)
             (self.folder / PROGRESS).unlink(missing_ok=True)
 
-    def _listed(self) -> dict[str, StoredFile]:
-        """Shards that a writer before this one has listed. Raises ValueError for a set of other settings."""
+    def _read_manifests(self) -> dict[str, StoredFile]:
+        """The shards in the manifests of earlier writers. Raises ValueError for a set with other settings."""
         listed: dict[str, StoredFile] = {}
         for path in (self.folder / PROGRESS, self.folder / MANIFEST):
             if not path.is_file():
@@ -179,44 +186,44 @@ class ReflowPairWriter:
             try:
                 found = read_manifest(path)
             except ValueError as error:
-                LOGGER.warning("%s; its shards are looked at one by one", error)
+                LOGGER.warning("%s; its shards are checked one by one", error)
                 continue
             lines = differences(found.settings, self._manifest.settings)
             if lines:
                 raise ValueError(
-                    f"{self.folder} holds pairs of other settings ({'; '.join(lines)}); choose another name, put the "
-                    "settings back, or delete the folder"
+                    f"{self.folder} holds pairs with other settings ({'; '.join(lines)}); choose another name, restore "
+                    "the settings, or delete the folder"
                 )
             listed |= {shard.file: shard for shard in found.shards}
         return listed
 
-    def _find(self, listed: Mapping[str, StoredFile]) -> None:
-        """The shards that are there and whole."""
+    def _find_shards(self, listed: Mapping[str, StoredFile]) -> None:
+        """Find the intact shards in the folder; ``listed`` are those of the manifests."""
         for path in sorted(self.folder.glob("shard-*.safetensors")):
             stored = self._checksums.of(path.name)
             known = listed.get(path.name)
-            items = known.items if known and known.sha256 == stored.sha256 else self._whole(path)
-            if items and path.stem[6:].isdecimal():
-                self._shards[int(path.stem[6:])] = stored._replace(items=items)
+            count = known.entries if known and known.sha256 == stored.sha256 else self._count_pairs(path)
+            if count and path.stem[6:].isdecimal():
+                self._shards[int(path.stem[6:])] = stored._replace(entries=count)
 
-    def _whole(self, path: Path) -> int:
-        """ReflowPairs in a shard that no list knows; 0 if it is damaged. Raises ValueError if it is another set's."""
+    def _count_pairs(self, path: Path) -> int:
+        """Number of pairs in an unlisted shard; 0 if it is damaged. Raises ValueError if it belongs to another set."""
         try:
-            tensors, facts = load_tensors(path)
+            tensors, metadata = load_tensors(path)
         except ValueError as error:
-            LOGGER.warning("%s; its pairs are made again", error)
+            LOGGER.warning("%s; its pairs are generated again", error)
             return 0
-        if facts.get("set") != self._manifest.identity:
+        if metadata.get("set") != self._manifest.identity:
             raise ValueError(f"{path} belongs to another set of pairs; move it away, or choose another name")
-        if facts.get("content") != content_digest(tensors):
-            LOGGER.warning("%s is damaged; its pairs are made again", path)
+        if metadata.get("content") != content_digest(tensors):
+            LOGGER.warning("%s is damaged; its pairs are generated again", path)
             return 0
         return len(tensors["eps"])
 
-    def _check_room(self) -> None:
-        """Refuse to start what the disk cannot hold."""
-        pairs = self.plan.count - self.done + self.plan.shard_size  # a shard is rewritten beside its old self
-        needed = pairs * self.plan.pair_bytes + sum(value.nbytes for value in self._told.values()) + SPARE_BYTES
+    def _check_disk_space(self) -> None:
+        """Raise ValueError if the missing pairs do not fit on the disk."""
+        pairs = self.plan.count - self.done + self.plan.shard_size  # a rewritten shard exists twice for a moment
+        needed = pairs * self.plan.pair_bytes + sum(value.nbytes for value in self._conditions.values()) + SPARE_BYTES
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise ValueError(

@@ -6,10 +6,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...d2f_data.image_sets.augment import Augmentation
-from ...d2f_data.image_sets.folder import Captions, find_items
+from ...d2f_data.image_sets.folder import Captions, find_training_images
 from ...d2f_data.image_sets.latent_cache import Cache, folder_size
-from ...d2f_data.image_sets.samples import SetPlan, SetSettings, survey
-from ...d2f_data.image_sets.set_report import InvalidFilesError, Work, contact_sheet, describe, list_files
+from ...d2f_data.image_sets.samples import SetPlan, SetSettings, plan_set
+from ...d2f_data.image_sets.set_report import EncodingStats, InvalidFilesError, contact_sheet, describe, list_files
 from ...d2f_data.image_sets.training_set import batches, encode, encode_captions, gather, with_sizes
 from .. import host
 from ..widgets import CATEGORY
@@ -100,19 +100,19 @@ class D2FFolderDataset(io.ComfyNode):
 
 def _plan(vae: Any, root: Path, captions: Captions, folder_repeats: bool, settings: SetSettings) -> SetPlan:
     """The samples of a folder, and its invalid files: first those with an invalid caption, then invalid images."""
-    items, invalid = find_items(root, captions, folder_repeats)
-    steps = survey(items, settings, _cache("latents"), host.vae_identity(vae))
+    items, invalid = find_training_images(root, captions, folder_repeats)
+    steps = plan_set(items, settings, _cache("latents"), host.vae_identity(vae))
     *_, plan = host.track(steps, len(items))
-    plan.odd[:0] = invalid
+    plan.invalid[:0] = invalid
     return plan
 
 
 def _check(plan: SetPlan, root: Path, odd_files: str) -> None:
     """Raise ValueError for invalid files, unless the widget says skip, and for a folder without any usable image."""
-    if plan.odd and odd_files == "stop":
-        raise InvalidFilesError(root, plan.odd)
+    if plan.invalid and odd_files == "stop":
+        raise InvalidFilesError(root, plan.invalid)
     if not plan.samples:
-        left_out = list_files(plan.odd + plan.small)
+        left_out = list_files(plan.invalid + plan.small)
         raise ValueError(
             f"there are no images to train on in {root}; put PNG, JPEG or WebP files there, each with a .txt file of "
             "the same name that holds its caption" + (f". These files were left out:\n{left_out}" if left_out else "")
@@ -122,21 +122,21 @@ def _check(plan: SetPlan, root: Path, odd_files: str) -> None:
 def _encode_all(clip: Any, vae: Any, root: Path, plan: SetPlan, settings: SetSettings) -> tuple[Any, ...]:
     """The outputs of the node. Captions are encoded before images, so that ComfyUI loads each model only once."""
     rows = [sample for bucket in plan.rows for sample in bucket]
-    conditionings, encoded = _encode_captions(clip, [sample.item.caption for sample in rows])
+    conditionings, encoded = _encode_captions(clip, [sample.image.caption for sample in rows])
     _encode_missing(vae, plan)
-    of_sample = {sample: conditionings[sample.item.caption] for sample in plan.samples}
+    of_sample = {sample: conditionings[sample.image.caption] for sample in plan.samples}
     if host.takes_sizes(clip):
         of_sample = {sample: with_sizes(conditioning, sample.sizes()) for sample, conditioning in of_sample.items()}
     positive = [of_sample[sample] for sample in rows]
     latents = [gather(bucket, _cache("latents")) for bucket in plan.rows]
-    work = Work(
+    stats = EncodingStats(
         latents_cached=len(plan.samples) - len(plan.missing),
         latents_encoded=len(plan.missing),
         captions_cached=len(conditionings) - encoded,
         captions_encoded=encoded,
         cache_bytes=folder_size(host.cache_folder()),
     )
-    report = describe(root, host.cache_folder(), plan, settings, work)
+    report = describe(root, host.cache_folder(), plan, settings, stats)
     return latents, positive, conditionings[""], report, contact_sheet(rows)
 
 

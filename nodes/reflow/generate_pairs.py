@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...d2f_core import FIXED_METHODS
-from ...d2f_data.plots.loss_plot import as_image, side_by_side
+from ...d2f_data.plots.pil_images import from_pil, side_by_side
 from ...d2f_data.reflow.plan import STORAGE
 from .. import host
 from ..widgets import CATEGORY, seed_input
@@ -107,7 +107,7 @@ def _preview(model: Any, vae: Any, latents: Tensor, samples: Tensor) -> Tensor:
     if vae is not None:
         return host.decode(vae, samples)
     rough = [host.quick_picture(model, latent[None]) for latent in latents]
-    return torch.zeros(1, 64, 64, 3) if rough[0] is None else as_image(side_by_side(rough))
+    return torch.zeros(1, 64, 64, 3) if rough[0] is None else from_pil(side_by_side(rough))
 
 
 def _pair_inputs() -> list[io.Input]:

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ...d2f_data.reflow.manifest import MANIFEST
-from ...d2f_data.reflow.pairs import ReflowPairSet
+from ...d2f_data.reflow.pair_set import ReflowPairSet
 from .. import host
 from ..widgets import CATEGORY
 from .pair_generator import describe

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ...d2f_core import FIXED_METHODS, SolverStep, flow_grid, solve
-from ...d2f_data.files.store import check_name
+from ...d2f_data.files.names import check_name
 from ...d2f_data.fingerprints import content_digest, schedule_fingerprint
-from ...d2f_data.reflow.pairs import ReflowPairSet
+from ...d2f_data.reflow.pair_set import ReflowPairSet
 from ...d2f_data.reflow.plan import ReflowPairPlan
 from ...d2f_data.reflow.writer import ReflowPairWriter
 from .. import host

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...d2f_core import Batch
-from ...d2f_data.reflow.pairs import ReflowPairSet
+from ...d2f_data.reflow.pair_set import ReflowPairSet
 from .. import host
 from ..network.conditionings import first_entry, join
 

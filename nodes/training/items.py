@@ -3,7 +3,7 @@
 from typing import Any, Protocol
 
 from ...d2f_core import TrainingData
-from ...d2f_data.reflow.pairs import ReflowPairSet
+from ...d2f_data.reflow.pair_set import ReflowPairSet
 from .. import host
 from ..reflow.pair_items import ReflowPairItems
 from .latent_items import LatentItems

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ...d2f_core import Adapter, Objective, attached, flow_grid, solve
-from ...d2f_data.plots.loss_plot import as_pictures, side_by_side
+from ...d2f_data.plots.pil_images import side_by_side, to_pil
 from .. import host
 from ..network.cfg_velocity import CfgVelocity
 from ..network.conditionings import join
@@ -54,6 +54,6 @@ class Preview:
         with attached(self.network.module, adapters):
             latents = solve(self.velocity, self.noise, flow_grid("uniform", STEPS), "euler")
         if self.vae is not None:
-            return side_by_side(as_pictures(host.decode(self.vae, self.network.samples(latents))))
+            return side_by_side(to_pil(host.decode(self.vae, self.network.samples(latents))))
         pictures = [host.quick_picture(self.model, latent[None]) for latent in latents]
         return None if pictures[0] is None else side_by_side(pictures)

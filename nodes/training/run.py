@@ -18,8 +18,8 @@ from ...d2f_data.files.lora_file import (
     save_lora,
     smallest_dtype,
 )
+from ...d2f_data.files.names import free_path
 from ...d2f_data.files.run_folder import RunFolder
-from ...d2f_data.files.store import free_path
 from ...d2f_data.fingerprints import schedule_fingerprint
 from .. import host
 from ..fingerprints import items_fingerprint, weights_fingerprint

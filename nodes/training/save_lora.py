@@ -3,7 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ...d2f_data.files.lora_file import DTYPES, save_lora
-from ...d2f_data.files.store import check_name, free_path
+from ...d2f_data.files.names import check_name, free_path
 from .. import host
 from ..widgets import CATEGORY
 

@@ -1,4 +1,4 @@
-"""What a training folder holds: images of every kind, captions, masks, and the files that cannot be used."""
+"""Training folders: images of every kind, captions, masks, and files that cannot be used."""
 
 import json
 import struct
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from diff2flow_kit.d2f_data.image_sets import images
-from diff2flow_kit.d2f_data.image_sets.folder import Captions, find_items
+from diff2flow_kit.d2f_data.image_sets.folder import Captions, find_training_images
 from diff2flow_kit.d2f_data.image_sets.images import InvalidImageError, read_image, read_mask, read_size
 
 
@@ -27,8 +27,8 @@ def picture(path, size=(32, 24), colour="red", caption=None, **options):
 
 
 def found(folder, *arguments, **captions):
-    items, odd = find_items(folder, Captions(**captions), *arguments)
-    return {item.name: item for item in items}, {file.name: file.reason for file in odd}
+    items, invalid = find_training_images(folder, Captions(**captions), *arguments)
+    return {item.name: item for item in items}, {file.name: file.reason for file in invalid}
 
 
 def corner(image):
@@ -120,7 +120,7 @@ def test_cmyk_becomes_the_same_colour(folder):
     assert red > 240 and green < 20 and blue < 20
 
 
-def test_cmyk_with_a_profile_that_is_of_no_use(folder):
+def test_cmyk_with_an_unusable_profile(folder):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()  # an RGB profile on CMYK
     Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(folder / "a.jpg", icc_profile=profile)
     assert corner(read_image(folder / "a.jpg"))[0] > 240
@@ -135,7 +135,7 @@ def test_truncated_images(folder):
         path = folder / f"a{suffix}"
         noise.save(path)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(InvalidImageError, match="damaged or cut off"):
+        with pytest.raises(InvalidImageError, match="damaged or truncated"):
             read_image(path)
 
 
@@ -152,7 +152,7 @@ def test_damaged_header(folder):
     "content, reason",
     [(b"", "the file is empty"), (b"hello", "not an image"), (b"\x89PNG\r\n\x1a\n", "(not an|damaged)")],
 )
-def test_what_is_no_image(folder, content, reason):
+def test_files_that_are_not_images(folder, content, reason):
     (folder / "a.png").write_bytes(content)
     with pytest.raises(InvalidImageError, match=reason):
         read_size(folder / "a.png")
@@ -176,7 +176,7 @@ def test_an_image_over_the_limit_that_pillow_only_warns_of(folder, monkeypatch):
         read_size(picture(folder / "a.png"))
 
 
-def test_links_that_lead_nowhere(folder):
+def test_broken_links(folder):
     (folder / "a.png").symlink_to(folder / "gone.png")
     (folder / "a.txt").write_text("a")
     assert set(found(folder)[0]) == {"a.png"}
@@ -197,7 +197,7 @@ def test_animations_and_pages(folder):
             read_size(folder / f"a{suffix}")
 
 
-def test_a_camera_preview_is_no_animation(folder):
+def test_a_camera_preview_is_not_an_animation(folder):
     image = Image.new("RGB", (64, 48), "red")
     image.save(folder / "a.jpg", format="MPO", save_all=True, append_images=[image.resize((16, 12))])
     assert Image.open(folder / "a.jpg").format == "MPO"
@@ -210,28 +210,28 @@ def test_a_camera_preview_is_no_animation(folder):
 def test_captions_beside_the_images(folder):
     picture(folder / "a.png", caption="a  cat\non a mat\n")
     picture(folder / "sub" / "b.jpg", caption="\ufeffa dog")
-    items, odd = found(folder)
+    items, invalid = found(folder)
     assert {name: item.caption for name, item in items.items()} == {"a.png": "a cat on a mat", "sub/b.jpg": "a dog"}
-    assert not odd
+    assert not invalid
 
 
 def test_missing_and_empty_captions_are_odd_unless_there_is_a_fallback(folder):
     picture(folder / "missing.png")
     picture(folder / "empty.png", caption=" \n")
     picture(folder / "good.png", caption="good")
-    items, odd = found(folder)
+    items, invalid = found(folder)
     assert set(items) == {"good.png"}
-    assert odd["missing.png"].startswith("no caption") and odd["empty.png"].startswith("the caption is empty")
-    items, odd = found(folder, fallback="a thing")
-    assert not odd and items["missing.png"].caption == items["empty.png"].caption == "a thing"
+    assert invalid["missing.png"].startswith("no caption") and invalid["empty.png"].startswith("the caption is empty")
+    items, invalid = found(folder, fallback="a thing")
+    assert not invalid and items["missing.png"].caption == items["empty.png"].caption == "a thing"
 
 
 @pytest.mark.parametrize("content", ["gr\u00fcn".encode("latin-1"), "a cat".encode("utf-16")])
 def test_captions_that_are_not_utf_8(folder, content):
     picture(folder / "a.png")
     (folder / "a.txt").write_bytes(content)
-    items, odd = found(folder, fallback="a thing")
-    assert not items and "a.txt is not UTF-8" in odd["a.png"]
+    items, invalid = found(folder, fallback="a thing")
+    assert not items and "a.txt is not UTF-8" in invalid["a.png"]
 
 
 def test_a_binary_caption(folder):
@@ -254,8 +254,8 @@ def test_prefix_goes_before_every_caption(folder, prefix):
 def test_source_none_reads_nothing(folder):
     picture(folder / "a.png", caption="a cat")
     picture(folder / "b.png")
-    items, odd = found(folder, source="none", fallback="a thing")
-    assert [item.caption for item in items.values()] == ["a thing", "a thing"] and not odd
+    items, invalid = found(folder, source="none", fallback="a thing")
+    assert [item.caption for item in items.values()] == ["a thing", "a thing"] and not invalid
 
 
 def test_unknown_source():
@@ -270,9 +270,9 @@ def test_captions_by_the_line(folder, file_key, text_key):
     lines = [{file_key: "a.png", text_key: "a cat"}, {file_key: "sub\\b.png", text_key: "a dog", "more": 1}]
     (folder / "metadata.jsonl").write_text("\n\n".join(map(json.dumps, lines)))
     for source in ("auto", "jsonl"):
-        items, odd = found(folder, source=source)
+        items, invalid = found(folder, source=source)
         assert {name: item.caption for name, item in items.items()} == {"a.png": "a cat", "sub/b.png": "a dog"}
-        assert not odd
+        assert not invalid
     assert set(found(folder, source="txt")[1]) == {"a.png", "sub/b.png"}
 
 
@@ -289,7 +289,7 @@ def test_a_txt_wins_over_the_jsonl_in_auto_only(folder):
     assert found(folder, source="jsonl")[0]["a.png"].caption == "from jsonl"
 
 
-def test_odd_lines_of_a_jsonl_are_named(folder):
+def test_invalid_lines_of_a_jsonl_are_named(folder):
     picture(folder / "a.png")
     lines = [
         '{"file": "a.png", "caption": "a cat"}',
@@ -302,7 +302,7 @@ def test_odd_lines_of_a_jsonl_are_named(folder):
         '{"file": 3, "caption": "x"}',
     ]
     (folder / "m.jsonl").write_text("\n".join(lines))
-    items, odd = found(folder)
+    items, invalid = found(folder)
     assert items["a.png"].caption == "a cat"
     reasons = [
         "is not JSON",
@@ -311,8 +311,8 @@ def test_odd_lines_of_a_jsonl_are_named(folder):
         "has no text under 'caption'",
     ]
     reasons += ["which is not in the folder", "has no text under 'file'", "has no text under 'file'"]
-    assert list(odd) == [f"m.jsonl, line {number}" for number in range(2, 9)]
-    assert all(reason in text for reason, text in zip(reasons, odd.values(), strict=True))
+    assert list(invalid) == [f"m.jsonl, line {number}" for number in range(2, 9)]
+    assert all(reason in text for reason, text in zip(reasons, invalid.values(), strict=True))
 
 
 def test_a_jsonl_that_is_not_utf_8(folder):
@@ -324,17 +324,17 @@ def test_a_jsonl_that_is_not_utf_8(folder):
 # Folders
 
 
-def test_other_files_are_left_alone_and_foreign_images_are_odd(folder):
+def test_other_files_are_left_alone_and_foreign_images_are_invalid(folder):
     picture(folder / "a.png", caption="a")
     for name in ("notes.md", "b.npz", ".hidden.png", "raw.cr2", "phone.HEIC", ".git/c.png", "__MACOSX/d.png"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"x")
-    items, odd = found(folder)
-    assert set(items) == {"a.png"} and set(odd) == {"raw.cr2", "phone.HEIC"}
-    assert "save it as PNG" in odd["phone.HEIC"]
+    items, invalid = found(folder)
+    assert set(items) == {"a.png"} and set(invalid) == {"raw.cr2", "phone.HEIC"}
+    assert "save it as PNG" in invalid["phone.HEIC"]
 
 
-def test_folders_that_lead_into_themselves(folder):
+def test_folders_that_link_to_themselves(folder):
     picture(folder / "sub" / "a.png", caption="a")
     (folder / "sub" / "loop").symlink_to(folder, target_is_directory=True)
     assert len(found(folder)[0]) == 1
@@ -348,20 +348,20 @@ def test_folder_repeats_on_request_only(folder):
     assert repeats == {"10_cats/a.png": 10, "2_dogs/b.png": 2, "birds/c.png": 1, "0_none/d.png": 1}
 
 
-def test_masks_are_found_and_are_no_items(folder):
+def test_masks_are_found_and_are_not_trained_on(folder):
     for name in ("a.jpg", "b.png", "c.png"):
         picture(folder / name, caption="x")
     picture(folder / "a-masklabel.png")
     picture(folder / "masks" / "b.png")
     picture(folder / "lonely-masklabel.png", caption="a picture of its own")
-    items, odd = found(folder)
-    assert set(items) == {"a.jpg", "b.png", "c.png", "lonely-masklabel.png"} and not odd
+    items, invalid = found(folder)
+    assert set(items) == {"a.jpg", "b.png", "c.png", "lonely-masklabel.png"} and not invalid
     assert items["a.jpg"].mask == folder / "a-masklabel.png"
     assert items["b.png"].mask == folder / "masks" / "b.png"
     assert items["c.png"].mask is None
 
 
-def test_a_black_mask_is_odd(folder):
+def test_a_black_mask_is_invalid(folder):
     assert read_mask(picture(folder / "white.png", colour="white")).getpixel((0, 0)) == 255
-    with pytest.raises(InvalidImageError, match="black all over"):
+    with pytest.raises(InvalidImageError, match="completely black"):
         read_mask(picture(folder / "black.png", colour="black"))

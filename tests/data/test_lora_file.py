@@ -12,6 +12,7 @@ from torch import nn
 
 from d2f_core import OBJECTIVES, PREDICTIONS, NoiseSchedule
 from d2f_core.lora import AdapterSettings, make_adapters
+from diff2flow_kit.d2f_data.files.atomic import load_tensors, save_tensors
 from diff2flow_kit.d2f_data.files.lora_file import (
     LoraFacts,
     LoraModel,
@@ -21,7 +22,6 @@ from diff2flow_kit.d2f_data.files.lora_file import (
     save_lora,
     smallest_dtype,
 )
-from diff2flow_kit.d2f_data.files.store import load_tensors, save_tensors
 from diff2flow_kit.d2f_data.fingerprints import schedule_fingerprint
 
 FACTS = LoraFacts(
@@ -142,7 +142,7 @@ def test_facts_know_the_objectives_and_predictions_of_the_core():
         ({"alpha": float("nan")}, "alpha"),
     ],
 )
-def test_facts_that_make_no_sense_are_named(change, words):
+def test_invalid_facts_are_named(change, words):
     with pytest.raises(ValueError, match=words):
         dataclasses.replace(FACTS, **change)
 
@@ -212,7 +212,7 @@ def test_a_plain_dict_is_saved_without_facts(tmp_path):
     assert lora.facts is None and lora.keys() == stock.keys()
     metadata = load_tensors(tmp_path / "x.safetensors")[1]
     assert metadata["modelspec.architecture"] == "unknown/lora" and "ss_network_dim" not in metadata
-    assert repr(lora) == "<LoRA: 2 layers, no facts of a Diff2Flow training>"
+    assert repr(lora) == "<LoRA: 2 layers, without Diff2Flow metadata>"
 
 
 def test_a_file_of_another_program_has_no_facts(tmp_path):
@@ -242,7 +242,7 @@ def test_metadata_that_cannot_be_understood_is_named(saved, change):
         load_lora(saved)
 
 
-def test_a_file_of_before_there_were_conditions_has_none(saved):
+def test_a_file_older_than_image_conditions_has_none(saved):
     tensors, metadata = load_tensors(saved)
     assert metadata.pop("diff2flow.condition") == ""
     save_tensors(saved, tensors, metadata)
@@ -271,7 +271,7 @@ def test_incomplete_layers_are_named(saved, drop, add, words):
 @pytest.mark.parametrize(
     ("tensor", "dtype", "words"),
     [
-        (torch.tensor([1.0, float("nan")]), "fp32", "NaN or infinite, in lora_unet_a.diff"),
+        (torch.tensor([1.0, float("nan")]), "fp32", "NaN or infinite weights in lora_unet_a.diff"),
         (torch.tensor([1e5]), "fp16", "fp16 cannot hold the weights of lora_unet_a.diff, up to 100000; save as bf16"),
         (torch.tensor([1.0]), "fp8", "unknown dtype 'fp8'.*'fp16', 'bf16', 'fp32'"),
     ],

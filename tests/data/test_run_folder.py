@@ -1,4 +1,4 @@
-"""The folder of a training run: numbered, resumed under the same settings only, whole after a crash."""
+"""The folder of a training run: numbered, resumed with the same settings only, intact after a crash."""
 
 import json
 
@@ -21,7 +21,7 @@ def test_a_new_run_has_its_settings_and_no_state(tmp_path):
 
 
 @pytest.mark.parametrize("resume", ["auto", "continue"])
-def test_it_goes_on_with_the_last_save(tmp_path, resume):
+def test_it_resumes_from_the_last_save(tmp_path, resume):
     first = RunFolder(tmp_path, "portrait", CONFIG)
     for step in (1, 2):
         first.save(state(step), {"step": step, "loss": 0.5})
@@ -40,7 +40,7 @@ def test_auto_compares_with_the_last_run_of_the_name(tmp_path):
     assert names == ["a", "a", "a_00002", "a_00002", "a_00003"]
 
 
-def test_auto_tells_what_made_it_begin_anew(tmp_path):
+def test_auto_tells_why_it_starts_a_new_run(tmp_path):
     first, again = (RunFolder(tmp_path, "a", CONFIG) for _ in range(2))
     assert [(folder.previous, folder.differs) for folder in (first, again)] == [("", [])] * 2
     other = RunFolder(tmp_path, "a", {**CONFIG, "rank": 8, "targets": "attention"})
@@ -49,13 +49,13 @@ def test_auto_tells_what_made_it_begin_anew(tmp_path):
     assert RunFolder(tmp_path, "a", CONFIG, "new").differs == []
 
 
-def test_new_counts_on(tmp_path):
+def test_new_runs_are_numbered(tmp_path):
     names = [RunFolder(tmp_path, "a", CONFIG, "new").name for _ in range(3)]
     assert names == ["a", "a_00002", "a_00003"]
     assert RunFolder(tmp_path, "a", CONFIG, "auto").name == "a_00003"
 
 
-def test_numbers_go_on_after_gaps_and_past_five_digits(tmp_path):
+def test_numbers_continue_after_gaps_and_past_five_digits(tmp_path):
     for name in ("a_00002", "a_99999", "a_100000", "a_7", "a_00009_x", "ab", "a_b"):
         (tmp_path / name).mkdir()
     (tmp_path / "a_200000").write_text("a file", encoding="utf-8")
@@ -74,7 +74,7 @@ def test_continue_lists_the_differences(tmp_path):
         RunFolder(tmp_path, "a", {**CONFIG, "rank": 8, "data": "abc"}, "continue")
     words = str(raised.value)
     assert "rank: 16 in the file, 8 wanted" in words and "data: nothing in the file, abc wanted" in words
-    assert "seed" not in words and "give the run another name" in words
+    assert "seed" not in words and "change run_name" in words
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
@@ -83,7 +83,7 @@ def test_settings_that_cannot_be_read_are_named(tmp_path, content):
     RunFolder(tmp_path, "a", CONFIG)
     (tmp_path / "a" / "settings.json").write_bytes(content)
     for resume in ("auto", "continue"):
-        with pytest.raises(ValueError, match=r"a/settings\.json cannot be read .* choose another name"):
+        with pytest.raises(ValueError, match=r"a/settings\.json cannot be read .* change run_name"):
             RunFolder(tmp_path, "a", CONFIG, resume)
     assert RunFolder(tmp_path, "a", CONFIG, "new").name == "a_00002"
 
@@ -102,15 +102,15 @@ def test_bad_names_are_refused(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-def test_continue_without_a_run_names_those_there_are(tmp_path):
-    with pytest.raises(ValueError, match=r"no run 'portait' in .*none yet.*'auto'"):
+def test_continue_without_a_run_lists_the_existing_ones(tmp_path):
+    with pytest.raises(ValueError, match=r"no run 'portait' in .*there are no runs yet.*'auto'"):
         RunFolder(tmp_path / "new", "portait", CONFIG, "continue")
     RunFolder(tmp_path, "portrait", CONFIG)
-    with pytest.raises(ValueError, match=r"no run 'portait' in .*there are portrait.*run_name"):
+    with pytest.raises(ValueError, match=r"no run 'portait' in .*existing runs: portrait.*run_name"):
         RunFolder(tmp_path, "portait", CONFIG, "continue")
 
 
-def test_a_run_that_kept_nothing_leaves_nothing(tmp_path):
+def test_a_run_that_saved_nothing_leaves_nothing(tmp_path):
     empty, saved = RunFolder(tmp_path, "a", CONFIG), RunFolder(tmp_path, "b", CONFIG)
     saved.save(state(1), {"step": 1})
     for folder in (empty, saved):
@@ -133,7 +133,7 @@ def test_a_state_that_cannot_be_saved_leaves_the_old_one(tmp_path):
     assert len((folder.path / "log.jsonl").read_text(encoding="utf-8").splitlines()) == 1
 
 
-def test_pictures_are_kept_by_their_step(tmp_path):
+def test_previews_are_named_after_their_step(tmp_path):
     from PIL import Image
 
     folder = RunFolder(tmp_path, "a", CONFIG)
@@ -143,5 +143,5 @@ def test_pictures_are_kept_by_their_step(tmp_path):
         assert picture.size == (32, 16) and picture.format == "JPEG"
 
 
-def test_it_prints_short(tmp_path):
+def test_repr_is_short(tmp_path):
     assert repr(RunFolder(tmp_path, "a", CONFIG)) == "<training run a>"

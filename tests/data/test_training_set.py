@@ -1,4 +1,4 @@
-"""From a folder to latents, with an encoder of ours in the VAE's place: means of 8 x 8 pixels."""
+"""From a folder to latents, with a stand-in for the VAE: means of 8 x 8 pixels."""
 
 import pytest
 import torch
@@ -8,10 +8,10 @@ from diff2flow_kit.d2f_data.image_sets import samples as samples_module
 from diff2flow_kit.d2f_data.image_sets import training_set
 from diff2flow_kit.d2f_data.image_sets.augment import Augmentation
 from diff2flow_kit.d2f_data.image_sets.buckets import Bucket
-from diff2flow_kit.d2f_data.image_sets.folder import Captions, InvalidFile, find_items
+from diff2flow_kit.d2f_data.image_sets.folder import Captions, InvalidFile, find_training_images
 from diff2flow_kit.d2f_data.image_sets.latent_cache import Cache
-from diff2flow_kit.d2f_data.image_sets.samples import SetSettings, survey
-from diff2flow_kit.d2f_data.image_sets.set_report import InvalidFilesError, Work, contact_sheet, describe
+from diff2flow_kit.d2f_data.image_sets.samples import SetSettings, plan_set
+from diff2flow_kit.d2f_data.image_sets.set_report import EncodingStats, InvalidFilesError, contact_sheet, describe
 from diff2flow_kit.d2f_data.image_sets.training_set import (
     batches,
     encode,
@@ -33,11 +33,11 @@ def cache(tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     """Two square images, a wide one and a tall one."""
-    place = tmp_path / "set"
-    place.mkdir()
+    root = tmp_path / "set"
+    root.mkdir()
     for (name, colour), size in zip(COLOURS.items(), [(128, 128), (256, 128), (100, 100), (64, 128)], strict=True):
-        Image.new("RGB", size, colour).save(place / f"{name}.png")
-    return place
+        Image.new("RGB", size, colour).save(root / f"{name}.png")
+    return root
 
 
 class Encoder:
@@ -52,21 +52,21 @@ class Encoder:
 
 
 def plan_of(folder, cache, vae="vae", folder_repeats=False, **settings):
-    items, odd = find_items(folder, Captions("none"), folder_repeats)
-    assert not odd
-    *_, plan = survey(items, SetSettings(**{"resolution": 96, "step": 32, **settings}), cache, vae)
+    images, invalid = find_training_images(folder, Captions("none"), folder_repeats)
+    assert not invalid
+    *_, plan = plan_set(images, SetSettings(**{"resolution": 96, "step": 32, **settings}), cache, vae)
     return plan
 
 
 def run(folder, cache, **settings):
-    """(plan, latents a bucket, images that were encoded)"""
+    """(plan, LATENT per bucket, number of images that were encoded)."""
     plan, encoder = plan_of(folder, cache, **settings), Encoder()
     list(encode(plan.missing, cache, encoder))
     return plan, [gather(rows, cache) for rows in plan.rows], sum(encoder.calls)
 
 
 def names(plan):
-    return [[sample.item.name[0] for sample in rows] for rows in plan.rows]
+    return [[sample.image.name[0] for sample in rows] for rows in plan.rows]
 
 
 def test_latents_line_up_with_the_rows(folder, cache):
@@ -75,8 +75,8 @@ def test_latents_line_up_with_the_rows(folder, cache):
     assert [tuple(latent["samples"].shape) for latent in latents] == [(1, 3, 16, 8), (2, 3, 12, 12), (1, 3, 8, 16)]
     for rows, latent in zip(plan.rows, latents, strict=True):
         for sample, row in zip(rows, latent["samples"], strict=True):
-            colour = torch.tensor(COLOURS[sample.item.name[0]]) / 255
-            assert torch.allclose(row.mean((1, 2)), colour, atol=1e-3), sample.item.name
+            colour = torch.tensor(COLOURS[sample.image.name[0]]) / 255
+            assert torch.allclose(row.mean((1, 2)), colour, atol=1e-3), sample.image.name
         assert "noise_mask" not in latent
 
 
@@ -114,7 +114,7 @@ def test_repeats_are_rows_of_one_latent(folder, cache):
     plan, latents, encoded = run(folder, cache, repeats=2, folder_repeats=True)
     assert encoded == 4
     squares = latents[1]["samples"]
-    assert [sample.item.name for sample in plan.rows[1]] == ["3_more/c.png"] * 6 + ["a.png"] * 2
+    assert [sample.image.name for sample in plan.rows[1]] == ["3_more/c.png"] * 6 + ["a.png"] * 2
     assert len(squares) == 8 and all(torch.equal(row, squares[0]) for row in squares[:6])
     assert not torch.equal(squares[5], squares[6])
 
@@ -130,7 +130,7 @@ def test_variants_follow_each_other_and_differ(folder, cache):
     assert not torch.equal(run(folder, cache, **settings, seed=1)[1][1]["samples"], rows)
 
 
-def test_variants_that_would_be_alike_are_not_made(folder, cache):
+def test_identical_variants_are_not_encoded(folder, cache):
     assert len(plan_of(folder, cache, variants=9).samples) == 4
     assert len(plan_of(folder, cache, variants=9, augmentation=Augmentation(flip=True)).samples) == 8
 
@@ -160,37 +160,37 @@ def test_crop_coordinates_of_a_mirrored_image_are_mirrored(tmp_path, cache):
     settings = {"augmentation": Augmentation(flip=True, crop=0.4), "variants": 2, "step": 96}
     for sample in plan_of(tmp_path / "set", cache, **settings).samples:
         left, placement = sample.sizes()["crop_w"], sample.placement
-        assert left == (placement.width - 96 - placement.left if sample.drawn.flip else placement.left)
+        assert left == (placement.width - 96 - placement.left if sample.params.flip else placement.left)
 
 
 def test_small_images_are_left_out_on_request(folder, cache):
     plan = plan_of(folder, cache, resolution=128, step=32, upscale=False)
     assert names(plan) == [["a"], ["b"]]
     assert InvalidFile("c.png", "100 x 100 is smaller than its bucket 128x128") in plan.small and len(plan.small) == 2
-    assert not plan.odd
+    assert not plan.invalid
     assert not plan_of(folder, cache, resolution=128).small
 
 
-def test_crops_do_not_enlarge_where_that_is_not_wanted(folder, cache):
+def test_crops_do_not_enlarge_when_upscaling_is_off(folder, cache):
     plan = plan_of(folder, cache, upscale=False, augmentation=Augmentation(crop=0.9), variants=20)
     assert plan.samples
     for sample in plan.samples:
         assert sample.placement.width <= sample.size[0] and sample.placement.height <= sample.size[1]
 
 
-def test_damaged_images_are_odd_before_anything_is_encoded(folder, cache):
+def test_damaged_images_are_found_before_anything_is_encoded(folder, cache):
     path = folder / "a.png"
     Image.effect_noise((128, 128), 90).convert("RGB").save(path)
     path.write_bytes(path.read_bytes()[:20000])
     plan = plan_of(folder, cache)
-    assert [file.name for file in plan.odd] == ["a.png"] and "damaged" in plan.odd[0].reason
+    assert [file.name for file in plan.invalid] == ["a.png"] and "damaged" in plan.invalid[0].reason
     assert len(plan.samples) == 3
 
 
-def test_an_image_that_is_damaged_after_the_survey_is_named(folder, cache):
+def test_an_image_that_is_damaged_after_planning_is_named(folder, cache):
     plan = plan_of(folder, cache)
     (folder / "a.png").write_bytes(b"hello")
-    with pytest.raises(ValueError, match=r"a\.png was changed while it was used: not an image"):
+    with pytest.raises(ValueError, match=r"a\.png was changed while the node was running: not an image"):
         list(encode(plan.missing, cache, Encoder()))
 
 
@@ -225,7 +225,7 @@ def test_stopping_between_batches_keeps_what_is_done(folder, cache, monkeypatch)
     assert len(plan_of(folder, cache).missing) == 2
 
 
-def test_a_latent_that_has_gone_is_named(folder, cache):
+def test_a_latent_that_was_removed_is_named(folder, cache):
     plan, _, _ = run(folder, cache)
     cache.path(plan.samples[0].key).unlink()
     with pytest.raises(ValueError, match=plan.samples[0].key):
@@ -256,9 +256,9 @@ def test_masks_go_with_their_images(masked, cache):
 def test_masks_are_mirrored_with_their_images(masked, cache):
     plan = plan_of(masked, cache, augmentation=Augmentation(flip=True), variants=2)
     for sample in plan.samples:
-        if sample.item.mask is not None:
+        if sample.image.mask is not None:
             mask = read_mask_pixels(sample)
-            upright = mask.flip(-1) if sample.drawn.flip else mask
+            upright = mask.flip(-1) if sample.params.flip else mask
             assert upright[..., :40].max() == 0 and upright[..., -40:].min() == 255
 
 
@@ -270,12 +270,13 @@ def test_a_changed_mask_is_taken_up(masked, cache):
 
 
 @pytest.mark.parametrize(
-    "size, colour, reason", [((128, 64), 255, "of another shape"), ((128, 128), 0, "black all over")]
+    "size, colour, reason", [((128, 64), 255, "another aspect ratio"), ((128, 128), 0, "completely black")]
 )
-def test_odd_masks(folder, cache, size, colour, reason):
+def test_invalid_masks(folder, cache, size, colour, reason):
     Image.new("L", size, colour).save(folder / "a-masklabel.png")
     plan = plan_of(folder, cache)
-    assert plan.odd[0].name == "a.png" and "a-masklabel.png" in plan.odd[0].reason and reason in plan.odd[0].reason
+    [file] = plan.invalid
+    assert file.name == "a.png" and "a-masklabel.png" in file.reason and reason in file.reason
 
 
 def test_a_mask_of_another_size_but_the_same_shape_will_do(folder, cache):
@@ -288,16 +289,16 @@ def test_a_mask_of_another_size_but_the_same_shape_will_do(folder, cache):
 
 def test_captions_are_encoded_once(cache):
     def conditioning(text):
-        asked.append(text)
+        encoded.append(text)
         return [[torch.full((1, 2, 3), float(len(text))), {"pooled_output": None}]]
 
-    asked, found = [], {}
+    encoded, found = [], {}
     assert list(encode_captions(["", "a", "bb"], cache, "clip", conditioning, found)) == [1, 2, 3]
     again = {}
     assert list(encode_captions(["a", "new", "bb"], cache, "clip", conditioning, again)) == [0, 1, 1]
-    assert asked == ["", "a", "bb", "new"] and torch.equal(again["bb"][0][0], found["bb"][0][0])
+    assert encoded == ["", "a", "bb", "new"] and torch.equal(again["bb"][0][0], found["bb"][0][0])
     list(encode_captions(["a"], cache, "another clip", conditioning, {}))
-    assert asked[-1] == "a"
+    assert encoded[-1] == "a"
 
 
 def test_captions_with_hooks_are_encoded_every_time(cache):
@@ -325,8 +326,8 @@ def test_counts_start_at_one(name):
 def test_report_counts_and_names(masked, cache):
     settings = SetSettings(resolution=96, step=32, variants=4, repeats=2)
     plan = plan_of(masked, cache, variants=4, repeats=2)
-    plan.odd.extend(InvalidFile(f"odd{number}.png", "the file is empty") for number in range(25))
-    report = describe(masked, cache.folder, plan, settings, Work(3, 1, 0, 2, 1_500_000))
+    plan.invalid.extend(InvalidFile(f"bad{number}.png", "the file is empty") for number in range(25))
+    report = describe(masked, cache.folder, plan, settings, EncodingStats(3, 1, 0, 2, 1_500_000))
     for text in (
         "4 images, 8 rows in 3 buckets, 1 with a loss mask",
         "96x96: 4 rows of 2 images",
@@ -334,13 +335,13 @@ def test_report_counts_and_names(masked, cache):
         "captions: 0 from the cache, 2 encoded",
         "1.5 MB",
         "variants: 1 instead of 4",
-        "odd files, skipped (25)",
-        "odd19.png: the file is empty",
+        "invalid files, skipped (25)",
+        "bad19.png: the file is empty",
         "and 5 more",
     ):
         assert text in report, text
-    assert "odd20.png" not in report
-    assert "odd0.png: the file is empty" in str(InvalidFilesError(masked, plan.odd))
+    assert "bad20.png" not in report
+    assert "bad0.png: the file is empty" in str(InvalidFilesError(masked, plan.invalid))
 
 
 @pytest.mark.parametrize("count, shape", [(1, (208, 192)), (4, (208, 768)), (6, (416, 768)), (40, (832, 768))])

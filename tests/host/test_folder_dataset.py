@@ -288,7 +288,7 @@ def huge(path):
 
 
 ODD = {
-    "truncated": (truncated, b"x", "damaged or cut off"),
+    "truncated": (truncated, b"x", "damaged or truncated"),
     "empty": (lambda path: path.write_bytes(b""), b"x", "the file is empty"),
     "not an image": (lambda path: path.write_text("hello"), b"x", "not an image"),
     "huge": (huge, b"x", "million pixels"),
@@ -309,7 +309,7 @@ def test_odd_files_stop_or_are_skipped(run, calls, folder, kind):
         run()
     assert (calls.images, calls.captions) == (0, 0), "nothing is encoded before the user has decided"
     out = run(odd_files="skip")
-    assert len(out.positive) == 4 and "odd files, skipped (1)" in out.report and reason in out.report
+    assert len(out.positive) == 4 and "invalid files, skipped (1)" in out.report and reason in out.report
 
 
 def white(mode):

@@ -70,7 +70,7 @@ def test_colors(run, folders):
     out = run(target_values=COLOR, flip="both")
     assert out.names == ["a", "a mirrored", "c", "c mirrored", "sub/d", "sub/d mirrored"]
     assert torch.allclose(out.targets[0], torch.tensor([1, 0, 0.2])) and bool((out.valid[0] == 1).all())
-    assert "left out (2)" in out.report and "b: the target is 96 x 96, of another shape" in out.report
+    assert "left out (2)" in out.report and "b: the target is 96 x 96, but the image is" in out.report
 
 
 def test_folders_may_lie_in_the_input_folder(run, folders, comfy, monkeypatch):

@@ -141,7 +141,7 @@ def test_a_cancel_keeps_what_was_made(generate, build, conditioning, cancel_afte
         monkeypatch.undo()
     made = calls // 3 * 3
     if made:
-        with pytest.raises(ValueError, match=f"unfinished, {made} of 7 are there"):
+        with pytest.raises(ValueError, match=f"unfinished, {made} of 7 exist"):
             load("my_pairs")
     pairs, report, _ = generate(model, positive=conditioning[0])
     assert f"generated {7 - made} pairs in" in report
@@ -186,7 +186,7 @@ def test_a_lora_is_part_of_the_teacher(generate, build, train, stock, conditioni
     model = build()
     plain = generate(model, positive=conditioning[0])[0]
     patched = stock("train", "LoraModelLoader").execute(model, train(model, learning_rate=0.1)[0], 1.0).result[0]
-    with pytest.raises(ValueError, match=r"holds pairs of other settings .*base: "):
+    with pytest.raises(ValueError, match=r"holds pairs with other settings .*base: "):
         generate(patched, positive=conditioning[0])
     other = generate(patched, positive=conditioning[0], name="round 2")[0]
     assert not torch.allclose(plain.read([0]).x0, other.read([0]).x0, atol=1e-3)

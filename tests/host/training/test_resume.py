@@ -66,7 +66,7 @@ def test_more_steps_are_the_longer_run(build, train, same, saved):
 
 def test_fp16_goes_on_bit_for_bit(build, train, same, output):
     """The scaler of the gradients is part of the state, and counts the steps without an overflow."""
-    from diff2flow_kit.d2f_data.files.checkpoint import load_state
+    from diff2flow_kit.d2f_data.files.training_state import load_state
 
     whole, _, part = (
         train(build(), steps=steps, precision="fp16", run_name=name)[0]
@@ -120,7 +120,7 @@ def test_continue_lists_what_differs(build, train, unharmed, output):
     words = str(raised.value)
     assert "rank: 2 in the file, 3 wanted" in words and "items: 5 in the file, 2 wanted" in words
     assert "steps_of_lr_schedule: 2 in the file, 3 wanted" in words
-    assert "\n  data: " in words and "\n  base: " in words and "give the run another name" in words
+    assert "\n  data: " in words and "\n  base: " in words and "change run_name" in words
     assert "learning_rate" not in words
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
 
@@ -204,7 +204,7 @@ D2FTrainLora.execute([small.build_model()], [{"samples": inputs["latents"]}], [[
 def test_kill_9_loses_the_steps_since_the_last_save(
     build, train, latents, conditioning, part, root, host_path, output, same
 ):
-    from diff2flow_kit.d2f_data.files.checkpoint import load_state
+    from diff2flow_kit.d2f_data.files.training_state import load_state
 
     widgets = {widget.id: widget.default for widget in part("training.widgets").training_widgets()}
     chosen = {"rank": 2, "targets": "attention", "batch_size": 2, "learning_rate": 1e-2, "preview_every": 0}

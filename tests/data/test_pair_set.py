@@ -1,4 +1,4 @@
-"""Sets of reflow pairs: what is written is read, whatever stops the writer."""
+"""Sets of reflow pairs: what is written is read back, also after a writer was stopped."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diff2flow_kit.d2f_data.reflow.pairs import ReflowPairSet
+from diff2flow_kit.d2f_data.reflow.pair_set import ReflowPairSet
 from diff2flow_kit.d2f_data.reflow.plan import ReflowPairPlan
 from diff2flow_kit.d2f_data.reflow.writer import ReflowPairWriter
 
@@ -21,19 +21,19 @@ def plan(count=10, **changes):
     return ReflowPairPlan(SHAPE, count, **{"seed": 7, "teacher": TEACHER, "shard_size": 4, **changes})
 
 
-def told():
+def conditions_of_prompts():
     return [{"c_crossattn": torch.full((1, 2, 6), float(i)), "y": torch.tensor([[float(i)]])} for i in range(3)]
 
 
 def teacher(eps):
-    """Something that depends on the noise alone."""
+    """A teacher whose x0 depends only on the noise."""
     return 2 * eps + 1
 
 
 def write(folder, wanted, batch=3, stop=None, conditions=None):
-    """Run a writer; ``stop`` raises after that many pairs. Returns the indices that were made."""
+    """Run a writer, and interrupt it after ``stop`` pairs. Returns the indices that it generated."""
     made = []
-    with ReflowPairWriter(folder, wanted, PROMPTS, conditions or told()) as writer:
+    with ReflowPairWriter(folder, wanted, PROMPTS, conditions or conditions_of_prompts()) as writer:
         for items in writer.missing(batch):
             eps = wanted.noise(items)
             writer.add(items, eps, teacher(eps))
@@ -76,7 +76,7 @@ def test_pairs_come_back_in_any_order(folder, storage):
     assert repr(pairs) == "<10 reflow pairs of 4x3x5 under 3 prompts: set>"
 
 
-def test_conditions_are_kept_once_a_prompt(folder):
+def test_conditions_are_stored_once_per_prompt(folder):
     write(folder, plan())
     pairs = ReflowPairSet(folder)
     one, other, again = pairs.conditions([2, 0, 2])
@@ -87,22 +87,22 @@ def test_conditions_are_kept_once_a_prompt(folder):
 
 def test_few_conditions_stay_in_memory(folder, monkeypatch):
     write(folder, plan())
-    monkeypatch.setattr("diff2flow_kit.d2f_data.reflow.pairs.HELD_PROMPTS", 2)
+    monkeypatch.setattr("diff2flow_kit.d2f_data.reflow.pair_set.CACHED_PROMPTS", 2)
     pairs = ReflowPairSet(folder)
     for prompt in (0, 1, 2, 0):
         assert float(pairs.conditions([prompt])[0]["y"]) == prompt
-        assert len(pairs._held) <= 2
+        assert len(pairs._cache) <= 2
 
 
 def test_the_index_is_the_pair(folder):
-    """Whatever the batches: pair i starts from the noise of (seed, i)."""
+    """Pair i starts from the noise of (seed, i) in any batch."""
     assert torch.equal(plan().noise([3, 8])[1], plan(count=100).noise([8])[0])
     assert not torch.equal(plan().noise([3]), plan(seed=8).noise([3]))
     noise = plan().noise(range(200))
     assert abs(float(noise.mean())) < 0.03 and abs(float(noise.std()) - 1) < 0.03
 
 
-def test_the_manifest_says_what_is_in_it(folder, shards):
+def test_the_manifest_lists_the_shards(folder, shards):
     write(folder, plan())
     assert shards() == ["shard-00000.safetensors", "shard-00001.safetensors", "shard-00002.safetensors"]
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -112,16 +112,16 @@ def test_the_manifest_says_what_is_in_it(folder, shards):
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 6, 9])
-def test_a_cancel_neither_repeats_a_pair_nor_loses_one(folder, stop):
+def test_a_cancelled_run_is_continued_without_repeating_or_losing_pairs(folder, stop):
     wanted = plan()
     cancelled(folder, wanted, stop, batch=1)
-    with pytest.raises(ValueError, match=rf"unfinished, {stop} of 10 are there; run Generate Reflow Pairs again"):
+    with pytest.raises(ValueError, match=rf"unfinished, {stop} of 10 exist; run Generate Reflow Pairs again"):
         ReflowPairSet(folder)
     assert write(folder, wanted) == list(range(stop, 10))
     assert torch.equal(ReflowPairSet(folder).read(range(10)).eps, wanted.noise(range(10)))
 
 
-def test_a_finished_set_is_left_as_it_is(folder):
+def test_a_finished_set_is_not_rewritten(folder):
     write(folder, plan())
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("shard-*")}
     assert write(folder, plan()) == []
@@ -162,14 +162,14 @@ def test_other_conditions_are_other_settings(folder):
 
 def test_latents_that_are_not_finite_stop_the_writer(folder):
     with pytest.raises(ValueError, match="pairs 2 to 3 are NaN or infinite in fp16"):  # noqa: SIM117
-        with ReflowPairWriter(folder, plan(storage="fp16"), PROMPTS, told()) as writer:
+        with ReflowPairWriter(folder, plan(storage="fp16"), PROMPTS, conditions_of_prompts()) as writer:
             writer.add([0, 1], torch.zeros(2, *SHAPE), torch.zeros(2, *SHAPE))
             writer.add([2, 3], torch.zeros(2, *SHAPE), torch.full((2, *SHAPE), 1e6))
     assert write(folder, plan(storage="fp16")) == list(range(2, 10))
 
 
 @pytest.mark.parametrize(("name", "value"), [("count", 0), ("shard_size", 0), ("storage", "fp8")])
-def test_plans_that_make_no_sense(name, value):
+def test_invalid_plans(name, value):
     with pytest.raises(ValueError, match=name):
         plan(**{name: value})
 
@@ -177,13 +177,13 @@ def test_plans_that_make_no_sense(name, value):
 def peak_mib(folder: Path, count: int) -> float:
     """Peak memory of a process that writes pairs and reads them all in random batches.
 
-    Of its own: what getrusage tells of a child is at least its parent's.
+    Read from /proc, since getrusage reports at least the parent's peak for a child.
     """
     code = f"""
 import importlib.util, re, sys, types, torch
 root = {str(Path(__file__).resolve().parents[2])!r}
 kit = types.ModuleType("kit"); kit.__path__ = [root]; sys.modules["kit"] = kit
-from kit.d2f_data.reflow.pairs import ReflowPairSet
+from kit.d2f_data.reflow.pair_set import ReflowPairSet
 from kit.d2f_data.reflow.plan import ReflowPairPlan
 from kit.d2f_data.reflow.writer import ReflowPairWriter
 torch.set_num_threads(1)
@@ -201,7 +201,9 @@ print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
     return float(done.stdout)
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak of one program")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="only Linux reports the peak memory of a single process"
+)
 def test_memory_does_not_grow_with_the_number_of_pairs(tmp_path):
     """10,000 pairs of 8 KiB are 80 MiB."""
     few, many = peak_mib(tmp_path / "few", 1_000), peak_mib(tmp_path / "many", 10_000)

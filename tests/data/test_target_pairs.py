@@ -1,4 +1,4 @@
-"""Images with their targets: partners, one placement for both, raw values as they are stored."""
+"""Image-target pairs: matching by name, one placement for both, raw values exactly as stored."""
 
 import numpy as np
 import pytest
@@ -7,21 +7,21 @@ from PIL import Image
 
 from diff2flow_kit.d2f_data.image_sets.buckets import Bucket
 from diff2flow_kit.d2f_data.image_sets.images import InvalidImageError
-from diff2flow_kit.d2f_data.image_sets.read_raw import read_raw, read_raw_size
+from diff2flow_kit.d2f_data.image_sets.raw_targets import read_raw, read_raw_size
 from diff2flow_kit.d2f_data.image_sets.target_pair_tensors import describe_target_pairs, read_target_pairs
 from diff2flow_kit.d2f_data.image_sets.target_pairs import RawValues, TargetPairSettings, find_target_pairs, plan_rows
 
 
 @pytest.fixture
 def folders(tmp_path):
-    places = tmp_path / "images", tmp_path / "targets"
-    for place in places:
-        place.mkdir()
-    return places
+    paths = tmp_path / "images", tmp_path / "targets"
+    for path in paths:
+        path.mkdir()
+    return paths
 
 
 def ramp(width=96, height=96, top=250):
-    """Values that tell every pixel from its neighbours, (H, W) uint8."""
+    """A ramp in which neighbouring pixels differ, (H, W) uint8."""
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     return np.round((0.7 * x + 0.3 * y) * (top - 5) + 5).astype(np.uint8)
 
@@ -38,51 +38,51 @@ def save_array(path, values):
 
 
 def load(folders, **settings):
-    """The set, and reasons by name of what was left out."""
+    """(pairs, {name: reason} of the files that were left out)."""
     settings = TargetPairSettings(**{"resolution": 96, "step": 32, **settings})
-    pairs, odd = find_target_pairs(*folders, settings.raw is not None)
-    *_, found = read_target_pairs(plan_rows(pairs, settings, odd), settings.raw, odd)
-    return found, {file.name: file.reason for file in found.odd}
+    pairs, invalid = find_target_pairs(*folders, settings.raw is not None)
+    *_, found = read_target_pairs(plan_rows(pairs, settings, invalid), settings.raw, invalid)
+    return found, {file.name: file.reason for file in found.invalid}
 
 
-# Partners
+# Matching
 
 
-def test_partners_have_the_same_path_whatever_the_suffix(folders):
+def test_images_and_targets_are_matched_by_path_without_suffix(folders):
     images, targets = folders
     for name in ("a.jpg", "sub/a.png", "b.c.png"):
         save_grey(images / name, ramp())
     for name in ("a.png", "sub/a.tif", "b.c.webp"):
         save_grey(targets / name, ramp())
-    pairs, odd = find_target_pairs(images, targets, raw=False)
+    pairs, invalid = find_target_pairs(images, targets, raw=False)
     names = [(pair.name, pair.image.name, pair.target.name) for pair in pairs]
     assert names == [("a", "a.jpg", "a.png"), ("b.c", "b.c.png", "b.c.webp"), ("sub/a", "a.png", "a.tif")]
-    assert not odd
+    assert not invalid
 
 
-def test_files_without_a_partner_or_with_two_are_named(folders):
+def test_files_without_exactly_one_counterpart_are_named(folders):
     images, targets = folders
     for name in ("a.png", "lonely.png", "twice.jpg", "twice.png"):
         save_grey(images / name, ramp())
     for name in ("a.png", "twice.png", "nobody.png"):
         save_grey(targets / name, ramp())
     (targets / "b.exr").write_bytes(b"x")
-    pairs, odd = find_target_pairs(images, targets, raw=True)
+    pairs, invalid = find_target_pairs(images, targets, raw=True)
     assert [pair.name for pair in pairs] == ["a", "twice"]
-    reasons = {file.name: file.reason for file in odd}
-    assert "twice.jpg has the same name; twice.png is left out" in reasons["image twice.png"]
+    reasons = {file.name: file.reason for file in invalid}
+    assert "twice.jpg has the same name; remove one of them" in reasons["image twice.png"]
     assert reasons["image lonely.png"] == f"no file lonely.* in {targets}"
     assert reasons["target nobody.png"] == f"no file nobody.* in {images}"
     assert ".exr cannot be read" in reasons["target b.exr"] and len(reasons) == 4
 
 
 @pytest.mark.parametrize("swap", [False, True])
-def test_one_folder_may_lie_in_the_other(tmp_path, swap):
+def test_one_folder_may_be_inside_the_other(tmp_path, swap):
     save_grey(tmp_path / "a.png", ramp())
     save_grey(tmp_path / "inner" / "a.png", ramp())
-    places = (tmp_path / "inner", tmp_path) if swap else (tmp_path, tmp_path / "inner")
-    pairs, odd = find_target_pairs(*places, raw=False)
-    assert [pair.name for pair in pairs] == ["a"] and not odd
+    paths = (tmp_path / "inner", tmp_path) if swap else (tmp_path, tmp_path / "inner")
+    pairs, invalid = find_target_pairs(*paths, raw=False)
+    assert [pair.name for pair in pairs] == ["a"] and not invalid
     with pytest.raises(ValueError, match="are the same folder"):
         find_target_pairs(tmp_path, tmp_path / "inner" / "..", raw=False)
 
@@ -127,10 +127,10 @@ def test_arrays_of_one_channel(tmp_path, shape):
 
 
 BROKEN = {
-    "pickled": (np.array([[{"a": 1}] * 16] * 16, dtype=object), "damaged, cut off or no array of numbers"),
-    "three channels": (np.zeros((16, 16, 3)), r"float64 of shape \(16, 16, 3\); save numbers"),
+    "pickled": (np.array([[{"a": 1}] * 16] * 16, dtype=object), "damaged, truncated or not an array of numbers"),
+    "three channels": (np.zeros((16, 16, 3)), r"float64 of shape \(16, 16, 3\); save integers or floats"),
     "complex": (np.zeros((16, 16), dtype=np.complex64), "holds complex64"),
-    "tiny": (np.zeros((4, 16)), "16 x 4 is outside 8 a side"),
+    "tiny": (np.zeros((4, 16)), "16 x 4 is not allowed; sides must have at least 8 pixels"),
     "list": (np.zeros(100), r"of shape \(100,\)"),
 }
 
@@ -143,18 +143,18 @@ def test_arrays_that_cannot_be_used(tmp_path, kind):
         read_raw_size(tmp_path / "a.npy")
 
 
-def test_arrays_that_are_cut_off_or_something_else(tmp_path):
+def test_arrays_that_are_truncated_or_something_else(tmp_path):
     path = save_array(tmp_path / "a.npy", ramp())
     for content in (path.read_bytes()[:500], b"", b"hello", b"PK\x03\x04" + b"\0" * 100):
         path.write_bytes(content)
-        with pytest.raises(InvalidImageError, match="damaged, cut off"):
+        with pytest.raises(InvalidImageError, match="damaged, truncated"):
             read_raw_size(path)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "P", "LA"])
-def test_pictures_hold_no_values(tmp_path, mode):
+def test_colour_images_have_no_raw_values(tmp_path, mode):
     Image.new(mode, (16, 16)).save(tmp_path / "a.png")
-    with pytest.raises(InvalidImageError, match=f"has mode {mode} and not one value a pixel; save it as"):
+    with pytest.raises(InvalidImageError, match=f"has mode {mode} instead of one value per pixel; save it as"):
         read_raw(tmp_path / "a.png")
 
 
@@ -163,12 +163,12 @@ def test_pictures_hold_no_values(tmp_path, mode):
 
 @pytest.mark.parametrize("size", [(96, 96), (300, 200), (90, 170), (128, 64)])
 @pytest.mark.parametrize("flip", ["off", "both"])
-def test_both_of_a_pair_are_placed_alike(folders, size, flip):
+def test_image_and_target_are_placed_alike(folders, size, flip):
     values = ramp(*size)
     save_grey(folders[0] / "a.png", values)
     save_array(folders[1] / "a.npy", values)
-    found, odd = load(folders, flip=flip, raw=RawValues())
-    assert not odd and len(found.images[0]) == (2 if flip == "both" else 1)
+    found, invalid = load(folders, flip=flip, raw=RawValues())
+    assert not invalid and len(found.images[0]) == (2 if flip == "both" else 1)
     # An image is blended and a value is not: at most the ramp between two pixels lies between them.
     between = 2 * max(96 / size[0], 1) / 96 * 255 + 2 * 255 / min(size)
     difference = (found.images[0] * 255 - found.targets[0]).abs()
@@ -178,8 +178,8 @@ def test_both_of_a_pair_are_placed_alike(folders, size, flip):
 def test_targets_of_another_resolution_fit(folders):
     save_grey(folders[0] / "a.png", ramp(192, 192))
     save_grey(folders[1] / "a.png", ramp(48, 48))
-    found, odd = load(folders)
-    assert not odd and float((found.images[0] - found.targets[0]).abs().mean()) < 0.02
+    found, invalid = load(folders)
+    assert not invalid and float((found.images[0] - found.targets[0]).abs().mean()) < 0.02
 
 
 def test_mirrored_rows_are_mirrors(folders):
@@ -203,7 +203,7 @@ def test_random_flips_are_of_both_and_from_the_seed(folders):
         torch.testing.assert_close(found.images[0] * 255, found.targets[0])
 
 
-def test_pairs_lie_in_the_buckets_of_their_images(folders):
+def test_pairs_are_in_the_buckets_of_their_images(folders):
     for name, size in (("a", (96, 96)), ("b", (200, 100)), ("c", (120, 120))):
         save_grey(folders[0] / f"{name}.png", ramp(*size))
         save_grey(folders[1] / f"{name}.png", ramp(*size))
@@ -225,7 +225,7 @@ def depth_with_holes():
     return values
 
 
-def test_raw_values_are_never_mixed(folders):
+def test_raw_values_are_never_blended(folders):
     save_grey(folders[0] / "a.png", ramp(192, 192))
     save_array(folders[1] / "a.npy", depth_with_holes())
     found, _ = load(folders, raw=RawValues(scale=0.001))
@@ -236,7 +236,7 @@ def test_raw_values_are_never_mixed(folders):
     assert float(valid.mean()) == pytest.approx(1 - (64 * 64 + 200) / 192**2, abs=2e-3)
 
 
-def test_another_value_may_stand_for_unknown(folders):
+def test_another_value_may_mark_invalid_pixels(folders):
     save_grey(folders[0] / "a.png", ramp())
     values = np.full((96, 96), -9999.0, dtype=np.float32)
     values[:, 48:] = 0
@@ -245,7 +245,7 @@ def test_another_value_may_stand_for_unknown(folders):
     assert float(found.valid[0][0, :, 48:].min()) == 1 and float(found.valid[0][0, :, :48].max()) == 0
 
 
-def test_colors_are_known_everywhere(folders):
+def test_colour_targets_are_valid_everywhere(folders):
     save_grey(folders[0] / "a.png", ramp())
     save_grey(folders[1] / "a.png", ramp() * 0)
     found, _ = load(folders)
@@ -255,7 +255,7 @@ def test_colors_are_known_everywhere(folders):
 # What cannot be used, and the report
 
 
-def test_odd_files_are_named_and_the_rest_is_read(folders):
+def test_invalid_files_are_named_and_the_rest_is_read(folders):
     images, targets = folders
     for name in "abcdef":
         save_grey(images / f"{name}.png", ramp())
@@ -264,11 +264,11 @@ def test_odd_files_are_named_and_the_rest_is_read(folders):
     (images / "c.png").write_bytes((images / "c.png").read_bytes()[:200])
     (targets / "d.png").write_text("hello")
     save_grey(targets / "e.png", ramp() * 0)
-    found, odd = load(folders, raw=RawValues())
+    found, invalid = load(folders, raw=RawValues())
     assert found.names == [["a", "f"]] and len(found.images[0]) == len(found.targets[0]) == len(found.valid[0]) == 2
-    assert "the target is 96 x 64, of another shape than the image (96 x 96)" in odd["b"]
-    assert "c.png: damaged or cut off" in odd["c"] and "d.png: not an image" in odd["d"]
-    assert "no value other than 0" in odd["e"]
+    assert "the target is 96 x 64, but the image is 96 x 96, which is another aspect ratio" in invalid["b"]
+    assert "c.png: damaged or truncated" in invalid["c"] and "d.png: not an image" in invalid["d"]
+    assert "no value other than 0" in invalid["e"]
     assert float((found.images[0] * 255 - found.targets[0]).abs().max()) < 1e-3, "rows of others moved up"
     report = describe_target_pairs(found, *folders)
     assert "2 pairs of" in report and "96x96: 2 pairs" in report and "left out (4):" in report and "e: the t" in report

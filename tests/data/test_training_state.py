@@ -15,8 +15,8 @@ from d2f_core.batches import Batch
 from d2f_core.lora import AdapterSettings, make_adapters
 from d2f_core.train import Trainer, TrainSettings
 from d2f_core.velocity import FlowAlignment
-from diff2flow_kit.d2f_data.files.checkpoint import check_resumable, differences, load_state, save_state
-from diff2flow_kit.d2f_data.files.store import load_tensors, save_tensors
+from diff2flow_kit.d2f_data.files.atomic import load_tensors, save_tensors
+from diff2flow_kit.d2f_data.files.training_state import check_resumable, differences, load_state, save_state
 
 
 def same(one, two):
@@ -80,13 +80,13 @@ def test_tensors_that_share_memory_come_back_apart(tmp_path):
         ({True: 3}, "state has the key True"),
     ],
 )
-def test_what_needs_pickle_is_named(tmp_path, state, words):
+def test_values_that_need_pickle_are_named(tmp_path, state, words):
     with pytest.raises(ValueError, match=words):
         save_state(tmp_path / "x.safetensors", state, {})
     assert not list(tmp_path.iterdir())
 
 
-def test_files_that_are_no_state_are_named(tmp_path):
+def test_files_that_are_not_a_state_are_named(tmp_path):
     path = tmp_path / "state.safetensors"
     with pytest.raises(ValueError, match=r"no file .*state\.safetensors"):
         load_state(path)
@@ -128,7 +128,7 @@ def test_a_resume_with_other_settings_is_refused_with_all_differences(tmp_path):
         check_resumable(path, {"rank": 16, "model": "x", "seed": 1}, {"rank": 8, "model": "y", "seed": 1})
     text = str(error.value)
     assert text.startswith(str(path)) and "rank: 16 in the file, 8 wanted" in text and "model: x in the file" in text
-    assert "seed" not in text and re.search("set them back .* or give the run another name", text)
+    assert "seed" not in text and re.search("restore the settings .* or change run_name", text)
 
 
 class Points:

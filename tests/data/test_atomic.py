@@ -1,4 +1,4 @@
-"""Files on disk: whole or not there, whatever happens while they are written."""
+"""Atomic writing: a file is complete or absent, whatever happens while it is written."""
 
 import errno
 import os
@@ -15,19 +15,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from diff2flow_kit.d2f_data.files import store
-from diff2flow_kit.d2f_data.files.store import atomic_write, check_name, free_path, load_tensors, save_tensors
+from diff2flow_kit.d2f_data.files import atomic
+from diff2flow_kit.d2f_data.files.atomic import atomic_write, load_tensors, save_tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def other_process(code: str, folder: Path) -> subprocess.Popen[str]:
-    """A Python that has the store as ``store`` and its working directory in ``folder``."""
+    """A Python that has files/atomic.py as ``atomic`` and its working directory in ``folder``."""
     load = f"""
         import importlib.util, sys
-        spec = importlib.util.spec_from_file_location("store", {str(ROOT / "d2f_data" / "files" / "store.py")!r})
-        store = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(store)
+        spec = importlib.util.spec_from_file_location("atomic", {str(ROOT / "d2f_data" / "files" / "atomic.py")!r})
+        atomic = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(atomic)
     """
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(load) + textwrap.dedent(code)],
@@ -40,7 +40,7 @@ def other_process(code: str, folder: Path) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def saved(tmp_path):
-    """A file that is there already, and what it holds."""
+    """An existing file with known content."""
     path = tmp_path / "file.safetensors"
     save_tensors(path, {"a": torch.arange(5.0)}, {"note": "old"})
     return path
@@ -82,7 +82,7 @@ def test_loaded_tensors_can_be_trained_and_outlive_their_file(saved):
 
 
 def test_the_old_file_is_replaced_not_overwritten(saved):
-    """Whoever has it open still reads it, so there is no moment at which it is half of one and half of the other."""
+    """A reader that has it open still reads the old content, so it is never a mixture of both."""
     before = saved.read_bytes()
     with saved.open("rb") as reader:
         save_tensors(saved, {"a": torch.ones(500)}, {})
@@ -100,26 +100,26 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(saved, erro
     assert is_old(saved) and os.listdir(saved.parent) == [saved.name]
 
 
-def test_the_same_where_there_was_no_file(tmp_path):
+def test_an_error_while_writing_a_new_file_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError):
         atomic_write(tmp_path / "new", lambda path: path.write_bytes(b"x") / 0)
     assert os.listdir(tmp_path) == []
 
 
-def test_the_path_on_the_way_is_short(tmp_path):
-    """Windows takes 259 characters, and the names of a cache's files have 76."""
-    seen = []
+def test_temporary_paths_are_short(tmp_path):
+    """Windows limits paths to 259 characters, and names of cache files have 76."""
+    paths = []
 
     def write(path):
         path.touch()
-        seen.extend(str(there.relative_to(tmp_path)) for there in tmp_path.rglob("*"))
+        paths.extend(str(found.relative_to(tmp_path)) for found in tmp_path.rglob("*"))
 
     atomic_write(tmp_path / ("f" * 64 + ".safetensors"), write)
-    assert len(seen) == 3 and max(map(len, seen)) <= 30 and all(name.startswith(".") for name in seen)
+    assert len(paths) == 3 and max(map(len, paths)) <= 30 and all(name.startswith(".") for name in paths)
 
 
-def test_writers_in_one_folder_do_not_meet(tmp_path):
-    """Of one name, and of names that begin alike."""
+def test_writers_in_one_folder_do_not_interfere(tmp_path):
+    """With equal names, and with names that begin alike."""
 
     def write(path):
         path.write_text("first")
@@ -134,8 +134,8 @@ def test_writers_in_one_folder_do_not_meet(tmp_path):
     }
 
 
-def test_a_hidden_folder_that_another_writer_removes_is_made_again(tmp_path, monkeypatch):
-    """Names that begin alike share it, and who finishes takes it away if it is empty."""
+def test_a_hidden_folder_that_another_writer_removes_is_created_again(tmp_path, monkeypatch):
+    """Names that begin alike share it, and a writer that finishes removes it if it is empty."""
     mkdir, gone = Path.mkdir, iter(range(3))
 
     def removed_under_way(self, *args, **kwargs):
@@ -150,7 +150,7 @@ def test_a_hidden_folder_that_another_writer_removes_is_made_again(tmp_path, mon
 
 @pytest.fixture
 def scanner(monkeypatch):
-    """`scanner(windows, moments)`: files cannot be moved that many times; -> a list of the seconds waited."""
+    """`scanner(windows, moments)`: the first moves of a file fail; returns a list of the seconds waited."""
     waited, replace = [], os.replace
 
     def install(windows, moments, error=PermissionError):
@@ -161,15 +161,15 @@ def scanner(monkeypatch):
                 raise error(13, "held by a virus scanner")
             replace(source, target)
 
-        monkeypatch.setattr(store, "_WINDOWS", windows)
-        monkeypatch.setattr(store.os, "replace", held)
-        monkeypatch.setattr(store.time, "sleep", waited.append)
+        monkeypatch.setattr(atomic, "_WINDOWS", windows)
+        monkeypatch.setattr(atomic.os, "replace", held)
+        monkeypatch.setattr(atomic.time, "sleep", waited.append)
         return waited
 
     return install
 
 
-def test_on_windows_a_file_that_is_held_for_a_moment_is_waited_for(saved, scanner):
+def test_on_windows_a_file_that_is_briefly_in_use_is_retried(saved, scanner):
     waited = scanner(True, 10)
     save_tensors(saved, {"a": torch.ones(1)}, {"note": "new"})
     assert load_tensors(saved)[1] == {"note": "new"} and sum(waited) == pytest.approx(1)
@@ -179,8 +179,8 @@ def test_on_windows_a_file_that_is_held_for_a_moment_is_waited_for(saved, scanne
     ("windows", "moments", "error"),
     [(True, 11, PermissionError), (True, 1, FileNotFoundError), (False, 1, PermissionError)],
 )
-def test_what_cannot_be_moved_is_an_error(saved, scanner, windows, moments, error):
-    """After a second; at once where it is no scanner."""
+def test_a_file_that_cannot_be_moved_is_an_error(saved, scanner, windows, moments, error):
+    """After a second on Windows if access is denied, otherwise at once."""
     waited = scanner(windows, moments, error)
     with pytest.raises(error, match="virus scanner"):
         save_tensors(saved, {"a": torch.ones(1)}, {})
@@ -200,7 +200,7 @@ def test_what_cannot_be_moved_is_an_error(saved, scanner, windows, moments, erro
     ],
 )
 def test_a_mount_whose_folders_cannot_be_synced(saved, monkeypatch, call, code, passes):
-    """The file is there by then. A disk that fails is still an error."""
+    """The file exists by then. A failing disk is still an error."""
     original = getattr(os, call)
 
     def refuse(what, *args, **options):
@@ -209,7 +209,7 @@ def test_a_mount_whose_folders_cannot_be_synced(saved, monkeypatch, call, code, 
             raise OSError(code, os.strerror(code))
         return original(what, *args, **options)
 
-    monkeypatch.setattr(store.os, call, refuse)
+    monkeypatch.setattr(atomic.os, call, refuse)
     with nullcontext() if passes else pytest.raises(OSError, match=os.strerror(code)):
         save_tensors(saved, {"a": torch.ones(1)}, {"note": "new"})
     assert load_tensors(saved)[1] == {"note": "new"} and os.listdir(saved.parent) == [saved.name]
@@ -225,7 +225,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_old_file(saved):
                 file.flush()
                 print("half", flush=True)
                 time.sleep(60)
-        store.atomic_write(Path("file.safetensors"), write)
+        atomic.atomic_write(Path("file.safetensors"), write)
     """
     process = other_process(code, saved.parent)
     assert process.stdout.readline() == "half\n"
@@ -235,19 +235,19 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_old_file(saved):
     [hidden] = [path for path in saved.parent.iterdir() if path != saved]
     assert hidden.name.startswith(".") and not list(hidden.rglob("*.safetensors"))
     save_tensors(saved, {"a": torch.ones(1)}, {})
-    [left] = hidden.iterdir()  # it could belong to a writer that is still at work
+    [left] = hidden.iterdir()  # it could belong to a writer that is still active
     os.utime(left, (time.time() - 2 * 86400,) * 2)
     save_tensors(saved, {"a": torch.ones(1)}, {})
     assert os.listdir(saved.parent) == [saved.name]
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
-    """A process that saves without end is killed at several moments: the file is always one of its saves."""
+    """A process that saves in a loop is killed at several moments: the file is always one of its saves."""
     code = """
         import torch
         from pathlib import Path
         for i in range(10**6):
-            store.save_tensors(Path("file.safetensors"), {"a": torch.full((500000,), i)}, {"i": str(i)})
+            atomic.save_tensors(Path("file.safetensors"), {"a": torch.full((500000,), i)}, {"i": str(i)})
             print(i, flush=True)
     """
     for delay in (0.0, 0.003):
@@ -266,7 +266,7 @@ def test_a_full_disk_leaves_the_old_file(saved):
         from pathlib import Path
         resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000))
         try:
-            store.save_tensors(Path("file.safetensors"), {"a": torch.zeros(10**6)}, {})
+            atomic.save_tensors(Path("file.safetensors"), {"a": torch.zeros(10**6)}, {})
         except OSError as error:
             print(error)
     """
@@ -281,7 +281,7 @@ def test_the_file_has_the_mode_of_the_umask(tmp_path):
         from pathlib import Path
         for umask in (0o022, 0o027, 0o002):
             os.umask(umask)
-            store.save_tensors(Path(f"{umask}.safetensors"), {"a": torch.zeros(1)}, {})
+            atomic.save_tensors(Path(f"{umask}.safetensors"), {"a": torch.zeros(1)}, {})
     """
     assert other_process(code, tmp_path).communicate()[0] == ""
     for umask in (0o022, 0o027, 0o002):
@@ -301,7 +301,7 @@ def test_a_folder_without_permission_is_named(tmp_path):
         save_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {})
 
 
-def test_what_cannot_be_loaded_is_named(saved):
+def test_files_that_cannot_be_loaded_are_named(saved):
     folder = saved.parent
     with pytest.raises(ValueError, match=r"there is no file .*missing\.safetensors"):
         load_tensors(folder / "missing.safetensors")
@@ -310,7 +310,7 @@ def test_what_cannot_be_loaded_is_named(saved):
     for name, content in {"cut": saved.read_bytes()[:-3], "text": b"not tensors at all", "empty": b""}.items():
         path = folder / f"{name}.safetensors"
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{name}\.safetensors cannot be read: it is damaged, cut off"):
+        with pytest.raises(ValueError, match=rf"{name}\.safetensors cannot be read: it is damaged, truncated or not"):
             load_tensors(path)
 
 
@@ -323,50 +323,3 @@ def test_a_pickle_is_never_opened(tmp_path, suffix):
     torch.save({"a": torch.zeros(3)}, renamed)
     with pytest.raises(ValueError, match=r"renamed\.safetensors cannot be read"):
         load_tensors(renamed)
-
-
-def test_numbers_go_on_and_never_back(tmp_path):
-    assert free_path(tmp_path / "none", "a/lora", ".safetensors") == tmp_path / "none" / "a" / "lora_00001.safetensors"
-    for name in ("lora_00001.safetensors", "LORA_00007.safetensors", "lora_2_00009.safetensors", "lora_x.safetensors"):
-        (tmp_path / name).touch()
-    assert free_path(tmp_path, "lora", ".safetensors").name == "lora_00008.safetensors"
-    (tmp_path / "lora_99999.safetensors").touch()
-    assert free_path(tmp_path, "lora", ".safetensors").name == "lora_100000.safetensors"
-    (tmp_path / "lora_100000.safetensors").touch()
-    assert free_path(tmp_path, "lora", ".safetensors").name == "lora_100001.safetensors"
-
-
-@pytest.mark.parametrize("name", ["lora", "diff2flow/my_lora", "a b/c-d.v2", "console", "caf\u00e9", "100%"])
-def test_good_names(name):
-    assert check_name(name, "the name") == name
-
-
-@pytest.mark.parametrize(
-    ("name", "fault"),
-    [
-        ("", "is empty"),
-        ("/etc/passwd", "starts or ends with /"),
-        ("a//b", "empty part"),
-        ("a/", "ends with /"),
-        ("..", "leads out"),
-        ("../x", "leads out"),
-        ("a/../../x", "leads out"),
-        ("./x", "leads out"),
-        ("a\\b", "character"),
-        ("C:/x", "character ':'"),
-        ("a\nb", "character '\\n'"),
-        ("a\x00", "character"),
-        ("what?", "character"),
-        ("con", "Windows"),
-        ("x/NUL.txt", "Windows"),
-        ("com1", "Windows"),
-        ("a.", "ends with a dot"),
-        ("a /b", "space"),
-        (" a", "space"),
-        ("x" * 101, "101 bytes; 100"),
-    ],
-)
-def test_bad_names_are_refused_in_words(name, fault):
-    with pytest.raises(ValueError, match=re.escape(fault)) as error:
-        check_name(name, "the LoRA's file name")
-    assert str(error.value).startswith(f"the LoRA's file name {name!r} ") and "my_lora" in str(error.value)

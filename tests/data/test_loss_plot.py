@@ -1,17 +1,17 @@
-"""Pictures of a training run: the plot of its losses, and samples in a row."""
+"""The plot of the losses of a training run."""
 
 import math
 
 import pytest
 import torch
 
-from diff2flow_kit.d2f_data.plots.loss_plot import as_pictures, plot_losses, running_mean, side_by_side
+from diff2flow_kit.d2f_data.plots.loss_plot import plot_losses, running_mean
 
 LIGHT, DARK, RED = ((201, 216, 238), (31, 95, 176), (209, 73, 91))
 
 
-def places(image, colour, left=80, top=30):
-    """Rows and columns of a colour below the legend: (N, 2)."""
+def pixels_of(image, colour, left=80, top=30):
+    """(row, column) of the pixels of a colour below the legend, (N, 2)."""
     pixels = (image[0] * 255).round().int()
     found = (pixels == torch.tensor(colour, dtype=torch.int32)).all(-1).nonzero()
     return found[(found[:, 0] > top) & (found[:, 1] >= left)]
@@ -25,17 +25,17 @@ def test_a_plot_is_an_image():
 
 def test_falling_losses_fall_in_the_plot():
     image = plot_losses([2.0 ** -(i / 10) for i in range(101)])
-    line = places(image, DARK)
+    line = pixels_of(image, DARK)
     left, right = (line[line[:, 1].float().sub(x).abs() < 8][:, 0].float().mean() for x in (90, 770))
     middle = line[line[:, 1].sub(429).abs() < 8][:, 0].float().mean()
     assert left < 80 and right > 400  # rows count from the top
     assert float(middle) == pytest.approx(float(left + right) / 2, abs=12)  # logarithmic: a straight line
-    assert len(places(image, RED)) == 0
+    assert len(pixels_of(image, RED)) == 0
 
 
 def test_the_validation_is_red_and_at_its_step():
     image = plot_losses([1.0] * 100, [(50, 0.5)])
-    rows, columns = places(image, RED).float().mean(0).tolist()
+    rows, columns = pixels_of(image, RED).float().mean(0).tolist()
     assert columns == pytest.approx(78 + 702 * 49 / 99, abs=2) and rows == pytest.approx(436, abs=3)
 
 
@@ -55,7 +55,7 @@ def test_the_validation_is_red_and_at_its_step():
         ([0.5], [(1, 0.5)]),
     ],
 )
-def test_odd_losses_are_plotted(losses, validation):
+def test_unusual_losses_are_plotted(losses, validation):
     image = plot_losses(losses, validation)
     assert image.shape == (1, 480, 800, 3) and bool(torch.isfinite(image).all())
 
@@ -71,21 +71,3 @@ def test_the_running_mean_is_smooth_and_follows():
     assert all(abs(mean - 1) < 0.1 for mean in running_mean(losses)[40:])
     stairs = running_mean([1.0] * 200 + [0.0] * 200)
     assert stairs[199] == pytest.approx(1) and stairs[-1] < 1e-3
-
-
-def test_pictures_of_an_image():
-    images = torch.zeros(2, 4, 6, 3)
-    images[1] = torch.tensor([2.0, 0.5, -1.0])
-    one, two = as_pictures(images)
-    assert one.size == two.size == (6, 4)
-    assert one.getpixel((0, 0)) == (0, 0, 0) and two.getpixel((5, 3)) == (255, 128, 0)
-
-
-def test_samples_stand_side_by_side():
-    row = side_by_side(as_pictures(torch.stack([torch.zeros(8, 8, 3), torch.ones(8, 8, 3)])))
-    assert row.size == (512, 256) and row.getpixel((100, 100)) == (0, 0, 0) and row.getpixel((400, 100)) == (255,) * 3
-
-
-@pytest.mark.parametrize(("size", "wanted"), [((96, 96), (288, 288)), ((512, 768), (512, 768)), ((64, 32), (512, 256))])
-def test_small_samples_are_enlarged_by_whole_factors(size, wanted):
-    assert side_by_side(as_pictures(torch.zeros(1, size[1], size[0], 3))).size == wanted

@@ -1,4 +1,4 @@
-"""Sets of reflow pairs with something wrong: refused before the first pair, or put right by the next writer."""
+"""Damaged sets of reflow pairs: refused before the first pair is read, and repaired by the next writer."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import torch
 
 from diff2flow_kit.d2f_data.reflow import manifest as pairs_manifest
 from diff2flow_kit.d2f_data.reflow import writer as pairs_writer
-from diff2flow_kit.d2f_data.reflow.pairs import ReflowPairSet
+from diff2flow_kit.d2f_data.reflow.pair_set import ReflowPairSet
 from diff2flow_kit.d2f_data.reflow.plan import ReflowPairPlan
 from diff2flow_kit.d2f_data.reflow.writer import ReflowPairWriter
 
@@ -26,9 +26,9 @@ kit = types.ModuleType("kit"); kit.__path__ = [{str(ROOT)!r}]; sys.modules["kit"
 from kit.d2f_data.reflow.plan import ReflowPairPlan
 from kit.d2f_data.reflow.writer import ReflowPairWriter
 plan = ReflowPairPlan((4, 3, 5), 10, 7, {{"cfg": 3.0}}, shard_size=4)
-told = [{{"c": torch.zeros(1, 2, 6)}}]
+conditions = [{{"c": torch.zeros(1, 2, 6)}}]
 def write(before=lambda items: None):
-    with ReflowPairWriter(sys.argv[1], plan, ["x"], told) as writer:
+    with ReflowPairWriter(sys.argv[1], plan, ["x"], conditions) as writer:
         for items in writer.missing(1):
             before(items[0])
             eps = plan.noise(items)
@@ -37,7 +37,7 @@ def write(before=lambda items: None):
 
 
 def write(folder, plan=PLAN):
-    """The indices of the pairs that a writer makes."""
+    """Run a writer. Returns the indices that it generated."""
     made = []
     with ReflowPairWriter(folder, plan, ["x"], [{"c": torch.zeros(1, 2, 6)}]) as writer:
         for items in writer.missing(3):
@@ -83,8 +83,8 @@ def refused(folder):
 
 
 @pytest.fixture
-def put_right(folder):
-    """`put_right(items)`: the next writer makes these pairs again, and all is well."""
+def repaired(folder):
+    """`repaired(indices)`: the next writer generates these pairs again, and the set is complete."""
 
     def check(items):
         assert write(folder) == items
@@ -94,10 +94,10 @@ def put_right(folder):
     return check
 
 
-def test_a_flipped_byte(folder, refused, put_right):
+def test_a_flipped_byte(folder, refused, repaired):
     flip(folder / "shard-00001.safetensors")
     refused("is damaged: it has another SHA-256", "shard-00001.safetensors")
-    put_right([4, 5, 6, 7])
+    repaired([4, 5, 6, 7])
 
 
 def test_a_flipped_byte_in_the_conditions(folder, refused):
@@ -105,17 +105,17 @@ def test_a_flipped_byte_in_the_conditions(folder, refused):
     refused("is damaged: it has another SHA-256", "conditions.safetensors")
 
 
-def test_a_shard_that_is_cut_off(folder, refused, put_right):
+def test_a_truncated_shard(folder, refused, repaired):
     path = folder / "shard-00000.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
     refused(r"is damaged: it has \d+ bytes instead of \d+", path.name)
-    put_right([0, 1, 2, 3])
+    repaired([0, 1, 2, 3])
 
 
-def test_a_missing_shard(folder, refused, put_right):
+def test_a_missing_shard(folder, refused, repaired):
     (folder / "shard-00002.safetensors").unlink()
     refused("is missing", "shard-00002.safetensors")
-    put_right([8, 9])
+    repaired([8, 9])
 
 
 def test_an_extra_shard(folder, refused):
@@ -133,24 +133,24 @@ def test_a_stale_shard_of_another_set(folder, tmp_path, refused):
         write(folder)
 
 
-def test_a_truncated_manifest(folder, refused, put_right, caplog):
+def test_a_truncated_manifest(folder, refused, repaired, caplog):
     path = folder / "manifest.json"
     path.write_bytes(path.read_bytes()[:100])
-    refused("is cut off or damaged", "manifest.json")
-    put_right([])
-    assert "its shards are looked at one by one" in caplog.text
+    refused("is truncated or damaged", "manifest.json")
+    repaired([])
+    assert "its shards are checked one by one" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"format": 1}', '{"format": "x"}', "null"])
 def test_a_manifest_of_something_else(folder, text, refused):
     (folder / "manifest.json").write_text(text)
-    refused("is cut off or damaged", "manifest.json")
+    refused("is truncated or damaged", "manifest.json")
 
 
 def test_a_manifest_of_a_newer_version(folder):
     path = folder / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
-    with pytest.raises(ValueError, match="has format 2, this version reads up to 1; update"):
+    with pytest.raises(ValueError, match="has format 2, but this version reads up to 1; update"):
         ReflowPairSet(folder)
 
 
@@ -160,7 +160,7 @@ def test_no_set_at_all(tmp_path):
     assert "nowhere" in str(error.value)
 
 
-def test_a_shard_that_goes_while_it_is_in_use(folder):
+def test_a_shard_that_is_removed_while_in_use(folder):
     pairs = ReflowPairSet(folder)
     (folder / "shard-00001.safetensors").unlink()
     assert len(pairs.read([0]).eps) == 1
@@ -189,7 +189,7 @@ def test_a_live_lock_names_its_holder(tmp_path):
         assert writer.stdout.readline() == "at 0\n"
         with pytest.raises(ValueError, match=rf"being written by process {writer.pid} on .+, started 20\d\d-") as error:
             write(tmp_path)
-        assert "wait until it is done, stop it, or choose another name" in str(error.value)
+        assert "wait until it has finished, cancel it, or choose another name" in str(error.value)
     finally:
         writer.kill()
         writer.wait()

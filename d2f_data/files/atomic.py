@@ -1,0 +1,175 @@
+"""Atomic writing of files, and safetensors files that are written atomically.
+
+A file is written in a hidden folder next to its destination, synced to the disk and moved over the old one. So a crash,
+a full disk or a cancelled run leaves the old file intact. Only safetensors are read, as a pickle can run code.
+"""
+
+import errno
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
+
+_STALE_S = 24 * 3600  # seconds after which a temporary folder is considered abandoned
+_WINDOWS = os.name == "nt"
+_RETRIES, _RETRY_S = 10, 0.1  # number of retries, and seconds between them
+# Error codes of network and FUSE mounts on which a folder cannot be opened or synced.
+_UNSYNCED = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM}
+
+
+def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file completely or not at all.
+
+    Args:
+        path: destination; its folder is created if necessary, and an existing file is replaced.
+        write: writes the file to the path that it is called with, which is on the same file system.
+
+    Raises:
+        OSError: the folder cannot be written to; names it.
+        Exception: any error of ``write``; an existing file is left intact.
+    """
+    path = Path(path)
+    temporary = _make_temporary_folder(path)
+    try:
+        written = temporary / "part"  # without a suffix, so that it appears in no list of models
+        write(written)
+        # The permissions of a file that open() creates; some writers allow access to the owner only.
+        written.chmod(temporary.stat().st_mode & 0o666)
+        with written.open("rb+") as file:
+            os.fsync(file.fileno())
+        _replace(written, path)
+        _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # another writer is using it
+            temporary.parent.rmdir()
+
+
+def _make_temporary_folder(path: Path) -> Path:
+    """Create a folder in a hidden one next to ``path``, and remove old ones that killed processes left there.
+
+    Names are short, since Windows limits paths to 259 characters, and the name of a cache file alone has 76.
+    """
+    hidden = path.parent / f".{path.name[:8]}.tmp"
+    temporary = hidden / uuid.uuid4().hex[:8]
+    try:
+        with suppress(FileNotFoundError):  # it does not exist, or another writer has just removed it
+            for old in hidden.iterdir():
+                _remove_if_stale(old)
+        _make_folders(temporary)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot write {path.name} into the folder {path.parent} ({error.strerror}); make the folder writable, "
+            "free some space, or choose another one",
+        ) from error
+    return temporary
+
+
+def _make_folders(folder: Path) -> None:
+    """Create a folder and its parents; another writer that finishes may remove the parent in between."""
+    for _ in range(_RETRIES):
+        with suppress(FileNotFoundError):
+            folder.mkdir(parents=True)
+            return
+    folder.mkdir(parents=True)
+
+
+def _remove_if_stale(folder: Path) -> None:
+    with suppress(FileNotFoundError):  # its writer has just finished
+        if time.time() - folder.stat().st_mtime > _STALE_S:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replace(written: Path, path: Path) -> None:
+    """Move a file over another; retried on Windows, where a virus scanner may briefly keep either of them open."""
+    for _ in range(_RETRIES if _WINDOWS else 0):
+        with suppress(PermissionError):
+            os.replace(written, path)
+            return
+        time.sleep(_RETRY_S)
+    os.replace(written, path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Sync the new directory entry to the disk; not possible on Windows and on some network and FUSE mounts."""
+    if _WINDOWS:
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSYNCED:
+            raise
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, completely or not at all.
+
+    Args:
+        path: destination; an existing file is replaced.
+        tensors: tensors on any device, of any shape and layout; those that share memory are stored separately.
+        metadata: strings for the header of the file.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full; names the file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    ready = storable(tensors)
+    try:
+        atomic_write(path, lambda temporary: save_file(ready, temporary, dict(metadata)))
+    except SafetensorError as error:
+        raise OSError(f"{path} could not be written ({error}); free some space on the disk and save again") from error
+
+
+def storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, contiguous and without shared memory."""
+    ready: dict[str, Tensor] = {}
+    used: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().to("cpu").contiguous()
+        memory = plain.untyped_storage().data_ptr()
+        ready[name] = plain.clone() if memory in used else plain
+        used.add(memory)
+    return ready
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors, on the CPU, and the metadata of a safetensors file.
+
+    The tensors are copies, since a memory-mapped file cannot be replaced on Windows. They are no inference tensors, so
+    they can be trained even if this is called in inference mode.
+
+    Raises:
+        ValueError: the file is missing, damaged or a pickle; names it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if path.suffix.lower() in PICKLES:
+        raise ValueError(
+            f"{path} is a pickle, which can run code when it is opened; only .safetensors files are read. Convert it "
+            "to safetensors with a tool that you trust"
+        )
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; check the name and the folder")
+    try:
+        with torch.inference_mode(False), safe_open(str(path), "pt") as file:
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} cannot be read: it is damaged, truncated or not a safetensors file ({error}); copy it again"
+        ) from error
