@@ -2,10 +2,10 @@
 
     python loading_probe.py COMFYUI BASE [PACK ...]
 
-The packs are loaded in this order, which the server leaves to the file system. What is printed, as JSON:
-`packs` has for each pack its node ids, the modules it brought, the attributes of the host that it replaced,
-changes of `sys.path`, web folders, samplers, schedulers, routes and folders; `nodes` has the definitions of all nodes at the end; `failed` the packs that did
-not load.
+The packs are loaded in this order, which the server leaves to the file system. What is printed, as JSON: `packs` has
+for each pack its node ids, the modules it brought, the attributes of the host that it replaced, changes of `sys.path`,
+web folders, samplers, schedulers, routes and folders; `nodes` has the definitions of all nodes at the end; `failed` the
+packs that did not load.
 """
 
 import asyncio

@@ -75,7 +75,7 @@ def test_a_training_run_is_resumed_where_it_stopped(build, node, conditioning, p
 
 
 def test_reflow_pairs_are_read_as_they_were(host, output):
-    from diff2flow_kit.d2f_data.reflow.pairs import ReflowPairSet
+    from diff2flow_kit.d2f_data.reflow.pair_set import ReflowPairSet
 
     shutil.copytree(OLD / "pairs", output / "diff2flow" / "pairs")
     pairs = ReflowPairSet(host.pairs_folder() / "before")
@@ -90,7 +90,7 @@ def test_hashes_that_name_files_are_what_they_were(build, part):
     """Of a noise schedule, a key of the cache, tensors, and the weights of a model."""
     from diff2flow_kit.d2f_core import NoiseSchedule
     from diff2flow_kit.d2f_data.fingerprints import content_digest, schedule_fingerprint
-    from diff2flow_kit.d2f_data.image_sets.latent_cache import key_of
+    from diff2flow_kit.d2f_data.image_sets.latent_cache import cache_key
 
     settings = read(OLD / "pairs" / "before" / "manifest.json")["settings"]
     schedule = NoiseSchedule.from_sigmas(build().get_model_object("model_sampling").sigmas)
@@ -98,4 +98,4 @@ def test_hashes_that_name_files_are_what_they_were(build, part):
     conditions = load_file(OLD / "pairs" / "before" / "conditions.safetensors")
     assert content_digest(conditions) == settings["conditions"]
     assert part("fingerprints").weights_fingerprint(build().model.diffusion_model) == settings["base"]
-    assert key_of("a", 1, [2]) == KEY
+    assert cache_key("a", 1, [2]) == KEY
