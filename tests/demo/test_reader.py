@@ -16,6 +16,7 @@ def fresh(held_out, seed=20260101, count=512, size=96):
     return render_batch(scenes, size)[0], [{n: getattr(s, n) for n in ATTRIBUTES} for s in scenes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held_out", [False, True])
 def test_reads_512_fresh_renders(held_out):
     share = accuracy(*fresh(held_out))
@@ -35,6 +36,7 @@ def test_an_answer_is_a_dict_of_known_words():
     assert all(answer[name] in ATTRIBUTES[name] for answer in answers for name in ATTRIBUTES)
 
 
+@pytest.mark.slow
 def test_frechet_distance_tells_sets_apart():
     images, _ = fresh(False, count=256)
     others, _ = fresh(False, seed=1, count=256)

@@ -565,6 +565,7 @@ def test_the_trainer_takes_what_comes_out(run, checkpoint, folder, pack):
         assert batch.mask is not None and batch.mask[0].min() == 1 and batch.mask[2].min() < 0.1
 
 
+@pytest.mark.slow
 def test_over_the_servers_api(server, folder):
     """A folder of the input folder; run again, the host's own cache answers until the folder changes."""
     import shutil

@@ -51,6 +51,7 @@ def test_the_noise_is_the_pairs_own(build, train, pairs, monkeypatch):
             assert torch.equal(read.x0[row], x0)
 
 
+@pytest.mark.slow
 def test_the_student_learns_the_guidance(host, build, train, pairs):
     """Halfway, without guidance, the student points from noise to latent better than the model itself."""
     model = build()
