@@ -1,4 +1,4 @@
-"""MODEL -> converted MODEL: the conversion lives in a clone's object patches and goes with it."""
+"""MODEL -> converted MODEL: the conversion is an object patch of a clone."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ GUARD_KEY = "diff2flow"
 
 
 class ComfyFlowSampling(FlowSampling, comfy.model_sampling.CONST):
-    """``FlowSampling`` that the host recognises as a flow model; all methods are FlowSampling's."""
+    """``FlowSampling`` that the host recognises as flow sampling (``CONST``); all methods are ``FlowSampling``'s."""
 
 
 def convert(
@@ -29,7 +29,7 @@ def convert(
     Args:
         model: diffusion MODEL.
         start, shift: see ``FlowSampling``.
-        prediction: overrides what the model says its network returns.
+        prediction: overrides the prediction type that the model declares.
         objective: what the network was fine-tuned with, one of ``d2f_core.OBJECTIVES``.
     """
     alignment = Objective(read_alignment(model, prediction), objective).coordinates

@@ -1,4 +1,4 @@
-"""A training set's images and captions through the host's VAE and CLIP, and who those two are.
+"""Encoding of a training set's images and captions by the host's VAE and CLIP, and fingerprints of these two.
 
 What is encoded is what the stock nodes VAEEncode, CLIPTextEncode and CLIPTextEncodeSDXL would give for it.
 """
@@ -15,7 +15,7 @@ SDXL_TOKENS = {"l", "g"}
 
 
 def check_models(clip: Any, vae: Any) -> None:
-    """Refuse what a loader returns for a checkpoint without text encoder or VAE."""
+    """Raise ValueError for the None that a loader returns for a checkpoint without text encoder or VAE."""
     for name, model in (("clip", clip), ("vae", vae)):
         if model is None:
             raise ValueError(
@@ -25,7 +25,7 @@ def check_models(clip: Any, vae: Any) -> None:
 
 
 def latent_factor(vae: Any) -> int:
-    """Pixels a latent, along a side."""
+    """Number of pixels per latent position, along one side."""
     return int(vae.spacial_compression_encode())
 
 

@@ -1,4 +1,4 @@
-"""The host's folders: where it looks for what the pack reads, and where the pack writes."""
+"""Folders of the host that the pack reads from and writes to."""
 
 from pathlib import Path
 
@@ -15,27 +15,27 @@ def input_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where encoded training sets are kept."""
+    """Folder of the caches of encoded training sets."""
     return training_folder() / "cache"
 
 
 def lora_folder() -> Path:
-    """Where LoRAs are saved; the host's loaders look there."""
+    """Folder that LoRAs are saved in; the host's loaders search it."""
     return Path(folder_paths.get_output_directory()) / "loras"
 
 
 def training_folder() -> Path:
-    """Where the folders of training runs are."""
+    """Folder of everything that the pack writes besides LoRAs."""
     return Path(folder_paths.get_output_directory()) / "diff2flow"
 
 
 def pairs_folder() -> Path:
-    """Where the sets of reflow pairs are."""
+    """Folder of the sets of reflow pairs."""
     return training_folder() / "pairs"
 
 
 def pair_sets() -> list[str]:
-    """Names of the finished sets of reflow pairs."""
+    """Names of the complete sets of reflow pairs."""
     root = pairs_folder()
     return sorted(path.parent.relative_to(root).as_posix() for path in root.glob(f"**/{MANIFEST}"))
 
@@ -46,7 +46,7 @@ def lora_files() -> list[str]:
 
 
 def lora_path(name: str) -> Path:
-    """Where a LoRA of ``lora_files`` is.
+    """Path of a LoRA of ``lora_files``.
 
     Raises:
         ValueError: names the file and the folders that were searched.

@@ -1,4 +1,4 @@
-"""The guard around every sampling of a converted model: says what would silently go wrong."""
+"""A wrapper around every sampling of a converted model that reports what would silently give wrong results."""
 
 import logging
 from typing import Any
@@ -11,8 +11,8 @@ from .model import NODE_NAME, sampling_of
 
 LOGGER = logging.getLogger("diff2flow")
 
-# Samplers and CFG patches of the host that do variance exploding arithmetic whatever the model is:
-# name of the sampler function, or of the class that made the patch -> name that users know.
+# Samplers and CFG patches of the host that assume variance exploding noise for every model:
+# name of the sampler function, or of the class of the patch -> name that users see.
 _VE_ARITHMETIC = {
     "sample_ddpm": "ddpm",
     "sample_res_multistep_ancestral": "res_multistep_ancestral",
@@ -26,7 +26,7 @@ _VE_ARITHMETIC = {
 
 
 def guard_sampling(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """Wrapper around every sampling of a converted model: says what would silently go wrong."""
+    """Check the sampler, CFG patches and latents of a sampling run, then run it."""
     guider, (noise, latent, sampler, sigmas) = executor.class_obj, args[:4]
     sampling = sampling_of(guider.model_patcher)
     if not isinstance(sampling, FlowSampling):
@@ -45,7 +45,7 @@ def guard_sampling(executor: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _ve_arithmetic(sampler: Any, model_options: dict[str, Any]) -> list[str]:
-    """Names of the sampler and CFG patches in use that are wrong on flow models."""
+    """Names of the sampler and CFG patches in use that give wrong results on flow models."""
     names = [getattr(getattr(sampler, "sampler_function", None), "__name__", "")]
     patches = [model_options.get("sampler_cfg_function"), *model_options.get("sampler_post_cfg_function", [])]
     names += [getattr(patch, "__qualname__", "").split(".")[0] for patch in patches]
@@ -53,7 +53,7 @@ def _ve_arithmetic(sampler: Any, model_options: dict[str, Any]) -> list[str]:
 
 
 def _check_unit(noise: Tensor, latent: Tensor, sigmas: Tensor) -> None:
-    """Refuse latents that AddNoise has scaled by 1 - s when noise is off: they would be scaled twice.
+    """Refuse latents that AddNoise has already scaled by 1 - s if noise is off: they would be scaled twice.
 
     A noisy latent outside of the sampler is x_fm / (1 - s), so its standard deviation is at least
     s / (1 - s); AddNoise on a flow model returns x_fm itself. The latent is in the model's own scale.

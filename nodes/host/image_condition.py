@@ -1,4 +1,4 @@
-"""The image condition: a MODEL whose first convolution sees a second latent beside the noisy one.
+"""The image condition: a MODEL whose first convolution takes a second latent, concatenated with the noisy one.
 
 The convolution of C channels becomes one of 2C with both halves W / 2, so that on a doubled input the untrained model
 answers as it did. The host's own weight patches do that on a clone: padding makes [W, 0] of W, to which
@@ -16,7 +16,7 @@ from torch import Tensor
 
 CONCAT_KEY = "diff2flow_image_condition"
 FIRST_CONV = "input_blocks.0.0"
-# The host's names of the second latent: in a CONDITIONING, and where the network is called.
+# The host's names of the second latent: in a CONDITIONING, and as a keyword argument of the network.
 ENTRY_KEY, CALL_KEY = "concat_latent_image", "c_concat"
 CONDITION_NODE = "Add Image Condition (Diff2Flow)"
 APPLY_NODE = "Apply Image Condition (Diff2Flow)"
@@ -26,10 +26,10 @@ _OUTER_SAMPLE = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
 
 
 def widen(model: Any) -> Any:
-    """A clone of a MODEL that takes an image condition; its outputs on a doubled input are those of the model.
+    """A clone of a MODEL that takes an image condition; given the same latent twice, it returns what the model returns.
 
     Args:
-        model: diffusion MODEL with a UNet of SD's form, with LoRAs or without, converted or not.
+        model: diffusion MODEL with a Stable Diffusion UNet, with or without LoRAs, converted or not.
 
     Raises:
         ValueError: names the model and why it cannot take one.
@@ -44,16 +44,16 @@ def widen(model: Any) -> Any:
 
 
 def widened(model: Any) -> bool:
-    """Whether this MODEL takes an image condition, by ``widen``."""
+    """Whether this MODEL takes an image condition, added by ``widen``."""
     return bool(model.get_wrappers(_OUTER_SAMPLE, CONCAT_KEY))
 
 
 def with_condition(conditioning: Any, samples: Tensor) -> Any:
-    """A CONDITIONING whose every entry carries latents, which the host concatenates with the noisy ones.
+    """A CONDITIONING with concat conditioning: latents that the host concatenates with the noisy ones.
 
     Args:
-        conditioning: CONDITIONING; it stays as it is.
-        samples: condition latents as a LATENT holds them, (B, C, h, w); item i belongs to item i of what is sampled.
+        conditioning: CONDITIONING; it is not changed.
+        samples: latents in a LATENT's scale, (B, C, h, w); item i belongs to item i of the sampled batch.
     """
     return [[text, {**options, ENTRY_KEY: samples}] for text, options in conditioning]
 
@@ -73,7 +73,7 @@ def sort_patches(model: Any) -> None:
 
 
 def _shape_of(patch: Any, shape: torch.Size) -> torch.Size:
-    """Of the weight that a patch needs, where the plain one has ``shape``."""
+    """Shape of the weight that a patch needs, if the unpatched one has ``shape``."""
     value = patch[1]
     if isinstance(value, list):  # another model's weight with its patches, of a merge
         return comfy.lora.calculate_shape(value[1:], value[0][0], _WEIGHT)
@@ -81,13 +81,13 @@ def _shape_of(patch: Any, shape: torch.Size) -> torch.Size:
 
 
 def _plain_weight(model: Any) -> Tensor:
-    """Weight of the first convolution without patches; the live one may be that of a loaded clone."""
+    """Unpatched weight of the first convolution; the module's own may be that of a loaded clone."""
     weight, convert = model.get_key_patches(_WEIGHT)[_WEIGHT][0]
     return convert(weight.detach().clone(), inplace=True)
 
 
 def _check(model: Any) -> Tensor:
-    """The plain weight (out, C, k, k) of the first convolution of a MODEL that can be widened, float32."""
+    """Unpatched weight (out, C, k, k) of the first convolution, float32, of a MODEL that can be widened."""
     name = type(model.model).__name__
     if widened(model):
         raise ValueError(f"this model ({name}) went through '{CONDITION_NODE}' before; remove the second one")
@@ -107,7 +107,7 @@ def _check(model: Any) -> Tensor:
 
 
 def _guard_condition(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """Wrapper around every sampling of a widened model: without a condition the host would take the start latent."""
+    """Wrapper around every sampling of a widened model: without a condition the host would use the initial latent."""
     for name, entries in executor.class_obj.conds.items():
         if any(entry.get(ENTRY_KEY) is None for entry in entries):
             raise ValueError(
@@ -123,7 +123,7 @@ def _guard_condition(executor: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _take_off(model: Any) -> None:
-    """Put the plain layer back where the host would not: its dynamic patcher (to 0.18) leaves a wide one to clones."""
+    """Restore the original layer where the host does not: to 0.18 its dynamic patcher leaves the wide one to clones."""
     if not model.is_dynamic() or hasattr(model, "restore_loaded_backups"):
         return
     for key in (_WEIGHT, f"diffusion_model.{FIRST_CONV}.bias"):

@@ -1,4 +1,4 @@
-"""LoRAs in the host: what their layers are called, putting one on a MODEL, and its own kinds (LoKr, LoHa) in training.
+"""LoRAs in the host: names of their layers, applying one to a MODEL, and training the host's own kinds (LoKr, LoHa).
 
 Layers are named as kohya's sd-scripts name them: SD1.x and SD2.x by the blocks of diffusers, SDXL and all others by
 the blocks of the original network. The host's loaders, A1111's and diffusers know both.
@@ -34,20 +34,20 @@ def lora_names(model: Any) -> dict[str, str]:
 def _diffusers_paths(base: Any) -> dict[str, str]:
     """Path of a layer -> its path in diffusers, for networks that the host's map covers."""
     theirs = comfy.utils.unet_to_diffusers(base.model_config.unet_config)
-    # In order: some layers have two names there, and the host's table has an order of its own in each process.
+    # Sorted: some layers have two names there, and the order of the host's table differs between processes.
     return {ours.removesuffix(".weight"): path.removesuffix(".weight") for path, ours in sorted(theirs.items())}
 
 
 def apply_lora(model: Any, lora: Mapping[str, Tensor], strength: float) -> Any:
-    """A clone of a MODEL with a LoRA on it, by the host's own loader.
+    """A clone of a MODEL with a LoRA applied by the host's own loader.
 
     Args:
         model: MODEL, converted or not.
         lora: key -> tensor, in any layout that the host knows.
-        strength: factor of the LoRA, also below 0.
+        strength: factor of the LoRA; may be negative.
 
     Raises:
-        ValueError: nothing in it fits this model; names some keys.
+        ValueError: no layer of it belongs to this model; names some keys.
     """
     targets = comfy.lora.model_lora_keys_unet(model.model, {})
     kind = type(model.model).__name__
@@ -75,7 +75,7 @@ def apply_lora(model: Any, lora: Mapping[str, Tensor], strength: float) -> Any:
 
 
 def _is_known(key: str, targets: Mapping[str, Any]) -> bool:
-    """Whether a key is a layer's name, one of ``targets``, with something behind it."""
+    """Whether a key begins with the name of a layer, one of ``targets``."""
     name = key
     while "." in name:
         name = name.rpartition(".")[0]
@@ -85,14 +85,14 @@ def _is_known(key: str, targets: Mapping[str, Any]) -> bool:
 
 
 def _wrong_shapes(model: Any, lora: Mapping[str, Tensor], targets: Mapping[str, Any]) -> list[str]:
-    """Layers whose low-rank factors cannot be added; the host would leave them out while it samples."""
+    """Layers whose factors have the wrong shape; the host would silently skip them."""
     wrong = []
     for key, up in lora.items():
         name = key.removesuffix(".lora_up.weight")
         down, target = lora.get(f"{name}.lora_down.weight"), targets.get(name)
         plain = f"{name}.lora_mid.weight" not in lora
         if name != key and down is not None and isinstance(target, str) and plain:
-            # Of a layer that a loaded clone has patched the plain weight lies in the backup.
+            # If a loaded clone has patched a layer, its original weight is in the backup.
             saved = model.backup.get(target)
             shape = (comfy.utils.get_attr(model.model, target) if saved is None else saved.weight).shape
             wide = _widened_shape(lora.get(f"{name}.reshape_weight"), shape)
@@ -102,7 +102,7 @@ def _wrong_shapes(model: Any, lora: Mapping[str, Tensor], targets: Mapping[str, 
 
 
 def _widened_shape(wanted: Tensor | None, shape: torch.Size) -> torch.Size | None:
-    """Of a layer's weight when a LoRA has made it take more channels; None if this layer cannot become that."""
+    """Shape of a layer's weight after a LoRA has widened it; None if the layer cannot be widened like that."""
     if wanted is None:
         return shape
     wide = torch.Size(wanted.tolist())
@@ -115,13 +115,13 @@ def _some(names: list[str]) -> str:
 
 
 class HostAdapter(Adapter):
-    """An adapter of the host's that changes a weight, as one that adds to a layer's output.
+    """One of the host's adapters, which change a weight, as an adapter that adds to a layer's output.
 
     Args:
         layer: the layer; only its weight's shape and device are read.
-        rank, alpha: as the kind understands them.
+        rank, alpha: as this kind of adapter defines them.
         dropout: probability that an input value is dropped in training.
-        generator: of the start values; the host draws them from the global one, which is put back.
+        generator: of the initial values; the host draws them from the global generator, whose state is restored.
         kind: name in the host's table of adapters.
     """
 
@@ -142,7 +142,7 @@ class HostAdapter(Adapter):
         return self.apply_weight(functional.dropout(x, self.dropout, self.training), delta.to(x.dtype))
 
     def file_tensors(self) -> dict[str, Tensor]:
-        """The host's names of this kind's tensors, ``alpha`` among them."""
+        """The tensors under the host's names, including ``alpha``."""
         return {name: value.detach() for name, value in self.trained.named_parameters()}
 
 

@@ -9,7 +9,7 @@ from .flow_sampling import FlowSampling
 
 NODE_NAME = "Convert to Flow Matching"
 
-# The class that defines what a model's output means -> prediction type of d2f_core.
+# The host's class that interprets the model output -> prediction type of d2f_core.
 _PREDICTION_OWNERS = {
     comfy.model_sampling.EPS: "eps",
     comfy.model_sampling.V_PREDICTION: "v",
@@ -23,7 +23,7 @@ def sampling_of(model: Any) -> Any:
 
 
 def is_converted(model: Any) -> bool:
-    """Whether this MODEL came out of the converter."""
+    """Whether this MODEL was converted to flow matching by this pack."""
     return isinstance(sampling_of(model), FlowSampling)
 
 
@@ -37,7 +37,7 @@ def read_alignment(model: Any, prediction: str | None = None) -> FlowAlignment:
 
     Args:
         model: MODEL with an EPS, V_PREDICTION or X0 network over a discrete schedule.
-        prediction: overrides what the model says its network returns.
+        prediction: overrides the prediction type that the model declares.
 
     Raises:
         ValueError: names the model and why it cannot be converted.
@@ -67,7 +67,7 @@ def read_alignment(model: Any, prediction: str | None = None) -> FlowAlignment:
 
 
 def _owner(sampling: Any, method: str) -> type:
-    """The class that defines a method of ``sampling``: what it is, whatever it derives from."""
+    """The class that defines a method of ``sampling``, wherever it is inherited from."""
     return next((cls for cls in type(sampling).__mro__ if method in vars(cls)), type(sampling))
 
 
@@ -89,7 +89,7 @@ def alignment_of(model: Any) -> FlowAlignment:
 
 
 def flow_settings(model: Any) -> tuple[str, float] | None:
-    """Start and shift of a converted MODEL; None of one that is not."""
+    """Start and shift of a converted MODEL; None for any other."""
     sampling = sampling_of(model)
     return (sampling.start, sampling.shift) if isinstance(sampling, FlowSampling) else None
 
@@ -100,10 +100,10 @@ def model_name(model: Any) -> str:
 
 
 def latent_shape(model: Any, width: int, height: int) -> tuple[int, int, int]:
-    """(C, h, w) of the latents of a picture in pixels.
+    """Shape (C, h, w) of the latents of a picture of a size in pixels.
 
     Raises:
-        ValueError: the sides are no multiples of the pixels of a latent.
+        ValueError: a side is not a multiple of the number of pixels per latent position.
     """
     latent_format = model.model.latent_format
     factor = int(getattr(latent_format, "spacial_downscale_ratio", 8))
@@ -113,6 +113,6 @@ def latent_shape(model: Any, width: int, height: int) -> tuple[int, int, int]:
 
 
 def latent_space(model: Any) -> str:
-    """In words, for files: the scale of latents in model space."""
+    """The scale of latents in model space, in words, for files."""
     latent_format = model.model.latent_format
     return f"model space of {type(latent_format).__name__} (scale factor {latent_format.scale_factor:g})"

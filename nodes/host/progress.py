@@ -1,4 +1,4 @@
-"""What a running node shows: bar, text and preview pictures."""
+"""Progress of a running node: bar, text and preview pictures."""
 
 import sys
 import time
@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 
 class NodeProgress:
-    """Bar and text of one node.
+    """Progress bar and text of one node.
 
     Args:
         total: steps of the whole bar.
-        node_id: the node's unique id, for the text; None shows none.
+        node_id: the node's unique id, for the text; None for no text.
     """
 
     def __init__(self, total: int, node_id: str | None = None) -> None:
@@ -30,7 +30,7 @@ class NodeProgress:
         self._said = 0.0
 
     def show(self, done: int, text: str, picture: Any | None = None) -> None:
-        """``done`` steps, a line of text, and a PIL picture if there is one; raises the user's interrupt."""
+        """Show ``done`` steps, a line of text and perhaps a PIL picture; raises the host's interrupt."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         size = max(picture.size) if picture is not None else 0
         self.bar.update_absolute(done, preview=None if picture is None else ("JPEG", picture, size))
@@ -39,14 +39,14 @@ class NodeProgress:
 
     def _say(self, text: str) -> None:
         self._said = time.monotonic()
-        # Not imported: without a running server there is nobody to tell.
+        # Not imported: without a running server nobody would see it.
         server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
         if self.node_id is not None and server is not None and hasattr(server, "send_progress_text"):
             server.send_progress_text(text, self.node_id)
 
 
 def track(steps: Iterable[T], total: int) -> Iterator[T]:
-    """Pass steps on with the host's progress bar; raises the host's interrupt between them."""
+    """Yield the steps, with the host's progress bar; raises the host's interrupt between them."""
     bar = comfy.utils.ProgressBar(max(1, total))
     comfy.model_management.throw_exception_if_processing_interrupted()
     for number, step in enumerate(steps, 1):
@@ -56,7 +56,7 @@ def track(steps: Iterable[T], total: int) -> Iterator[T]:
 
 
 def quick_picture(model: Any, latent: Tensor) -> Any | None:
-    """A rough PIL picture of a latent (1, C, h, w) in the model's scale; None if the host knows no way.
+    """A rough PIL picture of a latent (1, C, h, w) in the model's scale; None if the host has no method for this model.
 
     Made on the CPU: from CUDA the host copies a preview without waiting for it, and may show what was in the memory
     before (Comfy-Org/ComfyUI#4183).

@@ -1,4 +1,4 @@
-"""The host's samplers: levels, SAMPLER objects, a whole sampling run."""
+"""The host's samplers: sigmas, SAMPLER objects, a whole sampling run."""
 
 import inspect
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .model import NODE_NAME, sampling_of
 
-# Pixels, and frames, that a place of an empty latent stands for, where its node says so.
+# Keys of an empty LATENT: pixels and frames per latent position, if its node sets them.
 _RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
 
@@ -24,7 +24,7 @@ def scheduler_names() -> list[str]:
 
 
 def stock_sigmas(model: Any, scheduler: str, steps: int) -> Tensor:
-    """Levels of one of the host's schedulers for this MODEL, descending to 0, about (steps + 1,)."""
+    """Sigmas of one of the host's schedulers for this MODEL, descending to 0, about (steps + 1,)."""
     return comfy.samplers.calculate_sigmas(sampling_of(model), scheduler, steps).cpu()
 
 
@@ -34,7 +34,7 @@ def make_sampler(function: Callable[..., Tensor]) -> Any:
 
 
 def flow_sampling_in_call(denoiser: Any) -> Any:
-    """The ``model_sampling`` behind the denoiser that a sampler function is given; it must be a flow's."""
+    """The ``model_sampling`` of the denoiser that a sampler function gets; it must be that of a flow model."""
     sampling = denoiser.inner_model.inner_model.model_sampling
     if not isinstance(sampling, comfy.model_sampling.CONST):
         raise ValueError(
@@ -60,7 +60,7 @@ def sample(
     sigmas: Tensor,
     seed: int,
 ) -> dict[str, Any]:
-    """Sample a LATENT with the host's CFG guider: its noise for this seed, masks, progress and previews."""
+    """Sample a LATENT with the host's CFG guider, including its noise, masks, progress and previews."""
     out = dict(latent)
     out["samples"] = _fit_empty(model, out)
     noise = comfy.sample.prepare_noise(out["samples"], seed, latent.get("batch_index"))
@@ -82,7 +82,7 @@ def sample(
 
 
 def _fit_empty(model: Any, latent: dict[str, Any]) -> Tensor:
-    """Samples of a LATENT, empty ones in the model's channels and size; takes what the host used for that out of it.
+    """Samples of a LATENT; empty ones are brought to the model's channels and size. Removes the keys used for that.
 
     As the host's own samplers do. ComfyUI 0.16.3 knows the first of the ratios alone.
     """

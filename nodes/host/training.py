@@ -34,7 +34,7 @@ COMPUTE_DTYPES: Mapping[str, torch.dtype | None] = {
 # Attentions that have no backward pass.
 _FORWARD_ONLY = ("attention_sage", "attention3_sage", "attention_flash")
 
-# What the host's dynamic patcher leaves on layers to fetch their weights when they run.
+# Attributes by which layers fetch their weights under the host's dynamic patcher.
 _FETCHING = ("_v", "weight_lowvram_function", "bias_lowvram_function")
 
 
@@ -42,10 +42,10 @@ class TrainingNetwork:
     """``(network_input, timestep, condition) -> model_output`` for ``d2f_core.Trainer``.
 
     Attributes:
-        module: private view of the diffusion network, whose layers take adapters.
+        module: frozen copy of the diffusion network, to whose layers adapters are attached.
         alignment: schedule and prediction type of the network.
-        device, dtype: where and in what it computes.
-        channels: of its latents.
+        device, dtype: device and data type of the computation.
+        channels: number of channels of the latents.
         widened: paths of the convolutions in ``module`` that are wider than the checkpoint's, for an image condition.
     """
 
@@ -61,7 +61,7 @@ class TrainingNetwork:
         self.dtype = dtype or base.get_dtype_inference()
         self.channels: int = base.latent_format.latent_channels
         self.widened: tuple[str, ...] = (FIRST_CONV,) if widened(model) else ()
-        # A copy of our own, so that it has this MODEL's concat whichever clone is loaded.
+        # A shallow copy with this MODEL's concat keys, whichever clone is loaded.
         self._base, self._options = copy.copy(base), _transformer_options(model)
         self._base.concat_keys = model.get_model_object("concat_keys")
 
@@ -80,7 +80,7 @@ class TrainingNetwork:
         return output.float()
 
     def latents(self, samples: Tensor) -> Tensor:
-        """Latents of a LATENT in the model's own scale, on its device, float32."""
+        """Samples of a LATENT in the model's own scale, on its device, float32."""
         return self._base.process_latent_in(for_autograd(samples).to(self.device, torch.float32))
 
     def samples(self, latents: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class TrainingNetwork:
         return self._base.process_latent_out(latents).cpu()
 
     def condition(self, conditioning: Any, shape: Sequence[int]) -> Condition:
-        """The first entry of a CONDITIONING for latents of a shape (C, h, w); tensors (1, ...) on the CPU.
+        """Conditioning kwargs of a CONDITIONING's first entry, for latents (C, h, w): tensors (1, ...) on the CPU.
 
         That of a widened network has "c_concat", zeros if the entry holds no latent for it.
         """
@@ -104,12 +104,12 @@ class TrainingNetwork:
 
 @contextmanager
 def training(model: Any, dtype: str = "auto", recompute: bool = False) -> Iterator[TrainingNetwork]:
-    """A MODEL ready to be trained, outside of inference mode; whatever happens, the host is as it was afterwards.
+    """A MODEL ready for training, outside of inference mode; the host is restored afterwards, also after an error.
 
     Args:
         model: diffusion MODEL, converted or not.
         dtype: compute type, one of ``COMPUTE_DTYPES``; "auto" takes the model's own.
-        recompute: compute blocks again in the backward pass to save memory.
+        recompute: recompute blocks in the backward pass, to save memory.
     """
     management = comfy.model_management
     if widened(model):
@@ -131,13 +131,13 @@ def training(model: Any, dtype: str = "auto", recompute: bool = False) -> Iterat
 
 
 def _fetch(model: Any, path: str) -> Tensor:
-    """A weight of a dynamic patcher, which is elsewhere until its layer runs: patched, on the load device.
+    """A weight under the dynamic patcher, which loads it only when its layer runs: patched, on the load device.
 
     Until then it is of the file's type; that of the model is noted beside it. To quantized weights and to those of
     8 bits nothing can be added, so that patched ones are of the type that the layers compute in.
     """
     key, network = f"diffusion_model.{path}", model.model.diffusion_model
-    # Small layers are patched when any clone is loaded; what they were lies here.
+    # Small layers are patched when any clone is loaded; their original weights are kept here.
     plain = model.backup[key].weight if key in model.backup else network.get_parameter(path)
     owner, _, name = path.rpartition(".")
     dtype = getattr(network.get_submodule(owner), f"{name}_comfy_model_dtype", None) or plain.dtype
@@ -150,7 +150,7 @@ def _fetch(model: Any, path: str) -> Tensor:
 
 def _transformer_options(model: Any) -> dict[str, Any]:
     options = dict(model.model_options.get("transformer_options", {}))
-    # An attention that a node has put in may have no backward pass, either.
+    # An attention that a node has set may have no backward pass, either.
     if "optimized_attention_override" in options or attention.optimized_attention.__name__ in _FORWARD_ONLY:
         options["optimized_attention_override"] = lambda chosen, *args, **kwargs: attention.attention_pytorch(
             *args, **kwargs

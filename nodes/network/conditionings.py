@@ -13,7 +13,7 @@ Entry = list[Any]  # [cross attention (1, L, D), options]
 
 
 def entries_of(conditionings: Any) -> list[Entry]:
-    """The entries of CONDITIONINGs, a batch of texts in one entry taken apart."""
+    """The entries of CONDITIONINGs; an entry with a batch of texts is split."""
     found: list[Entry] = []
     for conditioning in conditionings:
         for cross, options in conditioning:
@@ -30,7 +30,7 @@ def some_entries(conditionings: Any, what: str) -> list[Entry]:
     """The entries of CONDITIONINGs.
 
     Raises:
-        ValueError: there is none; names the input ``what``.
+        ValueError: there is no entry; names the input ``what``.
     """
     entries = entries_of(conditionings)
     if not entries:
@@ -49,10 +49,10 @@ def _is_batch(value: Any, count: int) -> bool:
 
 
 def entries_for(entries: list[Entry], sizes: Sequence[int], what: str) -> list[Entry]:
-    """One entry an item, of latents with these numbers of items.
+    """One entry per item, for latents with these numbers of items.
 
     Raises:
-        ValueError: there are too few or too many; names the input ``what`` of the latents.
+        ValueError: the numbers do not fit; names the input ``what`` of the latents.
     """
     if len(entries) == 1:
         return entries * sum(sizes)
@@ -62,15 +62,15 @@ def entries_for(entries: list[Entry], sizes: Sequence[int], what: str) -> list[E
         return [entry for entry, size in zip(entries, sizes) for _ in range(size)]
     raise ValueError(
         f"'{what}' has {sum(sizes)} items in {len(sizes)} latents but {len(entries)} conditionings; give one for all, "
-        "one an item or one a latent"
+        "one per item or one per latent"
     )
 
 
 def join(conditions: Sequence[Condition]) -> Condition:
-    """Conditions of single items as one of a batch; shorter texts are repeated to the common length, as the host does.
+    """Conditioning kwargs of items, joined into a batch; shorter texts are repeated to a common length, as in the host.
 
     Raises:
-        ValueError: the conditions do not tell the network the same kinds of things.
+        ValueError: the items have different kinds of conditioning.
     """
     if any(condition.keys() != conditions[0].keys() for condition in conditions):
         kinds = sorted({", ".join(condition) for condition in conditions})

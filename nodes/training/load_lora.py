@@ -63,7 +63,7 @@ class D2FLoadLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model=None, lora: str = NONE, strength: float = 1.0, lora_model=None) -> str:
-        """Changes when the file does, so that one that was overwritten is read again."""
+        """Changes with the file, so that an overwritten one is read again."""
         if lora == NONE:
             return NONE
         state = host.lora_path(lora).stat()
@@ -85,7 +85,7 @@ class D2FLoadLora(io.ComfyNode):
 
 
 def _choose(lora: str, lora_model: Any) -> tuple[Any, str]:
-    """The LoRA that counts, and a name for it."""
+    """The LoRA to use, and a name for it."""
     if lora_model is not None:
         return lora_model, "connected LoRA"
     if lora == NONE:
@@ -94,10 +94,10 @@ def _choose(lora: str, lora_model: Any) -> tuple[Any, str]:
 
 
 def _compare(model: Any, facts: LoraFacts) -> list[str]:
-    """What about the model is not as it was in the training, in words.
+    """How the model differs from that of the training, in words.
 
     Raises:
-        ValueError: the model's network returns something else than the LoRA was trained to change.
+        ValueError: the model has another prediction type than the LoRA was trained with.
     """
     rule = OBJECTIVES[facts.objective]
     if not rule.is_flow and host.is_flow(model) and not host.is_converted(model):
@@ -127,14 +127,14 @@ def _compare(model: Any, facts: LoraFacts) -> list[str]:
 
 
 def _see(model: Any, facts: LoraFacts | None) -> tuple[Any, str]:
-    """The model with the image condition if the LoRA was trained with one, and what was done to it."""
+    """The model with the image condition if the LoRA was trained with one, and a note about it."""
     if facts is None or facts.condition != "image" or host.widened(model):
         return model, ""
     return host.widen(model), "image condition added; "
 
 
 def _convert(model: Any, facts: LoraFacts | None) -> tuple[Any, str]:
-    """The model as the LoRA wants it, and what was done to it."""
+    """The model converted as the LoRA was trained, and a note about it."""
     if facts is None:
         return model, "not a Diff2Flow LoRA, so taken for one of a diffusion model: the model is not converted"
     rule = OBJECTIVES[facts.objective]
@@ -152,7 +152,7 @@ def _convert(model: Any, facts: LoraFacts | None) -> tuple[Any, str]:
 
 
 def _describe(lora: Any, facts: LoraFacts | None) -> list[str]:
-    """The LoRA in a line or two."""
+    """The LoRA in one or two lines."""
     lines = [repr(LoraModel(lora, facts)).strip("<>")]
     if facts is not None:
         lines.append(f"trained on {facts.base_model} with {facts.prediction}-prediction, alpha {facts.alpha:g}")

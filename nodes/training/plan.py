@@ -1,16 +1,16 @@
-"""What the trainer's widgets say, and what it means for the core."""
+"""The values of the trainer's widgets, and the settings of ``d2f_core`` that follow from them."""
 
 from dataclasses import asdict, dataclass
 
 from ...d2f_core import AdapterSettings, FlowAlignment, Objective, TimeDensity, TrainSettings
 
-# Settings that may change when a run goes on.
+# Settings that may change between sessions of a run.
 _FREE = ("steps", "save_every", "preview_every", "preview_cfg", "validate_every", "run_name", "resume")
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """The widgets of the trainer, under their names; see its tooltips."""
+    """The values of the trainer's widgets, by name; see their tooltips."""
 
     run_name: str
     objective: str
@@ -49,7 +49,7 @@ class TrainingPlan:
     preview_cfg: float
 
     def check(self, has_negative: bool) -> None:
-        """Raise ValueError for widgets that contradict the inputs."""
+        """Raise ValueError if the widgets contradict the inputs."""
         if self.caption_dropout and not has_negative:
             raise ValueError(
                 f"caption_dropout is {self.caption_dropout} but nothing is connected to 'negative'; connect the "
@@ -57,7 +57,7 @@ class TrainingPlan:
             )
 
     def adapters(self) -> AdapterSettings:
-        """Which layers, and how large."""
+        """Which layers get adapters, and how large these are."""
         return AdapterSettings(
             targets=self.target_pattern.strip() or self.targets,
             rank=self.rank,
@@ -68,15 +68,15 @@ class TrainingPlan:
         )
 
     def objective_for(self, alignment: FlowAlignment) -> Objective:
-        """What is learned."""
+        """The training objective."""
         return Objective(alignment, self.objective, self.weight, self.huber_delta if self.loss == "huber" else None)
 
     def times(self) -> TimeDensity:
-        """At which flow times."""
+        """The density of flow times."""
         return TimeDensity(self.density, self.density_mean, self.density_std)
 
     def train_settings(self, scale_gradients: bool) -> TrainSettings:
-        """How the run goes."""
+        """Settings of the training loop."""
         return TrainSettings(
             seed=self.seed,
             batch_size=self.batch_size,
@@ -88,7 +88,7 @@ class TrainingPlan:
         )
 
     def config(self) -> dict[str, str | int | float | bool | None]:
-        """Settings that must stay the same over a resume; a schedule over all steps fixes their number, too."""
+        """Settings that must stay the same on a resume; an lr_schedule over all steps fixes their number as well."""
         fixed = {name: value for name, value in asdict(self).items() if name not in _FREE}
         return {**fixed, "steps_of_lr_schedule": 0 if self.lr_schedule == "constant" else self.steps}
 

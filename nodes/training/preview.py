@@ -1,4 +1,4 @@
-"""Pictures of a LoRA in training: a few items of the set, sampled with the adapters as they are."""
+"""Previews: a few items of the training set, sampled with the current adapters."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,16 +17,16 @@ PICTURES = 4
 
 
 class Preview:
-    """Draws the same items from the same noise each time.
+    """Samples the same items from the same noise every time.
 
     Args:
-        model: the MODEL, for a rough picture where there is no VAE.
-        network: its network in training.
-        objective: whose coordinates the network is sampled in.
-        items: the training set; pictures are drawn of the first shape.
-        vae: VAE for true pictures; None draws rough ones.
-        cfg: guidance against the null condition; 1 for none.
-        seed: of the noise.
+        model: the MODEL, for approximate pictures without a VAE.
+        network: its network.
+        objective: the training objective, in whose coordinates the network is sampled.
+        items: the training set; items of the first shape are sampled.
+        vae: VAE that decodes the previews; None for approximate ones.
+        cfg: guidance scale, with the null condition; 1 disables guidance.
+        seed: seed of the noise.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""One training run in the graph: a trainer of the core, its folder on disk, what the user sees, and what comes out.
+"""One training run in the graph: the core's trainer, its folder on disk, progress and results.
 
 Whatever ends a run early - cancel, an error, a loss that is not finite - what was learned is saved first.
 """
@@ -30,7 +30,7 @@ from .status import StatusLine
 
 
 class Learned(NamedTuple):
-    """What a run made: the LoRA, the loss of each step, (step, loss) of each validation."""
+    """Results of a run: the LoRA, the loss of each step, and (step, loss) of each validation."""
 
     lora: LoraModel
     losses: list[float]
@@ -42,11 +42,11 @@ class TrainingRun:
 
     Args:
         model: diffusion MODEL, converted or not.
-        network: its network in training.
-        items, validation: what is trained on, and what is only measured.
-        plan: the widgets.
-        vae: for previews, or None.
-        node_id: of the node, for its text.
+        network: its network.
+        items, validation: training set and validation set.
+        plan: values of the widgets.
+        vae: VAE for previews, or None.
+        node_id: id of the node, for its progress text.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class TrainingRun:
         return f"<training run {self.folder.name}, step {self.trainer.step} of {self.plan.steps}>"
 
     def run(self) -> Learned:
-        """Train to the last step; saves on the way, and before any error goes on."""
+        """Train to the last step; saves regularly, and before an error is re-raised."""
         clock = StatusLine(self.trainer.step, self.plan.steps, self._why_new())
         try:
             self._show(None, clock.opening())
@@ -92,12 +92,12 @@ class TrainingRun:
         return Learned(self.lora(), self.losses, self.checks)
 
     def lora(self) -> LoraModel:
-        """The LoRA as it is now."""
+        """The LoRA at the current step."""
         tensors = lora_tensors(self.trainer.averaged(), host.lora_names(self.model))
         return LoraModel({key: tensor.cpu().clone() for key, tensor in tensors.items()}, self._facts())
 
     def _subject(self) -> dict[str, str | int | None]:
-        """Data, model and arithmetic; a run goes on with the same ones only."""
+        """Data, model and data type; a run is resumed only with the same ones."""
         network, items = self.network, self.items
         drops = self.plan.caption_dropout > 0
         return {
@@ -139,7 +139,7 @@ class TrainingRun:
         self.saved = self.trainer.step
 
     def _after(self, record: StepRecord, clock: StatusLine) -> None:
-        """What is due after a step: measure, save, draw, tell."""
+        """Validate, save, preview and report, as far as they are due."""
         plan, step = self.plan, record.step
         if self.validation is not None and (_due(step, plan.validate_every) or step == plan.steps):
             self.checks.append((step, self.trainer.validate(self.validation)))
@@ -149,7 +149,7 @@ class TrainingRun:
         self._show(picture, clock.line(record, self.losses, self.checks))
 
     def _why_new(self) -> str:
-        """Why ``auto`` did not go on with the last run of the name, for the node's text; the log gets it in full."""
+        """Why ``auto`` did not resume the last run of the name, for the node's text; the log has all of it."""
         name, previous, differs = self.folder.name, self.folder.previous, self.folder.differs
         if not differs:
             return ""
@@ -168,7 +168,7 @@ class TrainingRun:
         self.progress.show(self.trainer.step, text, picture)
 
     def _save(self) -> None:
-        """State for a resume, and the LoRA for use."""
+        """Save the training state and the LoRA."""
         step = self.trainer.step
         state = {"trainer": self.trainer.state_dict(), "losses": self.losses, "validation": self.checks}
         record = {"step": step, "loss": self.losses[-1] if self.losses else None, "time": time.time()}
@@ -180,7 +180,7 @@ class TrainingRun:
         self.saved = step
 
     def _rescue(self) -> None:
-        """Save what was learned since the last save; a second error must not hide the first."""
+        """Save the steps since the last save; an error here must not hide the first one."""
         if self.trainer.step <= self.saved:
             return
         try:
@@ -214,7 +214,7 @@ class TrainingRun:
 
 
 def _words_fingerprint(condition: host.Condition) -> str:
-    """Of a conditioning without the image that is concatenated with the latent."""
+    """Fingerprint of conditioning kwargs without the concat conditioning."""
     return items_fingerprint([], [{name: tensor for name, tensor in condition.items() if name != host.CALL_KEY}])
 
 

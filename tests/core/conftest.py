@@ -55,7 +55,7 @@ class Gaussian:
     std: float = 0.6
 
     def flow(self, x_fm: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """E[x0 | x_fm] and E[eps | x_fm] at flow times t, one an item."""
+        """E[x0 | x_fm] and E[eps | x_fm] at flow times t, one per item."""
         t = t.reshape(-1, *(1,) * (x_fm.ndim - 1))
         return self._posterior(x_fm, t, 1 - t)
 

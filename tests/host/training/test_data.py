@@ -118,7 +118,7 @@ def test_wrong_validation_latents_are_named(build, train, unharmed, name):
 def test_a_wrong_number_of_captions_is_named(build, train, unharmed, captions, count):
     model = build()
     given = [[caption[0] for caption in (captions * 2)[:count]]]
-    words = rf"'latents' has 5 items in 1 latents but {count} conditionings; give one for all, one an item or one a"
+    words = rf"'latents' has 5 items in 1 latents but {count} conditionings; give one for all, one per item or one per"
     with unharmed(model), pytest.raises(ValueError, match=words):
         train(model, positive=given)
 
