@@ -2,7 +2,7 @@
 
     <cache>/downloads                    release archives, checked against their sha256
     <cache>/hosts/comfyui-0.30.0         ComfyUI, never written to after unpacking
-    <cache>/envs/py311-comfyui-0.30.0    a virtual environment; those of other releases are layers on it
+    <cache>/envs/py311-comfyui-0.30.0    a virtual environment, 6 GB for each release
     <cache>/logs                         what pip said
     <checkout>/.d2f                      the server's working directory: models, input, output, log
 
