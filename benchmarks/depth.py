@@ -29,7 +29,7 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import torch
-from bench_shared import RESULTS, Part, Rows, add_common_arguments, bars, call, graded, grid, kept, output_in, spread
+from bench_shared import RESULTS, Part, Rows, add_common_arguments, bars, call, grid, kept, output_in, select, spread
 from torch import Tensor
 
 from devtools.console import say
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--warmup", type=int, default=10, help="steps over which the learning rate rises")
     parser.add_argument("--batch", type=int, default=16, help="of training")
     parser.add_argument("--scenes", type=int, default=512, help="in the training set")
-    parser.add_argument("--images", type=int, default=64, help="held out, that a model is graded on")
+    parser.add_argument("--images", type=int, default=64, help="held out, that a model is evaluated on")
     parser.add_argument("--nfe", nargs="+", type=int, default=[1, 2, 4, 10])
 
 
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> Rows:
 
 
 class Bench:
-    """Model, training set and exam; makes parts of the result."""
+    """Model, training set and evaluation; makes parts of the result."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.start = options, time.monotonic()
@@ -140,7 +140,7 @@ class Bench:
         return {"rows": rows, "shown": {name: images[:SHOWN].clone() for name, images in shown.items()}}
 
     def trained(self, name: str, seed: int) -> Part:
-        """A LoRA, graded; its rows also hold how long the training took."""
+        """A LoRA, evaluated; its rows also hold how long the training took."""
         start = time.process_time()
         lora = call(
             D2FTrainLora, model=self.widened, latents={"samples": self.latents}, positive=self.prompt,
@@ -151,13 +151,13 @@ class Bench:
         seconds = round(time.process_time() - start, 1)
         say(f"{time.monotonic() - self.start:6.0f} s  {name}, seed {seed}: trained in {seconds} s of the processor")
         model = D2FLoadLora.execute(self.model, "none", 1.0, lora).args[0]
-        found = self.grades(name, partial(self.by_node, model, seed), seed)
+        found = self.evaluate(name, partial(self.by_node, model, seed), seed)
         if name == "diffusion":
-            plain = self.grades("diffusion_ddim", partial(self.by_ddim, model, seed), seed)
+            plain = self.evaluate("diffusion_ddim", partial(self.by_ddim, model, seed), seed)
             found = {key: found[key] + plain[key] if key == "rows" else {**found[key], **plain[key]} for key in found}
         return {**found, "rows": [{**row, "cpu_seconds": seconds} for row in found["rows"]]}
 
-    def grades(self, method: str, predict: Predict, seed: int) -> Part:
+    def evaluate(self, method: str, predict: Predict, seed: int) -> Part:
         """A row for each number of calls; the first images of some."""
         rows, shown = [], {}
         for nfe in self.options.nfe:
@@ -178,12 +178,12 @@ class Bench:
 
     def by_ddim(self, model: Any, seed: int, nfe: int) -> tuple[Tensor, Tensor]:
         """The host's own sampler, with the same noise for all images, as Depth from Image has it."""
-        levels = host.stock_sigmas(model, "simple", nfe)
-        told = host.with_condition(self.prompt, self.encode(self.images))
+        sigmas = host.stock_sigmas(model, "simple", nfe)
+        conditions = host.with_condition(self.prompt, self.encode(self.images))
         empty = {"samples": torch.zeros(len(self.images), 4, SIDE // 8, SIDE // 8)}
         empty["batch_index"] = [0] * len(self.images)
         sampler = comfy.samplers.sampler_object("ddim")
-        answer = host.sample(model, empty, told, told, 1.0, sampler, levels, seed)
+        answer = host.sample(model, empty, conditions, conditions, 1.0, sampler, sigmas, seed)
         depth = self.decode(answer["samples"]).clamp(0, 1)
         return colorize(depth, PALETTE), depth
 
@@ -204,7 +204,7 @@ def markdown(rows: Rows) -> str:
     calls = sorted({row["nfe"] for row in rows})
     for method in (*METHODS, *BASELINES):
         for nfe in calls:
-            cells = [spread(graded(rows, each, method=method, nfe=nfe), FORMS.get(each, ".3f")) for each in COLUMNS]
+            cells = [spread(select(rows, each, method=method, nfe=nfe), FORMS.get(each, ".3f")) for each in COLUMNS]
             if set(cells) != {"-"}:
                 lines.append(f"| {method} | {nfe or ''} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *verdict(rows), ""])
@@ -214,14 +214,14 @@ def verdict(rows: Rows) -> list[str]:
     """What each method is judged by, over the seeds, and its cost."""
     lines = []
     for method in METHODS:
-        two = {name: graded(rows, name, method=method, nfe=2) for name in ("absrel", "delta1")}
+        two = {name: select(rows, name, method=method, nfe=2) for name in ("absrel", "delta1")}
         reached = min(two["delta1"]) >= 0.95 and max(two["absrel"]) <= 0.08
-        ratios = [one / ten for one, ten in zip(*(graded(rows, "absrel", method=method, nfe=n) for n in (1, 10)))]
+        ratios = [one / ten for one, ten in zip(*(select(rows, "absrel", method=method, nfe=n) for n in (1, 10)))]
         lines.append(f"- {method}: delta1 >= 0.95 and AbsRel <= 0.08 at 2 NFE with every seed: {_word(reached)}; "
                      f"AbsRel at 1 NFE by that at 10: {spread(ratios, '.3f')}, <= 1.1 with every seed: "
                      f"{_word(max(ratios) <= 1.1)}")  # fmt: skip
     for method in OBJECTIVES:
-        seconds = graded(rows, "cpu_seconds", method=method, nfe=2)
+        seconds = select(rows, "cpu_seconds", method=method, nfe=2)
         lines.append(f"- {method}: training took {spread(seconds, '.0f')} s of the processor")
     return lines
 
@@ -238,10 +238,10 @@ def plot(rows: Rows, axes: Any) -> None:
     for panel, column in zip(figure.subplots(1, 2), ("absrel", "delta1")):
         for number, method in enumerate(METHODS):
             calls = sorted({row["nfe"] for row in rows if row["method"] == method})
-            centre, reach = bars([graded(rows, column, method=method, nfe=nfe) for nfe in calls])
+            centre, reach = bars([select(rows, column, method=method, nfe=nfe) for nfe in calls])
             panel.errorbar(calls, centre, reach, color=f"C{number}", marker="o", markersize=3, capsize=2, label=method)
         for method, color in zip(BASELINES, ("0.75", "0.6", "0.4", "0.1")):
-            for value in graded(rows, column, method=method):
+            for value in select(rows, column, method=method):
                 panel.axhline(value, color=color, linewidth=1, linestyle=":", label=method)
         panel.set_xscale("log", base=2)
         panel.set_xticks(calls, [str(nfe) for nfe in calls])

@@ -90,10 +90,10 @@ def measured(kept: Kept, orders: list[Order], quick: bool, end: float) -> Iterat
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="d2f-gpu-") as folder:
         log = Path(folder) / "log.txt"
-        told = json.dumps({"orders": orders, "quick": quick, "base": folder})
+        job = json.dumps({"orders": orders, "quick": quick, "base": folder})
         with open(log, "w", encoding="utf-8") as errors:
             process = subprocess.Popen(
-                [sys.executable, str(PARTS), told], stdout=subprocess.PIPE, stderr=errors, text=True
+                [sys.executable, str(PARTS), job], stdout=subprocess.PIPE, stderr=errors, text=True
             )
         timer = threading.Timer(max(1.0, end - start), process.kill)
         timer.start()

@@ -79,23 +79,25 @@ def run(options: argparse.Namespace) -> Rows:
 
 @dataclass(frozen=True)
 class View:
-    """A way to sample a LoRA: MODEL, the host's sampler, and levels for a number of steps."""
+    """A way to sample a LoRA: MODEL, the host's sampler, and sigmas for a number of steps."""
 
     model: Any
     sampler: str
-    levels: Any
+    sigmas: Any
 
 
 class Bench:
-    """Model, data and exam; runs methods and gives their rows."""
+    """Model, data and evaluation; runs methods and gives their rows."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.start = options, time.monotonic()
         self.model, clip, self.vae = networks.load_demo_checkpoint()
         self.data = adaptation.training_set(clip, self.vae, options.task, options.scenes)
         new, known = options.images
-        self.exam = adaptation.Exam(options.task, new, known, references=32 if options.quick else 1024)
-        self.positive, self.negative = (evaluate.encode_prompts(clip, texts) for texts in (self.exam.prompts, [""]))
+        self.evaluation = adaptation.Evaluation(options.task, new, known, references=32 if options.quick else 1024)
+        self.positive, self.negative = (
+            evaluate.encode_prompts(clip, texts) for texts in (self.evaluation.prompts, [""])
+        )
 
     def kept_rows(self, name: str, seed: int) -> Rows:
         """Rows of a run, of the work folder if it was finished before."""
@@ -110,8 +112,8 @@ class Bench:
         for budget, lora in self.train(name, seed):
             for method, view in self.views(name, lora).items():
                 for nfe in self.options.nfe:
-                    grades = self.exam.grade(self.images(view, nfe, seed))
-                    yield {"method": method, "budget": budget, "nfe": nfe, "seed": seed, **rounded(grades)}
+                    metrics = self.evaluation.measure(self.images(view, nfe, seed))
+                    yield {"method": method, "budget": budget, "nfe": nfe, "seed": seed, **rounded(metrics)}
             say(f"{time.monotonic() - self.start:6.0f} s  {name}, seed {seed}, {budget} steps")
 
     def train(self, name: str, seed: int) -> Iterator[tuple[int, Any]]:
@@ -176,13 +178,13 @@ class Bench:
 
     def images(self, view: View, nfe: int, seed: int) -> Tensor:
         """One image a prompt, (B, 96, 96, 3); the same noise for every method."""
-        levels = view.levels(nfe)
-        if len(levels) != nfe + 1:
-            raise ValueError(f"{view.sampler} makes {len(levels) - 1} steps where {nfe} were asked for")
+        sigmas = view.sigmas(nfe)
+        if len(sigmas) != nfe + 1:
+            raise ValueError(f"{view.sampler} makes {len(sigmas) - 1} steps where {nfe} were asked for")
         side = networks.IMAGE_SIZE // 8
-        noise = torch.randn(len(self.exam.prompts), 4, side, side, generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(len(self.evaluation.prompts), 4, side, side, generator=torch.Generator().manual_seed(seed))
         latents = comfy.sample.sample_custom(
-            view.model, noise, CFG, comfy.samplers.sampler_object(view.sampler), levels, self.positive, self.negative,
+            view.model, noise, CFG, comfy.samplers.sampler_object(view.sampler), sigmas, self.positive, self.negative,
             torch.zeros_like(noise), disable_pbar=True, seed=seed,
         )  # fmt: skip
         return self.vae.decode(latents)
@@ -224,5 +226,5 @@ def step_row(name: str, mine: list[list[float]], diffusion: list[list[float]]) -
     return {"method": name, "seconds_a_step": wall, "cpu_seconds_a_step": cpu, "vs_diffusion": ratio}
 
 
-def rounded(grades: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 1 if name == "frechet" else 3) for name, value in grades.items()}
+def rounded(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 1 if name == "frechet" else 3) for name, value in metrics.items()}

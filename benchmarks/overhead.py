@@ -84,9 +84,9 @@ class Case:
 
     def ours(self) -> Tensor:
         model, noise = host.convert(self.model), self.noise()
-        levels = host.stock_sigmas(model, "simple", self.steps)
+        sigmas = host.stock_sigmas(model, "simple", self.steps)
         return comfy.sample.sample_custom(
-            model, noise, CFG, host.make_sampler(OdeSampler(self.solver)), levels, self.conditioning(2),
+            model, noise, CFG, host.make_sampler(OdeSampler(self.solver)), sigmas, self.conditioning(2),
             self.conditioning(3), torch.zeros_like(noise), disable_pbar=True, seed=1,
         )  # fmt: skip
 

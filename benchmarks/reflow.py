@@ -5,11 +5,11 @@
     converted         the converted model without reflow, Euler
     reflow            with a LoRA that was trained on the pairs; pairs, trainer and loader are our nodes
     reflow_diffusion  the same pairs and settings, but the network's own loss and the timesteps of diffusion training
-    renders           no model: fresh renders, graded as the samples are; no sampler can be expected to do better
+    renders           no model: fresh renders, evaluated as the samples are; no sampler can be expected to do better
     pairs             rate of making pairs, and that relative to sampling the same batches with the host
 
-NFE counts calls of the network, two a step with guidance. All share the pairs, the prompts and, for a seed, the noise;
-seeds differ in noise and training. `accuracy` is the share of attributes, of those that a prompt names, that are read
+NFE counts calls of the network, two per step with guidance. All share pairs, prompts and, for a seed, the noise; seeds
+differ in noise and training. `accuracy` is the share of attributes, of those that a prompt names, that are read
 right. `frechet` is the distance to fresh renders on the reader's features, `frechet_teacher` that to samples of the
 teacher under prompts and noise that nothing was trained on. `straightness` is the mean squared difference between the
 velocity and its chord, 0 for a straight path; paths begin at t = 0. `cpu_seconds` is what the training took.
@@ -55,7 +55,7 @@ from diff2flow_kit.nodes.training.train_lora import D2FTrainLora
 CFG, SIDE, BATCH, SHOWN = 3.0, networks.IMAGE_SIZE, 32, 8
 UNIFORM = {"grid": "uniform"}
 FEW = [(1, 1.0), (2, 1.0), (4, 1.0)]
-ASKED = {"ddim": [*FEW, (4, CFG), (8, CFG), (50, CFG)], "converted": [*FEW, (4, CFG), (8, CFG)],
+EVALUATED = {"ddim": [*FEW, (4, CFG), (8, CFG), (50, CFG)], "converted": [*FEW, (4, CFG), (8, CFG)],
          "reflow": FEW, "reflow_diffusion": FEW}  # fmt: skip
 """Model -> (NFE, guidance) that it is sampled with; those of the teacher follow from `--teacher-steps`."""
 RECIPE = {
@@ -65,7 +65,7 @@ RECIPE = {
 OBJECTIVES = {"reflow": {"objective": "diff2flow", "density": "u_shaped"},
               "reflow_diffusion": {"objective": "diffusion", "density": "timestep"}}  # fmt: skip
 __all__ = ["MODELS", "add_arguments", "markdown", "plot", "run"]
-# Streams of random numbers: scenes of the pairs, of the exam, to compare with, and of the floor.
+# Streams of random numbers: scenes of the pairs, of the evaluation, to compare with, and of the floor.
 _PAIRS, _ASK, _COMPARE, _FLOOR = 1, 2, 3, 4
 
 
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=800, help="of training")
     parser.add_argument("--warmup", type=int, default=10, help="steps over which the learning rate rises")
     parser.add_argument("--batch", type=int, default=32, help="of training")
-    parser.add_argument("--images", type=int, default=256, help="that a model is graded on")
+    parser.add_argument("--images", type=int, default=256, help="that a model is evaluated on")
     parser.add_argument("--paths", type=int, default=64, help="that straightness is measured on")
     parser.add_argument("--references", type=int, default=1024, help="renders to compare with")
     parser.add_argument("--rounds", type=int, default=5, help="of timing")
@@ -102,13 +102,13 @@ def run(options: argparse.Namespace) -> Rows:
 
 
 class View(NamedTuple):
-    """A way to sample: MODEL, the host's sampler, and whether the levels are those of a flow."""
+    """A way to sample: MODEL, the host's sampler, and whether the sigmas are those of a flow."""
 
     model: Any
     sampler: str = "euler"
     is_flow: bool = True
 
-    def levels(self, steps: int) -> Tensor:
+    def sigmas(self, steps: int) -> Tensor:
         model = self.model
         found = flow_sigmas(model, UNIFORM, steps) if self.is_flow else host.stock_sigmas(model, "simple", steps)
         if len(found) != steps + 1:
@@ -117,7 +117,7 @@ class View(NamedTuple):
 
 
 class Bench:
-    """Model, pairs and exam; makes parts of the result: rows, and images to show."""
+    """Model, pairs and evaluation; makes parts of the result: rows, and images to show."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.start = options, time.monotonic()
@@ -135,7 +135,7 @@ class Bench:
         """Part of the result, from the work folder if it was finished before."""
         wanted = {k: v for k, v in vars(self.options).items() if k not in ("seeds", "work", "quick")}
         make = {"base": self.base, "pairs": self.rate}.get(name, self.student)
-        settings = [wanted, RECIPE, OBJECTIVES, ASKED]
+        settings = [wanted, RECIPE, OBJECTIVES, EVALUATED]
         found = kept(self.options.work, f"{name}-{seed}", settings, lambda: make(name, seed))
         self.say(f"{name}, seed {seed}")
         return found
@@ -143,7 +143,7 @@ class Bench:
     def base(self, _: str, seed: int) -> Part:
         """What no training is needed for."""
         flow, plain = View(self.flow), View(self.model, "ddim", is_flow=False)
-        parts = [self.graded(name, view, seed) for name, view in
+        parts = [self.evaluate(name, view, seed) for name, view in
                  (("teacher", flow), ("ddim", plain), ("converted", flow))]  # fmt: skip
         renders = render.render_batch(some_scenes(_FLOOR, self.options.images, seed))[0]
         floor = {"model": "renders", "seed": seed, **self.distances(renders)}
@@ -151,7 +151,7 @@ class Bench:
                 "shown": {name: images for part in parts for name, images in part["shown"].items()}}  # fmt: skip
 
     def student(self, name: str, seed: int) -> dict[str, Any]:
-        """A trained LoRA, graded; its rows also hold how long the training took."""
+        """A trained LoRA, evaluated; its rows also hold how long the training took."""
         start = time.process_time()
         lora = call(
             D2FTrainLora, model=self.model, pairs=self.pairs, run_name=f"bench_{name}_{seed}", seed=seed,
@@ -161,7 +161,7 @@ class Bench:
         seconds = round(time.process_time() - start, 1)
         self.say(f"{name}, seed {seed}: trained in {seconds} s of the processor")
         model = D2FLoadLora.execute(self.model, "none", 1.0, lora).args[0]
-        part = self.graded(name, View(model if host.is_flow(model) else host.convert(model, "noise")), seed)
+        part = self.evaluate(name, View(model if host.is_flow(model) else host.convert(model, "noise")), seed)
         return {**part, "rows": [{**row, "cpu_seconds": seconds} for row in part["rows"]]}
 
     def make_pairs(self, count: int, seed: int) -> Any:
@@ -173,12 +173,12 @@ class Bench:
             steps=self.options.teacher_steps, cfg=CFG, batch_size=BATCH, seed=seed, storage="fp32",
         )  # fmt: skip
 
-    def graded(self, name: str, view: View, seed: int) -> dict[str, Any]:
+    def evaluate(self, name: str, view: View, seed: int) -> dict[str, Any]:
         """A row for each number of calls and guidance, and the first images of each."""
-        asked = ASKED.get(name, [(2 * self.options.teacher_steps, CFG)])
-        straight = {cfg: self.straightness(view, cfg, seed) for cfg in {cfg for _, cfg in asked} if view.is_flow}
+        evaluated = EVALUATED.get(name, [(2 * self.options.teacher_steps, CFG)])
+        straight = {cfg: self.straightness(view, cfg, seed) for cfg in {cfg for _, cfg in evaluated} if view.is_flow}
         rows, shown = [], {}
-        for nfe, cfg in asked:
+        for nfe, cfg in evaluated:
             images = self.images(view, nfe, cfg, seed)
             where = {"model": name, "nfe": nfe, "cfg": cfg, "seed": seed}
             rows.append({**where, "accuracy": self.accuracy(images), **self.distances(images),
@@ -188,15 +188,17 @@ class Bench:
 
     def images(self, view: View, nfe: int, cfg: float, seed: int) -> Tensor:
         """One image a prompt, (B, 96, 96, 3); the same noise for every model."""
-        levels = view.levels(nfe if cfg == 1 else nfe // 2)
+        sigmas = view.sigmas(nfe if cfg == 1 else nfe // 2)
         noise = torch.randn(len(self.prompts), 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(seed))
         latents = []
         for first in range(0, len(noise), BATCH):
             part = noise[first : first + BATCH]
-            told = [[value[first : first + BATCH], {"pooled_output": extra["pooled_output"][first : first + BATCH]}]
-                    for value, extra in self.positive]  # fmt: skip
+            conditions = [
+                [value[first : first + BATCH], {"pooled_output": extra["pooled_output"][first : first + BATCH]}]
+                for value, extra in self.positive
+            ]
             latents.append(comfy.sample.sample_custom(
-                view.model, part, cfg, comfy.samplers.sampler_object(view.sampler), levels, told, self.negative,
+                view.model, part, cfg, comfy.samplers.sampler_object(view.sampler), sigmas, conditions, self.negative,
                 torch.zeros_like(part), disable_pbar=True, seed=seed,
             ))  # fmt: skip
         return self.decode(torch.cat(latents))
@@ -224,11 +226,11 @@ class Bench:
         eps = torch.randn(count, 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(seed))
         found = []
         with host.training(view.model) as network:
-            told = [network.condition([entry], tuple(eps.shape[1:])) for entry in entries]
+            conditions = [network.condition([entry], tuple(eps.shape[1:])) for entry in entries]
             null = None if cfg == 1 else network.condition(self.negative, tuple(eps.shape[1:]))
             for first in range(0, count, BATCH):
                 part = eps[first : first + BATCH].to(network.device)
-                velocity = CfgVelocity(network, network.alignment, join(told[first : first + BATCH]), null, cfg)
+                velocity = CfgVelocity(network, network.alignment, join(conditions[first : first + BATCH]), null, cfg)
                 found.append(straightness(follow(velocity, part, flow_grid("uniform", self.options.teacher_steps))))
         return round(float(torch.cat(found).mean()), 5)
 

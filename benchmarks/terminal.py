@@ -11,9 +11,9 @@ training as in sampling (Lin et al., arXiv 2305.08891, describe the flaw).
                     training; sampled as `before`
     diffusion_ddim  that LoRA, sampled as `ddim_before`
 
-The LoRAs are trained on solid black and white images under the prompts of the exam, and on ordinary scenes under their
-captions. All sample with the same noise and as many calls of the network, without guidance. Of a sample's latent in the
-model's own scale, (4, h, w), the mean over places is compared with that of the solid image through the VAE:
+The LoRAs are trained on solid black and white images under the prompts of the evaluation, and on ordinary scenes under
+their captions. All sample with the same noise and as many calls of the network, without guidance. Of a sample's latent
+in the model's own scale, (4, h, w), the mean over places is compared with that of the solid image through the VAE:
 `mean_error` is the root of the mean squared difference over channels and samples; latents of scenes have a standard
 deviation of about 1. `latent_error` is the same of the latents themselves, place by place. `cpu_seconds` is what the
 training took.
@@ -37,10 +37,10 @@ from bench_shared import (
     add_common_arguments,
     bars,
     call,
-    graded,
     grid,
     kept,
     output_in,
+    select,
     some_scenes,
     spread,
 )
@@ -96,15 +96,15 @@ def run(options: argparse.Namespace) -> Rows:
 
 
 class View(NamedTuple):
-    """A way to sample: MODEL, the host's sampler, and its levels."""
+    """A way to sample: MODEL, the host's sampler, and its sigmas."""
 
     model: Any
     sampler: str
-    levels: Tensor
+    sigmas: Tensor
 
 
 class Bench:
-    """Model, training set and exam; makes parts of the result."""
+    """Model, training set and evaluation; makes parts of the result."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.start = options, time.monotonic()
@@ -136,7 +136,7 @@ class Bench:
         return found
 
     def untrained(self, _: str, seed: int) -> Part:
-        return self.grades({"before": self.as_flow(self.flow), "ddim_before": self.as_it_is(self.model)}, seed)
+        return self.evaluate({"before": self.as_flow(self.flow), "ddim_before": self.as_it_is(self.model)}, seed)
 
     def trained(self, objective: str, seed: int) -> Part:
         """A LoRA of an objective; its rows also hold how long the training took."""
@@ -150,7 +150,7 @@ class Bench:
         views = {objective: self.as_flow(D2FLoadLora.execute(self.flow, "none", 1.0, lora).args[0])}
         if objective == "diffusion":
             views["diffusion_ddim"] = self.as_it_is(D2FLoadLora.execute(self.model, "none", 1.0, lora).args[0])
-        found = self.grades(views, seed)
+        found = self.evaluate(views, seed)
         return {**found, "rows": [{**row, "cpu_seconds": seconds} for row in found["rows"]]}
 
     def as_flow(self, model: Any) -> View:
@@ -159,7 +159,7 @@ class Bench:
     def as_it_is(self, model: Any) -> View:
         return View(model, "ddim", host.stock_sigmas(model, "simple", self.options.nfe))
 
-    def grades(self, views: dict[str, View], seed: int) -> Part:
+    def evaluate(self, views: dict[str, View], seed: int) -> Part:
         """A row for each way of sampling and prompt; the first images of both prompts in one line."""
         rows, shown = [], {}
         for method, view in views.items():
@@ -173,13 +173,13 @@ class Bench:
 
     def sample(self, view: View, name: str, seed: int) -> Tensor:
         """Latents (N, 4, 12, 12) under a prompt; the same noise for every way of sampling."""
-        if len(view.levels) != self.options.nfe + 1:
-            raise ValueError(f"{view.sampler} makes {len(view.levels) - 1} steps of {self.options.nfe} asked for")
+        if len(view.sigmas) != self.options.nfe + 1:
+            raise ValueError(f"{view.sampler} makes {len(view.sigmas) - 1} steps of {self.options.nfe} asked for")
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(self.options.images, 4, SIDE // 8, SIDE // 8, generator=generator)
         positive, negative = (evaluate.encode_prompts(self.clip, [text]) for text in (prompt(name), ""))
         return comfy.sample.sample_custom(
-            view.model, noise, 1.0, comfy.samplers.sampler_object(view.sampler), view.levels, positive, negative,
+            view.model, noise, 1.0, comfy.samplers.sampler_object(view.sampler), view.sigmas, positive, negative,
             torch.zeros_like(noise), disable_pbar=True, seed=seed,
         )  # fmt: skip
 
@@ -200,7 +200,7 @@ def markdown(rows: Rows) -> str:
     heads = [f"{column}, {name}" for column in COLUMNS for name in SOLID]
     lines = [f"| method | {' | '.join(heads)} |", "| --- " * (len(heads) + 1) + "|"]
     for method in METHODS:
-        cells = [spread(graded(rows, column, method=method, prompt=name), ".3f") for column in COLUMNS
+        cells = [spread(select(rows, column, method=method, prompt=name), ".3f") for column in COLUMNS
                  for name in SOLID]  # fmt: skip
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *verdict(rows), ""])
@@ -211,11 +211,11 @@ def verdict(rows: Rows) -> list[str]:
     lines = []
     for method, base in (("diff2flow", "before"), ("diffusion", "before"), ("diffusion_ddim", "ddim_before")):
         for name in SOLID:
-            pairs = zip(*(graded(rows, "mean_error", method=m, prompt=name) for m in (method, base)), strict=True)
+            pairs = zip(*(select(rows, "mean_error", method=m, prompt=name) for m in (method, base)), strict=True)
             ratios = [after / before for after, before in pairs]
             lines.append(f"- {method}, {name}: mean_error by that of {base}: {spread(ratios, '.3f')}")
     for objective in DENSITY:
-        seconds = graded(rows, "cpu_seconds", method=objective, prompt="black")
+        seconds = select(rows, "cpu_seconds", method=objective, prompt="black")
         lines.append(f"- {objective}: training took {spread(seconds, '.0f')} s of the processor")
     return lines
 
@@ -223,7 +223,7 @@ def verdict(rows: Rows) -> list[str]:
 def plot(rows: Rows, axes: Any) -> None:
     """mean_error of each method and prompt; bars go from least to most."""
     for i, name in enumerate(SOLID):
-        centre, reach = bars([graded(rows, "mean_error", method=method, prompt=name) for method in METHODS])
+        centre, reach = bars([select(rows, "mean_error", method=method, prompt=name) for method in METHODS])
         color = {"black": "0.2", "white": "0.8"}[name]
         places = [place + 0.4 * i - 0.2 for place in range(len(METHODS))]
         axes.bar(places, centre, 0.38, yerr=reach, color=color, ecolor="C3", edgecolor="0.2", capsize=3, label=name)

@@ -1,9 +1,9 @@
-"""The adaptation task: teach the demo model a word that is new to it, and grade how well it was learned.
+"""The adaptation task: teach the demo model a word that is new to it, and measure how well it was learned.
 
 The training set of the demo model holds nothing cyan and nothing striped (`scenes.is_held_out`). A task
 names the words to teach: they appear in all of its training scenes, everything else is random. The prompts
-of the exam describe new scenes, alternating between full and short captions; some of them describe scenes
-that the model knew before. Grades:
+of the evaluation describe new scenes, alternating between full and short captions; some of them describe scenes
+that the model knew before. Metrics:
 
     accuracy   fraction of images for prompts with the new words in which every prompted attribute is right
     new        the same for the attributes of the new words alone
@@ -70,14 +70,14 @@ def training_set(clip: object, vae: object, task: str, count: int = 96, seed: in
     return TrainingSet(captions, latents.float().cpu().clone(), context.float().cpu().clone())
 
 
-class Exam:
-    """Prompts, and the grades of the images that were generated for them.
+class Evaluation:
+    """Prompts, and the metrics of the images that were generated for them.
 
     Args:
         task: one of `TASKS`.
         new, known: number of prompts with the new words, and of prompts for known scenes.
         references: number of renders that the images are compared with.
-        seed: seed of all scenes; training sets never share a scene with an exam.
+        seed: seed of all scenes; training sets never share a scene with an evaluation.
 
     Attributes:
         prompts: new + known texts, those with the new words first.
@@ -89,12 +89,12 @@ class Exam:
         scenes = [new_scene(rng, task) for _ in range(new)] + [sample_scene(rng) for _ in range(known)]
         self.task, self.new = task, new
         self.prompts = [short_caption(s) if i % 2 else plain_caption(s) for i, s in enumerate(scenes)]
-        self.wanted = [asked(scene, short=i % 2 == 1) for i, scene in enumerate(scenes)]
+        self.wanted = [words_of(scene, short=i % 2 == 1) for i, scene in enumerate(scenes)]
         rng = np.random.default_rng((seed, _COMPARE))
         self.reference = features(render_batch([new_scene(rng, task) for _ in range(references)])[0])
 
-    def grade(self, images: Tensor) -> dict[str, float]:
-        """Grades of images (new + known, H, W, 3) in [0, 1], in the order of the prompts; see the module docstring."""
+    def measure(self, images: Tensor) -> dict[str, float]:
+        """Metrics of images (new + known, H, W, 3) in [0, 1], in the order of the prompts; see the module docstring."""
         read, new = read_attributes(images), self.new
         return {"accuracy": share_right(read[:new], self.wanted[:new]),
                 "new": share_right(read[:new], self.wanted[:new], tuple(TASKS[self.task])),
@@ -108,7 +108,7 @@ def short_caption(scene: Scene) -> str:
     return f"a {texture}{scene.color} {scene.shape}"
 
 
-def asked(scene: Scene, short: bool) -> dict[str, str]:
+def words_of(scene: Scene, short: bool) -> dict[str, str]:
     """Attribute -> word for the attributes in the short or the full caption of a scene."""
     names = ("shape", "color", "texture") if short else tuple(ATTRIBUTES)
     return {name: getattr(scene, name) for name in names}

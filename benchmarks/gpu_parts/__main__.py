@@ -20,22 +20,22 @@ del sys.path[0]
 
 
 def main() -> None:
-    told = json.loads(sys.argv[1])
+    job = json.loads(sys.argv[1])
     rows = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     load("devtools", ROOT / "devtools" / "__init__.py")
     parts = load("gpu_parts", FOLDER / "__init__.py")
-    dynamic = [part for part, _ in told["orders"]] == ["patcher"] and parts.begin_dynamic()
+    dynamic = [part for part, _ in job["orders"]] == ["patcher"] and parts.begin_dynamic()
     from devtools.pack import enter_host, load_pack
 
-    enter_host(Path(os.environ["COMFYUI_PATH"]), Path(told["base"]))
+    enter_host(Path(os.environ["COMFYUI_PATH"]), Path(job["base"]))
     load_pack()
     load("bench_shared", HERE / "shared" / "__init__.py")
     load("trainers", HERE / "trainers" / "__init__.py")
     if dynamic:
         parts.finish_dynamic()
-    for part, model in told["orders"]:
-        for row in measure(parts.MODULES.get(part, part), part, model, told["quick"]):
+    for part, model in job["orders"]:
+        for row in measure(parts.MODULES.get(part, part), part, model, job["quick"]):
             print(json.dumps(row), file=rows, flush=True)
         print(json.dumps({"finished": [part, model]}), file=rows, flush=True)
 

@@ -30,16 +30,16 @@ def rows(case: Case) -> Iterator[dict[str, Any]]:
     with torch.inference_mode():
         model, clip, vae = networks.load_demo_checkpoint()
         data = adaptation.training_set(clip, vae, "color", scenes)
-        exam = adaptation.Exam("color", *images, references=32 if case.quick else 1024)
-        positive, negative = (evaluate.encode_prompts(clip, texts) for texts in (exam.prompts, [""]))
+        evaluation = adaptation.Evaluation("color", *images, references=32 if case.quick else 1024)
+        positive, negative = (evaluate.encode_prompts(clip, texts) for texts in (evaluation.prompts, [""]))
         lora = call(D2FTrainLora, model=model, latents={"samples": data.latents}, positive=[[data.context, {}]],
                     steps=steps, batch_size=8, learning_rate=1e-3, save_every=0, preview_every=0)  # fmt: skip
         flow = D2FLoadLora.execute(model, "none", 1.0, lora).result[0]
-        latent = {"samples": torch.zeros(len(exam.prompts), *data.latents.shape[1:])}
-        sampler, levels = host.make_sampler(OdeSampler("euler")), flow_sigmas(flow, {"grid": "uniform"}, NFE)
-        answer = host.sample(flow, latent, positive, negative, CFG, sampler, levels, 0)
-        grades = exam.grade(host.decode(vae, answer["samples"]))
-    yield {"runner": "ours", "batch": 8, "accuracy": round(grades["accuracy"], 4)}
+        latent = {"samples": torch.zeros(len(evaluation.prompts), *data.latents.shape[1:])}
+        sampler, sigmas = host.make_sampler(OdeSampler("euler")), flow_sigmas(flow, {"grid": "uniform"}, NFE)
+        answer = host.sample(flow, latent, positive, negative, CFG, sampler, sigmas, 0)
+        metrics = evaluation.measure(host.decode(vae, answer["samples"]))
+    yield {"runner": "ours", "batch": 8, "accuracy": round(metrics["accuracy"], 4)}
     yield {"runner": "ours_on_cpu", "batch": 8, "accuracy": accuracy_on_the_cpu()}
 
 

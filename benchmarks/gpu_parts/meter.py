@@ -1,6 +1,6 @@
 """Time, memory, launches, waits and arithmetic of a device.
 
-    MFU = floating point operations of a step / (seconds of a step x rate of a large bf16 matrix product on this card)
+MFU = floating point operations of a step / (seconds of a step x rate of a large bf16 matrix product on this card)
 """
 
 from __future__ import annotations

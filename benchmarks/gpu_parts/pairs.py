@@ -51,14 +51,14 @@ def runners_of(case: Case, count: int, batch: int, steps: int) -> dict[str, Any]
     model = case.load()
     positive, negative = case.conditionings()[:2]
     side, flow = case.size // 8, host.convert(model, "noise")
-    levels = flow_sigmas(flow, {"grid": "uniform"}, steps)
+    sigmas = flow_sigmas(flow, {"grid": "uniform"}, steps)
     sampler = host.make_sampler(OdeSampler("euler"))
     numbers = itertools.count()
 
     def sampling() -> None:
         for _ in range(count // batch):
             empty = {"samples": torch.zeros(batch, 4, side, side)}
-            host.sample(flow, empty, positive, negative, CFG, sampler, levels, 0)
+            host.sample(flow, empty, positive, negative, CFG, sampler, sigmas, 0)
 
     def pairs() -> None:
         name = f"bench_gpu_{next(numbers)}"

@@ -77,10 +77,10 @@ class Checks:
     def sample(self, model: Any) -> Tensor:
         """Latents of a few Euler steps."""
         positive, negative = self.case.conditionings()[:2]
-        levels = host.stock_sigmas(model, "simple", STEPS)
+        sigmas = host.stock_sigmas(model, "simple", STEPS)
         latent = {"samples": torch.zeros_like(self.case.latents()[:1])}
         sampler = comfy.samplers.ksampler("euler")
-        return host.sample(model, latent, positive, negative, 4.0, sampler, levels, 7)["samples"].float().cpu()
+        return host.sample(model, latent, positive, negative, 4.0, sampler, sigmas, 7)["samples"].float().cpu()
 
     def trained(self, model: Any) -> Tensor:
         """All weights of a LoRA after a few steps, in one row."""

@@ -41,7 +41,7 @@ def runners_of(case: Case, model: Any, steps: int) -> dict[str, Any]:
     positive, negative = case.conditionings()[:2]
     empty = torch.zeros_like(latent)
     flow = host.convert(model)
-    levels = flow_sigmas(flow, {"grid": "stock scheduler", "scheduler": "simple"}, steps)
+    sigmas = flow_sigmas(flow, {"grid": "stock scheduler", "scheduler": "simple"}, steps)
     sampler = host.make_sampler(OdeSampler("euler"))
 
     def stock() -> Any:
@@ -49,14 +49,16 @@ def runners_of(case: Case, model: Any, steps: int) -> dict[str, Any]:
                                    disable_pbar=True, seed=1)  # fmt: skip
 
     def ours() -> Any:
-        return comfy.sample.sample_custom(flow, latent, CFG, sampler, levels, positive, negative, empty,
+        return comfy.sample.sample_custom(flow, latent, CFG, sampler, sigmas, positive, negative, empty,
                                           disable_pbar=True, seed=1)  # fmt: skip
 
     with host.training(model) as network:  # of which the network stays usable
         x = torch.cat([latent, latent]).to(network.device)
-        told = [network.condition(each, tuple(latent.shape[1:])) for each in (positive, negative)]
-    joined = {name: torch.cat([one[name].expand(case.batch, *one[name].shape[1:]) for one in told]).to(network.device)
-              for name in told[0]}  # fmt: skip
+        conditions = [network.condition(each, tuple(latent.shape[1:])) for each in (positive, negative)]
+    joined = {
+        name: torch.cat([one[name].expand(case.batch, *one[name].shape[1:]) for one in conditions]).to(network.device)
+        for name in conditions[0]
+    }
 
     def bare() -> None:
         for timestep in torch.linspace(999, 0, steps).tolist():

@@ -31,7 +31,7 @@ Part = dict[str, Any]
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, name: str) -> None:
-    """What every benchmark that trains can be told."""
+    """Settings of every benchmark that trains."""
     parser.add_argument("--quick", action="store_true", help="a few steps and images, to see that everything runs; "
                         "the committed results are left alone")  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -92,8 +92,8 @@ def grid(shown: dict[str, Tensor]) -> Image.Image:
     return picture
 
 
-def graded(rows: Rows, column: str, **where: Any) -> list[float]:
-    """Grades in the rows that fit, one a seed."""
+def select(rows: Rows, column: str, **where: Any) -> list[float]:
+    """The column of the rows that match `where`: one value per seed."""
     return [row[column] for row in rows if where.items() <= row.items() and row.get(column) is not None]
 
 

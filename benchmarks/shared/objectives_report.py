@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import mean
 from typing import Any
 
-from . import Rows, bars, graded
+from . import Rows, bars, select
 
 METHODS = ("none", "diff2flow", "diffusion", "diffusion_ddim", "naive_fm", "stock")
 
@@ -24,7 +24,7 @@ def markdown(rows: Rows) -> str:
         for method in METHODS:
             for nfe in nfes:
                 fitting = [{"nfe": nfe, "budget": 0 if method == "none" else b} for b in budgets]
-                cells = [graded(rows, name, method=method, **where) for where in fitting]
+                cells = [select(rows, name, method=method, **where) for where in fitting]
                 texts = [form.format(mean(cell), min(cell), max(cell)) if cell else "-" for cell in cells]
                 lines.append(f"| {method} | {nfe} | {' | '.join(texts)} |")
         lines.append("")
@@ -55,11 +55,11 @@ def plot(rows: Rows, axes: Any) -> None:
 
 def draw_panel(panel: Any, rows: Rows, name: str, nfe: int, budgets: list[int]) -> None:
     for method in METHODS[1:]:
-        found = [(b, cell) for b in budgets if (cell := graded(rows, name, method=method, nfe=nfe, budget=b))]
+        found = [(b, cell) for b in budgets if (cell := select(rows, name, method=method, nfe=nfe, budget=b))]
         if found:
             places, cells = zip(*found)
             panel.errorbar(places, *bars(cells), marker="o", markersize=3, capsize=2, label=method)
-    for value in graded(rows, name, method="none", nfe=nfe)[:1]:
+    for value in select(rows, name, method="none", nfe=nfe)[:1]:
         panel.axhline(value, color="gray", linewidth=0.8, linestyle=":", label="none")
     panel.set_xscale("log", base=2)
     panel.set_xticks(budgets, [str(budget) for budget in budgets])

@@ -23,22 +23,22 @@ def pair_rate(bench: Any, cfg: float, side: int, rounds: int, count: int, size: 
     """
 
     def sampling() -> float:
-        levels = flow_sigmas(bench.flow, {"grid": "uniform"}, steps)
+        sigmas = flow_sigmas(bench.flow, {"grid": "uniform"}, steps)
         sampler = host.make_sampler(OdeSampler("euler"))
         batch = {"samples": torch.zeros(size, 4, side // 8, side // 8)}
-        told = gather_prompts(bench.prompts[:1], "", bench.clip, None).entries
+        condition = gather_prompts(bench.prompts[:1], "", bench.clip, None).entries
         start = time.process_time()
         for _ in range(count // size):
-            host.sample(bench.flow, batch, told, bench.negative, cfg, sampler, levels, 0)
+            host.sample(bench.flow, batch, condition, bench.negative, cfg, sampler, sigmas, 0)
         return time.process_time() - start
 
     def pairs() -> float:
         settings = ReflowPairSettings("bench_rate", count, steps, cfg, "euler", side, side, size, 0, "auto", "fp16", 32)
-        told = gather_prompts(["\n".join(bench.prompts[:2])], "", bench.clip, None)
+        prompts = gather_prompts(["\n".join(bench.prompts[:2])], "", bench.clip, None)
         shutil.rmtree(settings.folder, ignore_errors=True)
         start = time.process_time()
         with host.training(bench.model) as network:
-            ReflowPairGenerator(bench.model, network, settings, told, bench.negative).run()
+            ReflowPairGenerator(bench.model, network, settings, prompts, bench.negative).run()
         return time.process_time() - start
 
     sampling(), pairs()

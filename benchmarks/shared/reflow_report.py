@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import Rows, bars, graded, spread
+from . import Rows, bars, select, spread
 
 STUDENTS = ("reflow", "reflow_diffusion")
 MODELS = ("teacher", "ddim", "converted", *STUDENTS)
@@ -21,9 +21,9 @@ def markdown(rows: Rows) -> str:
     lines = [f"| model | NFE | CFG | {' | '.join(forms)} |", "| --- " * (len(forms) + 3) + "|"]
     for name in MODELS:
         for nfe, cfg in ways(rows, name):
-            cells = [spread(graded(rows, column, model=name, nfe=nfe, cfg=cfg), form) for column, form in forms.items()]
+            cells = [spread(select(rows, column, model=name, nfe=nfe, cfg=cfg), form) for column, form in forms.items()]
             lines.append(f"| {name} | {nfe} | {cfg:g} | {' | '.join(cells)} |")
-    floor = [spread(graded(rows, column, model="renders"), form) for column, form in forms.items()]
+    floor = [spread(select(rows, column, model="renders"), form) for column, form in forms.items()]
     lines += [f"| renders |  |  | {' | '.join(floor)} |", "", *verdict(rows), ""]
     return "\n".join(lines)
 
@@ -44,7 +44,7 @@ def verdict(rows: Rows) -> list[str]:
             ratios[f"Frechet distance to {what} at 2 NFE by the converted model's at 4"] = ratio(
                 rows, column, {"model": name, **two}, {"model": "converted", **four})  # fmt: skip
         lines += [f"- {name}: {text}: {spread(values, '.3f')}" for text, values in ratios.items()]
-        lines.append(f"- {name}: training took {spread(graded(rows, 'cpu_seconds', model=name, **two), '.0f')} s "
+        lines.append(f"- {name}: training took {spread(select(rows, 'cpu_seconds', model=name, **two), '.0f')} s "
                      "of the processor")  # fmt: skip
     for row in rows:
         if row["model"] == "pairs":
@@ -54,8 +54,8 @@ def verdict(rows: Rows) -> list[str]:
 
 
 def ratio(rows: Rows, column: str, above: dict[str, Any], below: dict[str, Any]) -> list[float]:
-    """Quotients of two models' grades, one a seed."""
-    return [a / b for a, b in zip(graded(rows, column, **above), graded(rows, column, **below), strict=True)]
+    """Quotients of two models' values, one per seed."""
+    return [a / b for a, b in zip(select(rows, column, **above), select(rows, column, **below), strict=True)]
 
 
 def plot(rows: Rows, axes: Any) -> None:
@@ -68,7 +68,7 @@ def plot(rows: Rows, axes: Any) -> None:
         for name in MODELS:
             for cfg in dict.fromkeys(cfg for _, cfg in ways(rows, name)):
                 draw_line(panel, rows, column, name, cfg)
-        for value in graded(rows, column, model="renders")[:1]:
+        for value in select(rows, column, model="renders")[:1]:
             panel.axhline(value, color="gray", linewidth=0.8, linestyle=":", label="renders")
         panel.set_xscale("log", base=2)
         calls = sorted({nfe for name in MODELS for nfe, _ in ways(rows, name)})
@@ -80,7 +80,7 @@ def plot(rows: Rows, axes: Any) -> None:
 
 def draw_line(panel: Any, rows: Rows, column: str, name: str, cfg: float) -> None:
     places = sorted(nfe for nfe, guidance in ways(rows, name) if guidance == cfg)
-    cells = [graded(rows, column, model=name, nfe=nfe, cfg=cfg) for nfe in places]
+    cells = [select(rows, column, model=name, nfe=nfe, cfg=cfg) for nfe in places]
     centre, reach = bars(cells)
     label, style = (name, "-") if cfg == 1 else (f"{name}, CFG {cfg:g}", "--")
     color = f"C{MODELS.index(name)}"

@@ -1,8 +1,8 @@
 """Captions of still lifes: "a red cube left of a small striped cone, gray floor, blue wall".
 
 Every solid is named by its shape and colour; size, texture, material, floor and wall are named or left out at random,
-with synonyms. The relation of the first solid to the second is named as it is or turned around. `plain_caption` is the
-one that graded pictures are asked for with.
+with synonyms. The relation of the first solid to the second is named as it is or turned around. `plain_caption` is
+the prompt of pictures to be evaluated.
 """
 
 import numpy as np

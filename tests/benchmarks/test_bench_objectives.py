@@ -8,7 +8,7 @@ import pytest
 import torch
 
 BENCHMARK = "objectives"
-GRADES = {"accuracy", "new", "kept", "frechet"}
+METRICS = {"accuracy", "new", "kept", "frechet"}
 
 pytestmark = [pytest.mark.host, pytest.mark.slow]
 
@@ -21,13 +21,13 @@ def rows(benchmark, options):
 
 
 def test_there_is_a_row_for_each_method_budget_and_nfe(benchmark, rows):
-    graded = [row for row in rows if "accuracy" in row]
-    cells = [(row["method"], row["budget"]) for row in graded]
+    evaluated = [row for row in rows if "accuracy" in row]
+    cells = [(row["method"], row["budget"]) for row in evaluated]
     assert sorted(cells) == sorted([("none", 0), *((m, b) for m in benchmark.METHODS[1:] for b in (1, 2))])
-    for row in graded:
-        assert row.keys() == {"method", "budget", "nfe", "seed"} | GRADES
+    for row in evaluated:
+        assert row.keys() == {"method", "budget", "nfe", "seed"} | METRICS
         assert (row["nfe"], row["seed"]) == (2, 0)
-        assert all(0 <= row[name] <= 1 for name in GRADES - {"frechet"}) and row["frechet"] > 0
+        assert all(0 <= row[name] <= 1 for name in METRICS - {"frechet"}) and row["frechet"] > 0
 
 
 def test_a_step_of_every_objective_is_timed(benchmark, rows):

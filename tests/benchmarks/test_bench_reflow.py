@@ -24,11 +24,11 @@ def rows(benchmark, options):
 
 
 def test_there_is_a_row_for_each_model_nfe_and_guidance(benchmark, rows):
-    graded = [row for row in rows if row["model"] in benchmark.MODELS]
-    asked = {**benchmark.ASKED, "teacher": [(8, 3.0)]}  # 4 steps in a quick run
+    evaluated = [row for row in rows if row["model"] in benchmark.MODELS]
+    evaluated = {**benchmark.EVALUATED, "teacher": [(8, 3.0)]}  # 4 steps in a quick run
     for name in benchmark.MODELS:
-        assert [(row["nfe"], row["cfg"]) for row in graded if row["model"] == name] == asked[name]
-    for row in graded:
+        assert [(row["nfe"], row["cfg"]) for row in evaluated if row["model"] == name] == evaluated[name]
+    for row in evaluated:
         assert row.keys() - {"cpu_seconds"} == COLUMNS and row["seed"] == 0
         assert 0 <= row["accuracy"] <= 1 and row["frechet"] > 0 and row["frechet_teacher"] > 0
         assert (row["straightness"] is None) == (row["model"] == "ddim")
@@ -66,7 +66,8 @@ def test_finished_parts_are_taken_from_the_work_folder(benchmark, options, rows)
 def test_table_plot_and_grid_are_drawn(benchmark, options, rows):
     text = benchmark.markdown(rows)
     assert "| teacher | 8 | 3 |" in text
-    assert all(f"| {name} | {nfe} | {cfg:g} |" in text for name, asked in benchmark.ASKED.items() for nfe, cfg in asked)
+    cells = [(name, nfe, cfg) for name, evaluated in benchmark.EVALUATED.items() for nfe, cfg in evaluated]
+    assert all(f"| {name} | {nfe} | {cfg:g} |" in text for name, nfe, cfg in cells)
     assert "nan" not in text and "by the teacher's: " in text and "times the rate of plain sampling" in text
     assert json.dumps(rows)
     bench = SimpleNamespace(options=options, base=None, rate=None, student=None, say=lambda text: None)

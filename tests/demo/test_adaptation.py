@@ -1,17 +1,17 @@
-"""The adaptation task: what is new in its scenes, what its prompts ask for, and the grades of images that are known."""
+"""The adaptation task: what is new in its scenes, what its prompts ask for, and the metrics of known images."""
 
 import numpy as np
 import pytest
 import torch
 
-from diff2flow_kit.demo.adaptation import TASKS, Exam, new_scene, training_set
+from diff2flow_kit.demo.adaptation import TASKS, Evaluation, new_scene, training_set
 from diff2flow_kit.demo.render import render_batch
 from diff2flow_kit.demo.scenes import is_held_out, make_scene
 
 
-def renders(exam, rng, **changed):
+def renders(evaluation, rng, **changed):
     """A render of what each prompt asks for, with some words changed."""
-    return render_batch([make_scene(rng, **{**wanted, **changed}) for wanted in exam.wanted])[0]
+    return render_batch([make_scene(rng, **{**wanted, **changed}) for wanted in evaluation.wanted])[0]
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def rng():
 
 
 @pytest.fixture(scope="module")
-def exam(comfy):
-    return Exam("color", new=16, known=8, references=64)
+def evaluation(comfy):
+    return Evaluation("color", new=16, known=8, references=64)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -39,30 +39,31 @@ def test_an_unknown_task_is_refused_with_the_known_ones(rng):
         new_scene(rng, "taste")
 
 
-def test_prompts_name_what_is_wanted_and_known_prompts_nothing_new(exam):
-    for i, (prompt, wanted) in enumerate(zip(exam.prompts, exam.wanted, strict=True)):
+def test_prompts_name_what_is_wanted_and_known_prompts_nothing_new(evaluation):
+    for i, (prompt, wanted) in enumerate(zip(evaluation.prompts, evaluation.wanted, strict=True)):
         assert wanted["color"] in prompt and wanted["shape"] in prompt
         assert ("position" in wanted) == ("background" in prompt) == (i % 2 == 0)
-        assert ("cyan" in prompt) == (i < exam.new)
+        assert ("cyan" in prompt) == (i < evaluation.new)
 
 
-def test_renders_of_the_prompts_pass_the_exam(exam, rng):
-    grades = exam.grade(renders(exam, rng))
-    assert grades["accuracy"] >= 0.9 and grades["new"] >= 0.9 and grades["kept"] == 1
+def test_renders_of_the_prompts_score_high(evaluation, rng):
+    metrics = evaluation.measure(renders(evaluation, rng))
+    assert metrics["accuracy"] >= 0.9 and metrics["new"] >= 0.9 and metrics["kept"] == 1
 
 
-def test_another_colour_fails_the_exam_and_lies_farther_from_the_reference(exam, rng):
-    right, wrong = exam.grade(renders(exam, rng)), exam.grade(renders(exam, rng, color="red"))
+def test_another_colour_scores_low_and_lies_farther_from_the_reference(evaluation, rng):
+    right, wrong = (evaluation.measure(renders(evaluation, rng, **changed)) for changed in ({}, {"color": "red"}))
     assert wrong["accuracy"] == wrong["new"] == 0
     assert wrong["kept"] < 0.5
     assert wrong["frechet"] > 2 * right["frechet"]
 
 
-def test_another_shape_fails_where_the_colour_is_right(exam, rng):
+def test_another_shape_fails_where_the_colour_is_right(evaluation, rng):
     shape = "ring"
-    grades = exam.grade(renders(exam, rng, shape=shape))
-    assert grades["new"] >= 0.9
-    assert grades["accuracy"] <= 1.1 * sum(wanted["shape"] == shape for wanted in exam.wanted[: exam.new]) / exam.new
+    metrics = evaluation.measure(renders(evaluation, rng, shape=shape))
+    assert metrics["new"] >= 0.9
+    by_chance = sum(wanted["shape"] == shape for wanted in evaluation.wanted[: evaluation.new]) / evaluation.new
+    assert metrics["accuracy"] <= 1.1 * by_chance
 
 
 def test_a_training_set_is_encoded_and_repeats_with_its_seed(demo_checkpoint):

@@ -130,7 +130,7 @@ def test_the_preview_shows_the_first_pairs(generate, build, conditioning, part):
 
 @pytest.mark.parametrize("calls", [0, 2, 5, 8])
 def test_a_cancel_keeps_what_was_made(generate, build, conditioning, cancel_after, monkeypatch, load, unharmed, calls):
-    """3 steps a batch of 3: after 5 calls the first batch is there, after 8 the second."""
+    """3 steps per batch of 3: after 5 calls the first batch is there, after 8 the second."""
     import comfy.model_management
 
     model = build()
