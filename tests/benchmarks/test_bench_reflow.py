@@ -25,9 +25,9 @@ def rows(benchmark, options):
 
 def test_there_is_a_row_for_each_model_nfe_and_guidance(benchmark, rows):
     evaluated = [row for row in rows if row["model"] in benchmark.MODELS]
-    evaluated = {**benchmark.EVALUATED, "teacher": [(8, 3.0)]}  # 4 steps in a quick run
+    expected = {**benchmark.EVALUATED, "teacher": [(8, 3.0)]}  # 4 steps in a quick run
     for name in benchmark.MODELS:
-        assert [(row["nfe"], row["cfg"]) for row in evaluated if row["model"] == name] == evaluated[name]
+        assert [(row["nfe"], row["cfg"]) for row in evaluated if row["model"] == name] == expected[name]
     for row in evaluated:
         assert row.keys() - {"cpu_seconds"} == COLUMNS and row["seed"] == 0
         assert 0 <= row["accuracy"] <= 1 and row["frechet"] > 0 and row["frechet_teacher"] > 0
