@@ -41,6 +41,12 @@ def test_sd_figures():
     assert from_betas.sigma_ve[0].item() == pytest.approx(0.029167, abs=1e-6)
 
 
+def test_zero_terminal_snr_ends_where_comfyui_does():
+    # sqrt((1 - a) / a) of ComfyUI's 4.8973451890853435e-08, which stands for a last alphas_cumprod of 0.
+    schedule = NoiseSchedule.from_alphas_cumprod(torch.tensor([0.9, 0.5, 0.0], dtype=torch.float64))
+    assert schedule.sigma_ve[-1].item() == pytest.approx(4518.7636987, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("sigmas", "words"),
     [
