@@ -24,7 +24,6 @@ from .folders import (
     pairs_folder,
     training_folder,
 )
-from .guard import LOGGER
 from .image_condition import APPLY_NODE, CALL_KEY, CONDITION_NODE, widen, widened, with_condition
 from .lora import ADAPTER_KINDS, apply_lora, lora_names
 from .model import (
@@ -39,7 +38,7 @@ from .model import (
     read_alignment,
     sampling_of,
 )
-from .progress import NodeProgress, decode, quick_picture, track
+from .progress import LOGGER, NodeProgress, decode, quick_picture, tell, track
 from .sampling import (
     flow_sampling_in_call,
     make_sampler,
@@ -49,6 +48,7 @@ from .sampling import (
     throw_if_interrupted,
 )
 from .training import COMPUTE_DTYPES, Condition, TrainingNetwork, training
+from .ve.levels import listed
 
 __all__ = [
     "ADAPTER_KINDS",
@@ -78,6 +78,7 @@ __all__ = [
     "latent_factor",
     "latent_shape",
     "latent_space",
+    "listed",
     "lora_files",
     "lora_folder",
     "lora_names",
@@ -93,6 +94,7 @@ __all__ = [
     "scheduler_names",
     "stock_sigmas",
     "takes_sizes",
+    "tell",
     "throw_if_interrupted",
     "track",
     "training",

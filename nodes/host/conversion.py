@@ -5,10 +5,12 @@ from typing import Any
 import comfy.model_sampling
 import comfy.patcher_extension
 
-from ...d2f_core import Objective
+from ...d2f_core import OBJECTIVES, Objective
 from .flow_sampling import FlowSampling
 from .guard import guard_sampling
 from .model import read_alignment, sampling_of
+from .ve.coordinates import translate_batch
+from .ve.functions import keep_before
 
 GUARD_KEY = "diff2flow"
 
@@ -35,6 +37,10 @@ def convert(
     alignment = Objective(read_alignment(model, prediction), objective).coordinates
     zsnr = bool(getattr(sampling_of(model), "zsnr", False))
     converted = model.clone()
-    converted.add_object_patch("model_sampling", ComfyFlowSampling(alignment, start, shift, zsnr))
-    converted.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, GUARD_KEY, guard_sampling)
+    keep_before(converted)
+    sampling = ComfyFlowSampling(alignment, start, shift, zsnr, OBJECTIVES[objective].is_aligned)
+    converted.add_object_patch("model_sampling", sampling)
+    kinds = comfy.patcher_extension.WrappersMP
+    converted.add_wrapper_with_key(kinds.OUTER_SAMPLE, GUARD_KEY, guard_sampling)
+    converted.add_wrapper_with_key(kinds.CALC_COND_BATCH, GUARD_KEY, translate_batch)
     return converted

@@ -31,13 +31,22 @@ class FlowSampling(torch.nn.Module):
         alignment: schedule and prediction type of the network.
         start: "t_min", sampling starts at the network's noisiest level; "noise", it starts at s = 1.
         shift: how far the sigmas that schedulers see lean to noise; 1 leaves them as they are.
+        zsnr: whether the schedule has zero terminal SNR, as the host's schedulers ask.
+        aligned: whether x0 comes from the network's own prediction, so that the diffusion model is there to compare with.
         sigmas: s of each timestep, float32, ascending, shape (T,).
     """
 
     noise_scale = 1.0
     multiplier = 1000
 
-    def __init__(self, alignment: FlowAlignment, start: str = "t_min", shift: float = 1.0, zsnr: bool = False) -> None:
+    def __init__(
+        self,
+        alignment: FlowAlignment,
+        start: str = "t_min",
+        shift: float = 1.0,
+        zsnr: bool = False,
+        aligned: bool = True,
+    ) -> None:
         super().__init__()
         if not isinstance(alignment, FlowAlignment):
             raise TypeError(
@@ -49,7 +58,7 @@ class FlowSampling(torch.nn.Module):
         self.alignment = alignment
         self.start = start
         self.shift = shift
-        self.zsnr = zsnr
+        self.zsnr, self.aligned = zsnr, aligned
         self.sigmas = self.sigma(torch.arange(len(alignment.schedule)))
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:

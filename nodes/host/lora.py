@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ...d2f_core import Adapter, LowRankAdapter
-from .guard import LOGGER
+from .progress import LOGGER
 
 _PREFIX = "lora_unet_"
 

@@ -1,5 +1,6 @@
 """Progress of a running node: bar, text and preview pictures."""
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -9,8 +10,10 @@ import comfy.model_management
 import comfy.utils
 import latent_preview
 import torch
+from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
+LOGGER = logging.getLogger("diff2flow")
 SECONDS_BETWEEN_TEXTS = 0.25
 
 T = TypeVar("T")
@@ -39,10 +42,22 @@ class NodeProgress:
 
     def _say(self, text: str) -> None:
         self._said = time.monotonic()
-        # Not imported: without a running server nobody would see it.
-        server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-        if self.node_id is not None and server is not None and hasattr(server, "send_progress_text"):
-            server.send_progress_text(text, self.node_id)
+        _send_text(text, self.node_id)
+
+
+def tell(text: str) -> None:
+    """Write a remark to the log, and on the node that is running."""
+    LOGGER.warning(text)
+    running = get_executing_context()
+    _send_text(text, None if running is None else running.node_id)
+
+
+def _send_text(text: str, node_id: str | None) -> None:
+    """Show a text on a node; nowhere without a node or a server."""
+    # Not imported: without a running server nobody would see it.
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if node_id is not None and server is not None and hasattr(server, "send_progress_text"):
+        server.send_progress_text(text, node_id)
 
 
 def track(steps: Iterable[T], total: int) -> Iterator[T]:

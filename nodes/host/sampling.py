@@ -12,7 +12,9 @@ import comfy.utils
 import latent_preview
 from torch import Tensor
 
+from .flow_sampling import FlowSampling
 from .model import NODE_NAME, sampling_of
+from .ve.levels import flow_levels
 
 # Keys of an empty LATENT: pixels and frames per latent position, if its node sets them.
 _RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
@@ -24,13 +26,20 @@ def scheduler_names() -> list[str]:
 
 
 def stock_sigmas(model: Any, scheduler: str, steps: int) -> Tensor:
-    """Sigmas of one of the host's schedulers for this MODEL, descending to 0, about (steps + 1,)."""
-    return comfy.samplers.calculate_sigmas(sampling_of(model), scheduler, steps).cpu()
+    """Sigmas of one of the host's schedulers for this MODEL, descending to 0, about (steps + 1,).
+
+    On a converted model they are the noise levels of the diffusion model.
+    """
+    sampling = sampling_of(model)
+    sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, steps).cpu()
+    return flow_levels(sampling, sigmas)[0] if isinstance(sampling, FlowSampling) else sigmas
 
 
 def make_sampler(function: Callable[..., Tensor]) -> Any:
-    """A SAMPLER from ``(model, x, sigmas, extra_args, callback, disable) -> x``."""
-    return comfy.samplers.KSAMPLER(function)
+    """A SAMPLER from ``(model, x, sigmas, extra_args, callback, disable) -> x``, which works in s."""
+    sampler = comfy.samplers.KSAMPLER(function)
+    sampler.integrates_the_flow = True
+    return sampler
 
 
 def flow_sampling_in_call(denoiser: Any) -> Any:

@@ -70,9 +70,10 @@ class OdeSampler:
             raise ValueError(
                 "sampling starts at sigma 0, where the velocity is not defined; begin at the smallest sigma above 0"
             )
+        _check_levels(stops)
         if self.method not in ADAPTIVE_METHODS:
-            return self.method, _check_monotone(stops)
-        ends = _check_monotone(stops[[0, -1]])
+            return self.method, stops
+        ends = stops[[0, -1]]
         if ends[-1] > 0:
             return self.method, ends
         if ends[0] <= smallest:
@@ -80,15 +81,19 @@ class OdeSampler:
         return self.method, torch.tensor([float(ends[0]), smallest, 0.0], dtype=torch.float64)
 
 
-def _check_monotone(sigmas: Tensor) -> Tensor:
-    steps = sigmas.diff()
+def _check_levels(sigmas: Tensor) -> None:
+    """Raise ValueError unless sigmas lie in [0, 1] and fall, or rise, at every step."""
+    steps, shown = sigmas.diff(), host.listed(sigmas)
+    if not ((sigmas >= 0) & (sigmas <= 1 + 1e-6)).all():
+        raise ValueError(
+            f"the sigmas of a flow matching model lie between 0 and 1, but these are {shown}; take them from 'Flow "
+            "Scheduler (Diff2Flow)', or from a scheduler that is connected to this model"
+        )
     if not ((steps < 0).all() or (steps > 0).all()):
-        shown = ", ".join(f"{sigma:.4g}" for sigma in sigmas[:8].tolist()) + (", .." if len(sigmas) > 8 else "")
         raise ValueError(
             f"ODE solvers need sigmas that fall at every step (or rise at every step, to invert), but got {shown}; "
             "choose another scheduler, or fewer steps"
         )
-    return sigmas
 
 
 class _Denoiser:

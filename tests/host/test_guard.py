@@ -87,7 +87,7 @@ def test_add_noise_then_no_noise_is_scaled_twice_and_refused(
     latent = torch.randn(2, 4, 16, 16, generator=torch.manual_seed(1))
     latent = converted.model.process_latent_out(latent * data_scale)
     noisy = stock("custom_sampler", "AddNoise").execute(converted, noise, sigmas, {"samples": latent}).result[0]
-    with pytest.raises(ValueError, match=r"AddNoise before a sampler without noise is scaled twice.*Remove AddNoise"):
+    with pytest.raises(ValueError, match=r"AddNoise before a sampler without noise is scaled twice.*remove AddNoise"):
         custom(converted, no_noise, sigmas, noisy["samples"])
 
 
@@ -120,6 +120,16 @@ def test_ksampler_advanced_in_two_halves_is_one_run(host, eps_model, conditionin
     assert (whole - halves).abs().max() < 1e-4 * whole.abs().max()
 
 
+@pytest.mark.parametrize("top", [0.9, 0.936, 0.98, 0.999])
+def test_inversion_with_an_imperfect_network_is_not_taken_for_added_noise(host, eps_model, custom, no_noise, top):
+    """FlipSigmas to s = 0.98 and back was once told to remove an AddNoise that is not there."""
+    converted = host.convert(eps_model)
+    latent = converted.model.process_latent_out(torch.randn(1, 4, 8, 8, generator=torch.manual_seed(1)))
+    up = torch.linspace(0.03, top, 20)
+    inverted = custom(converted, no_noise, up, latent)
+    assert torch.isfinite(custom(converted, no_noise, up.flip(0), inverted)).all()
+
+
 def test_inversion_to_pure_noise_is_finite_and_comes_back(host, model, custom, no_noise):
     """CONST divides by 1 - s on the way out: at s = 1 the latents would be infinite."""
     converted = host.convert(model, "noise")
@@ -143,3 +153,45 @@ def test_inversion_with_the_ode_sampler_comes_back(host, node, model, custom, no
     back = custom(converted, no_noise, up.flip(0), inverted, sampler)
     assert inverted.std() > 5 * latent.std()
     assert (back - latent).std() < (0.05 if method == "euler" else 2e-3) * latent.std()
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "dopri5", "ode euler"])
+def test_sigmas_of_a_diffusion_model_are_the_same_noise_levels(
+    host, node, model, converted, stock, conditioning, caplog, sampler
+):
+    """Align Your Steps knows no model: its sigmas, 14.6 to 0, once gave 1.03 to 2.8 of the right deviation."""
+    import comfy.samplers
+
+    sigmas = stock("align_your_steps", "AlignYourStepsScheduler")().execute("SD1", 10, 1.0).result[0]
+    latent = {"samples": torch.zeros(2, 4, 24, 24)}
+    solver = {"dopri5": {"solver": "dopri5"}, "ode euler": {"solver": "euler"}}.get(sampler)
+    ours = node("D2FSampler").execute(solver).result[0] if solver else comfy.samplers.sampler_object(sampler)
+    theirs = comfy.samplers.sampler_object({"dopri5": "heun", "ode euler": "euler"}.get(sampler, sampler))
+    expected = host.sample(model, latent, *conditioning, 1.0, theirs, sigmas, 3)["samples"]
+    found = host.sample(converted, latent, *conditioning, 1.0, ours, sigmas, 3)["samples"]
+    assert float(found.std() / expected.std()) == pytest.approx(1, abs=0.05 if sampler == "dopri5" else 0.02)
+    remarks = [record.getMessage() for record in caplog.records if record.name == "diff2flow"]
+    assert any("up to 14.6" in remark and "the same noise levels of the flow" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize("bad", [[0.9, float("nan"), 0.0], [float("inf"), 1.0, 0.0], [0.9, -0.1]])
+@pytest.mark.parametrize("ode", [True, False])
+def test_sigmas_that_are_no_levels_are_named(host, node, converted, sample, bad, ode):
+    sampler = node("D2FSampler").execute({"solver": "euler"}).result[0] if ode else "euler"
+    with pytest.raises(ValueError, match="sigmas of this run must be numbers from 0 up, but are .*; correct the node"):
+        sample(converted, torch.tensor(bad), sampler)
+
+
+@pytest.mark.parametrize("solver", ["euler", "dopri5"])
+@pytest.mark.parametrize("bad", [[0.9, 0.5, 0.5, 0.0], [0.9, 0.3, 0.5, 0.0]])
+def test_the_ode_sampler_refuses_sigmas_that_do_not_fall(node, converted, sample, solver, bad):
+    """Adaptive solvers once took the ends of such a list only."""
+    sampler = node("D2FSampler").execute({"solver": solver}).result[0]
+    with pytest.raises(ValueError, match="sigmas that fall at every step .* but got 0.9, .*choose another scheduler"):
+        sample(converted, torch.tensor(bad), sampler)
+
+
+def test_the_ode_sampler_on_a_native_flow_model_refuses_sigmas_of_a_diffusion(node, build, sample):
+    sampler = node("D2FSampler").execute({"solver": "euler"}).result[0]
+    with pytest.raises(ValueError, match="between 0 and 1, but these are 14.6, 1, 0; take them from 'Flow Scheduler"):
+        sample(build(flow=True), torch.tensor([14.6, 1.0, 0.0]), sampler)

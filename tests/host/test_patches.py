@@ -1,0 +1,240 @@
+"""Every node of the host that patches a MODEL, before and after the conversion: it acts as on the diffusion model."""
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+
+STEPS = 6
+# Compiling takes minutes here and changes no result. The caches skip steps by a threshold: said, see below.
+LEFT_OUT = {"TorchCompileModel", "EasyCacheNode", "LazyCacheNode"}
+
+
+def inputs_of(node):
+    """{name: (type, options)} of a node's required inputs, of both of the host's kinds of nodes."""
+    return node.INPUT_TYPES().get("required", {})
+
+
+def patch_nodes(host_path):
+    """{node id: (class, module)} of the nodes in comfy_extras that take one MODEL and give one."""
+    found = {}
+    for path in sorted((Path(host_path) / "comfy_extras").glob("nodes_*.py")):
+        try:
+            module = importlib.import_module(f"comfy_extras.{path.stem}")
+        except Exception:  # some need packages that are not there
+            continue
+        for name, node in vars(module).items():
+            if not inspect.isclass(node) or not hasattr(node, "INPUT_TYPES") or node.__module__ != module.__name__:
+                continue
+            try:
+                types = [kind[0] for kind in inputs_of(node).values()]
+                outputs = list(getattr(node, "RETURN_TYPES", ()) or ())
+            except Exception:
+                continue
+            if types.count("MODEL") == 1 and outputs == ["MODEL"]:
+                found[name] = node
+    return found
+
+
+def settings_of(node, conditioning):
+    """Arguments for a node besides the MODEL; None if it needs something that is not a widget or a conditioning."""
+    settings = {}
+    for name, (kind, *options) in inputs_of(node).items():
+        given = options[0] if options else {}
+        if kind == "MODEL":
+            continue
+        if kind == "CONDITIONING":
+            settings[name] = conditioning[1]
+        elif isinstance(kind, list | tuple):
+            settings[name] = given.get("default", kind[0] if kind else None)
+        elif kind == "COMBO":
+            settings[name] = given.get("default", (given.get("options") or [None])[0])
+        elif "default" in given:
+            settings[name] = given["default"]
+        else:
+            return None
+    return settings
+
+
+def call(node, model, settings):
+    """The MODEL that a node makes of a MODEL."""
+    name = next(name for name, kind in inputs_of(node).items() if kind[0] == "MODEL")
+    function = node.execute if hasattr(node, "define_schema") else getattr(node(), node.FUNCTION)
+    result = function(**{name: model}, **settings)
+    return (result if isinstance(result, tuple) else result.result)[0]
+
+
+@pytest.fixture(scope="module")
+def nodes_of_the_host(comfy, host_path, conditioning):
+    found = {}
+    for name, node in patch_nodes(host_path).items():
+        settings = settings_of(node, conditioning)
+        if settings is not None and name not in LEFT_OUT:
+            found[name] = (node, settings)
+    return found
+
+
+@pytest.fixture
+def run(host, conditioning):
+    """`run(model)` -> latents of stock Euler at rows of the table, CFG 4."""
+    import comfy.samplers
+
+    def sample(model, sampler="euler"):
+        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
+        latent = {"samples": torch.zeros(2, 4, 16, 16)}
+        sampler = comfy.samplers.sampler_object(sampler)
+        return host.sample(model, latent, *conditioning, 4.0, sampler, sigmas, 3)["samples"]
+
+    return sample
+
+
+def distance(one, other):
+    return float((one - other).abs().max() / (other.max() - other.min()))
+
+
+def sharpened(settings):
+    """Settings at which a patch acts in the middle of a run, not at its first step alone."""
+    ends = {"start_percent": 0.1, "end_percent": 0.6}
+    return {name: ends.get(name, value) for name, value in settings.items()}
+
+
+def test_every_patch_acts_on_both_sides_of_the_conversion_as_unconverted(
+    host, eps_model, nodes_of_the_host, run, caplog
+):
+    plain, wrong, acting = run(eps_model), {}, set()
+    for name, (node, settings) in nodes_of_the_host.items():
+        settings = sharpened(settings)
+        try:
+            patched = call(node, eps_model, settings)
+            expected = run(patched)
+        except Exception:  # made for another kind of model
+            continue
+        if "model_sampling" in patched.object_patches:  # refused after the conversion: tested in test_guard
+            continue
+        if distance(expected, plain) > 1e-4:
+            acting.add(name)
+        before = run(host.convert(patched))
+        after = run(call(node, host.convert(eps_model), settings))
+        for side, latents in (("before", before), ("after", after)):
+            if not distance(latents, expected) < 1e-3:
+                wrong[name, side] = (distance(latents, expected), distance(expected, plain))
+    assert wrong == {}
+    assert acting >= {"RescaleCFG", "EpsilonScaling", "SelfAttentionGuidance", "PatchModelAddDownscale"} & set(
+        nodes_of_the_host
+    )
+    assert [record.getMessage() for record in caplog.records if record.name == "diff2flow"] == []
+
+
+def rescale(scale, sigma, x, x0):
+    """A CFG function's arithmetic that is right for variance exploding states only: x0 of a scaled noise."""
+    return x - scale * (x - x0) * (1 + 0 * sigma)
+
+
+class AsTheHostIs:
+    """A CFG function that knows one kind of arithmetic."""
+
+    def patch(self, model, scale):
+        def scaled(args):
+            return rescale(scale, args["sigma"].reshape(-1, 1, 1, 1), args["input"], args["denoised"])
+
+        patched = model.clone()
+        patched.set_model_sampler_post_cfg_function(scaled)
+        return patched
+
+
+class AsTheHostRepairedIt:
+    """The same for both kinds of models: it looks at the MODEL that it is given, as newer hosts' RescaleCFG does."""
+
+    def patch(self, model, scale):
+        import comfy.model_sampling
+
+        is_flow = isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST)
+
+        def scaled(args):
+            x, sigma, x0 = args["input"], args["sigma"].reshape(-1, 1, 1, 1), args["denoised"]
+            if is_flow:
+                x, sigma = x / (1 - sigma), sigma / (1 - sigma)
+            return rescale(scale, sigma, x, x0)
+
+        patched = model.clone()
+        patched.set_model_sampler_post_cfg_function(scaled)
+        return patched
+
+
+class AsTheHostLooksWhenCalled:
+    """The same, looking at the model that samples, as TemporalScoreRescaling does."""
+
+    def patch(self, model, scale):
+        import comfy.model_sampling
+
+        def scaled(args):
+            x, sigma, x0 = args["input"], args["sigma"].reshape(-1, 1, 1, 1), args["denoised"]
+            sampling = args["model"].current_patcher.get_model_object("model_sampling")
+            if isinstance(sampling, comfy.model_sampling.CONST):
+                x, sigma = x / (1 - sigma), sigma / (1 - sigma)
+            return rescale(scale, sigma, x, x0)
+
+        patched = model.clone()
+        patched.set_model_sampler_post_cfg_function(scaled)
+        return patched
+
+
+@pytest.mark.parametrize("kind", [AsTheHostIs, AsTheHostRepairedIt, AsTheHostLooksWhenCalled])
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "ddpm"])
+def test_cfg_functions_of_old_and_repaired_hosts_are_right_on_both_sides(host, eps_model, run, kind, sampler):
+    # The classes of a test are in no module: what made a function is looked up by its qualified name.
+    patch = kind().patch
+    expected = run(patch(eps_model, 0.9), sampler)
+    assert distance(expected, run(eps_model, sampler)) > 0.01
+    assert distance(run(host.convert(patch(eps_model, 0.9)), sampler), expected) < 1e-3
+    assert distance(run(patch(host.convert(eps_model), 0.9), sampler), expected) < 1e-3
+
+
+def test_functions_are_called_in_their_coordinates_under_the_ode_sampler_too(host, eps_model, run, node, conditioning):
+    """It runs in s; before the conversion a window and a CFG function were made for sigma_ve."""
+    flow = node("D2FSampler").execute({"solver": "euler"}).result[0]
+    for patch in (lambda model: AsTheHostIs().patch(model, 0.9), watch_window):
+        expected = run(patch(eps_model))
+        converted = host.convert(patch(eps_model))
+        sigmas = host.stock_sigmas(converted, "simple", STEPS)
+        latent = {"samples": torch.zeros(2, 4, 16, 16)}
+        found = host.sample(converted, latent, *conditioning, 4.0, flow, sigmas, 3)["samples"]
+        assert distance(found, expected) < 1e-3
+
+
+def watch_window(model):
+    """A MODEL with a wrapper that acts from 20 % to 60 %, computed when it is put on, as CFG Override does."""
+    import comfy.patcher_extension
+
+    sampling = model.get_model_object("model_sampling")
+    high, low = sampling.percent_to_sigma(0.2), sampling.percent_to_sigma(0.6)
+
+    def window(executor, x, timestep, *args):
+        x0 = executor(x, timestep, *args)
+        return 0.5 * x0 if low <= float(timestep[0]) <= high else x0
+
+    patched = model.clone()
+    patched.add_wrapper(comfy.patcher_extension.WrappersMP.PREDICT_NOISE, window)
+    return patched
+
+
+@pytest.mark.parametrize("name", ["EasyCacheNode", "LazyCacheNode"])
+def test_caches_of_steps_are_said(host, eps_model, comfy, stock, run, caplog, name):
+    try:
+        cache = stock("easycache", name)
+    except (ModuleNotFoundError, AttributeError):
+        pytest.skip(f"this ComfyUI has no {name}")
+    run(cache.execute(host.convert(eps_model), 0.2, 0.1, 0.9, False).result[0])
+    assert "compare with a run without them" in caplog.text
+
+
+def test_what_is_put_on_the_conversion_stays_off_the_original(host, eps_model, run):
+    """The functions of the original are wrapped in the clone alone."""
+    patched = AsTheHostIs().patch(eps_model, 0.9)
+    functions = patched.model_options["sampler_post_cfg_function"]
+    before, expected = list(functions), run(patched)
+    run(host.convert(patched))
+    assert patched.model_options["sampler_post_cfg_function"] == before
+    assert torch.equal(run(patched), expected)
