@@ -178,7 +178,7 @@ def test_sigmas_of_a_diffusion_model_are_the_same_noise_levels(
 @pytest.mark.parametrize("ode", [True, False])
 def test_sigmas_that_are_no_levels_are_named(host, node, converted, sample, bad, ode):
     sampler = node("D2FSampler").execute({"solver": "euler"}).result[0] if ode else "euler"
-    with pytest.raises(ValueError, match="sigmas of this run must be numbers from 0 up, but are .*; correct the node"):
+    with pytest.raises(ValueError, match=r"sigmas of this run must be numbers from 0 up, but are .*; correct the node"):
         sample(converted, torch.tensor(bad), sampler)
 
 
@@ -187,11 +187,11 @@ def test_sigmas_that_are_no_levels_are_named(host, node, converted, sample, bad,
 def test_the_ode_sampler_refuses_sigmas_that_do_not_fall(node, converted, sample, solver, bad):
     """Adaptive solvers once took the ends of such a list only."""
     sampler = node("D2FSampler").execute({"solver": solver}).result[0]
-    with pytest.raises(ValueError, match="sigmas that fall at every step .* but got 0.9, .*choose another scheduler"):
+    with pytest.raises(ValueError, match=r"sigmas that fall at every step .* but got 0.9, .*choose another scheduler"):
         sample(converted, torch.tensor(bad), sampler)
 
 
 def test_the_ode_sampler_on_a_native_flow_model_refuses_sigmas_of_a_diffusion(node, build, sample):
     sampler = node("D2FSampler").execute({"solver": "euler"}).result[0]
-    with pytest.raises(ValueError, match="between 0 and 1, but these are 14.6, 1, 0; take them from 'Flow Scheduler"):
+    with pytest.raises(ValueError, match=r"between 0 and 1, but these are 14.6, 1, 0; take them from 'Flow Scheduler"):
         sample(build(flow=True), torch.tensor([14.6, 1.0, 0.0]), sampler)

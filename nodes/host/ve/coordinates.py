@@ -124,8 +124,8 @@ class VeDenoiser:
 
     Args:
         denoiser: what the host gives a sampler's function.
-        settle: gets the model options of a call, in which the sampler may have put CFG functions of its own, and returns
-            those to use.
+        settle: gets the model options of a call, in which the sampler may have put CFG functions of its own, and
+            returns those to use.
     """
 
     def __init__(self, denoiser: Any, settle: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ conversion by code that looks at ``model_sampling``: only then can they hold a w
 is read off the names in it; nothing depends on a list of nodes.
 """
 
+import functools
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -116,9 +117,11 @@ def keep_before(converted: Any) -> None:
             options[kind] = _mapped(options[kind], _patch_before)
     for kind, at in _POSITIONS.items():
         if kind in converted.wrappers:
-            converted.wrappers[kind] = _mapped(
-                converted.wrappers[kind], lambda one, at=at: WrapperInVe(one, at) if _made_with_sampling(one) else one
-            )
+            converted.wrappers[kind] = _mapped(converted.wrappers[kind], functools.partial(_wrapper_before, at))
+
+
+def _wrapper_before(at: tuple[int, int], wrapper: Any) -> Any:
+    return WrapperInVe(wrapper, at) if _made_with_sampling(wrapper) else wrapper
 
 
 def _patch_before(patch: Any) -> Any:
@@ -164,8 +167,7 @@ def looks_at_sampling(function: Any) -> bool:
 
 def _made_with_sampling(function: Any) -> bool:
     """Whether the code that made a function looked at ``model_sampling`` when it did."""
-    own, *makers = _codes(function) or [None]
-    return any(_mentions(code, False) for code in makers)
+    return any(_mentions(code, False) for code in _codes(function)[1:])
 
 
 def _codes(function: Any) -> list[types.CodeType]:
@@ -173,7 +175,7 @@ def _codes(function: Any) -> list[types.CodeType]:
     function = getattr(function, "func", function)  # of a partial
     plain = getattr(function, "__func__", function)
     if not isinstance(plain, types.FunctionType):
-        plain = getattr(type(function), "__call__", None)
+        plain = next((vars(cls)["__call__"] for cls in type(function).__mro__ if "__call__" in vars(cls)), None)
     if not isinstance(plain, types.FunctionType):
         return []
     maker: Any = plain.__globals__

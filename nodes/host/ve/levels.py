@@ -21,7 +21,7 @@ from ..flow_sampling import FlowSampling
 from .coordinates import from_ve, to_ve
 
 TOLERANCE = 2e-6  # relative, of sigmas in float32
-# Most steps of a schedule that is recognised by two sigmas, and by more: of finer ones any neighbours look evenly spaced.
+# Most steps of a schedule that two sigmas tell, and that more do: in a finer one any neighbours look evenly spaced.
 MOST_STEPS = (50, 1000)
 
 
@@ -56,8 +56,8 @@ def flow_levels(flow: FlowSampling, sigmas: Tensor) -> tuple[Tensor, str]:
     if len(sigmas) and float(sigmas.max()) > 1 + TOLERANCE:
         levels = from_ve(sigmas)
         return levels, (
-            f"the sigmas of this run, up to {float(sigmas.max()):.4g}, are those of a diffusion model; they are taken as "
-            f"the same noise levels of the flow, s = sigma / (1 + sigma), from {float(levels[0]):.4g}"
+            f"the sigmas of this run, up to {float(sigmas.max()):.4g}, are those of a diffusion model; they are taken "
+            f"as the same noise levels of the flow, s = sigma / (1 + sigma), from {float(levels[0]):.4g}"
         )
     return _as_unconverted(flow, sigmas), ""
 

@@ -1,8 +1,8 @@
 """The host's samplers on a converted model, run in VE coordinates: they give what they give on the diffusion model.
 
 A run that starts at a noise level of the diffusion needs no more than a change of coordinates. From noisier ones, up to
-pure noise at s = 1, where sigma_ve is infinite, the first step would be a huge one in sigma_ve: such a run stays in s if
-its sampler is right there, and else takes the first step by Euler's method in s,
+pure noise at s = 1, where sigma_ve is infinite, the first step would be a huge one in sigma_ve: such a run stays in s
+if its sampler is right there, and else takes the first step by Euler's method in s,
 
     x_fm(s') = x0 + (s' / s) (x_fm(s) - x0)
 """
