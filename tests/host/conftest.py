@@ -244,6 +244,7 @@ def dynamic(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Itera
     """`dynamic(model_type, dtype=...)` -> a MODEL of the host's dynamic patcher, on the CPU."""
     import comfy.model_management
     import comfy.model_patcher
+    import comfy.ops
     import comfy.utils
 
     if not hasattr(comfy.model_patcher, "ModelPatcherDynamic"):
@@ -264,6 +265,21 @@ def dynamic(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Itera
         return 0
 
     monkeypatch.setattr(patcher, "partially_unload", unload)
+    cast = comfy.ops.cast_bias_weight
+
+    def cast_and_patch(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        """What a GPU's path does: large layers are patched when they run, by functions that a loading leaves on them."""
+        weight, bias, *rest = cast(layer, *args, **kwargs)
+        patched = [
+            function(value.clone()) if value is not None and function is not None else value
+            for value, function in (
+                (weight, getattr(layer, "weight_lowvram_function", None)),
+                (bias, getattr(layer, "bias_lowvram_function", None)),
+            )
+        ]
+        return *patched, *rest
+
+    monkeypatch.setattr(comfy.ops, "cast_bias_weight", cast_and_patch)
 
     def make(model_type: str = "EPS", **types: Any) -> Any:
         plain = build(model_type, **types)

@@ -29,6 +29,21 @@ def test_it_gives_the_lora_of_the_plain_patcher(build, dynamic, train, with_lora
         torch.testing.assert_close(two[key], tensor, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("converted", [False, True])
+def test_the_imitation_samples_a_lora_as_the_plain_patcher_does(
+    host, build, dynamic, with_lora, sample, table_levels, converted
+):
+    """Without this, what the tests say of LoRAs under the dynamic patcher would prove nothing."""
+    plain, model = with_lora(build()), with_lora(dynamic())
+    levels = table_levels(plain, 4)
+    bare = sample(build(), levels)
+    if converted:
+        plain, model, levels = host.convert(plain), host.convert(model), levels / (1 + levels)
+    expected = sample(plain, levels)
+    assert float((expected - bare).std()) > 0.05 * float(bare.std())
+    torch.testing.assert_close(sample(model, levels), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_lora_before_the_node_is_kept_on_the_model(build, train, with_lora, sample, table_levels):
     model = with_lora(build())
     levels = table_levels(model, 2)
