@@ -173,8 +173,8 @@ def _scheduler() -> io.Input:
         "scheduler",
         options=host.scheduler_names(),
         default="simple",
-        tooltip="ComfyUI scheduler whose noise levels are used: on a converted model those that it has on the diffusion "
-        "model, moved by the converter's shift. linear_quadratic, made for flow models, spaces s itself.",
+        tooltip="ComfyUI scheduler whose noise levels are used: on a converted model those that it has on the "
+        "diffusion model, moved by the converter's shift. linear_quadratic, made for flow models, spaces s itself.",
     )
 
 

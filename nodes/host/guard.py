@@ -53,5 +53,6 @@ def _check_unit(noise: Tensor, latent: Tensor, sigmas: Tensor) -> None:
             f"sampling starts at s = {s:.3f} with noise switched off, but the latent has too little noise for it, a "
             f"standard deviation of {float(latent.std()):.3g} instead of about {s / (1 - s):.3g}. Either AddNoise "
             "before a sampler without noise is scaled twice on flow models: remove AddNoise and let the sampler add "
-            "the noise. Or these sigmas do not begin where those of the sampler before ended: split one schedule for both"
+            "the noise. Or these sigmas do not begin where those of the sampler before ended: split one schedule for "
+            "both samplers"
         )

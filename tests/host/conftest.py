@@ -268,7 +268,7 @@ def dynamic(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Itera
     cast = comfy.ops.cast_bias_weight
 
     def cast_and_patch(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        """What a GPU's path does: large layers are patched when they run, by functions that a loading leaves on them."""
+        """What a GPU's path does: large layers are patched when they run, by functions that loading leaves on them."""
         weight, bias, *rest = cast(layer, *args, **kwargs)
         patched = [
             function(value.clone()) if value is not None and function is not None else value

@@ -122,7 +122,7 @@ def test_conditioning_ranges_keep_the_first_step(host, eps_model, conditioning, 
     assert [step for step, on in enumerate(active) if on] == list(expected)
 
 
-def test_cfg_hooks_get_the_flow_level_and_are_obeyed(host, eps_model, run):
+def test_cfg_hooks_get_the_level_of_the_diffusion_and_are_obeyed(host, eps_model, run):
     seen = {"cfg": [], "pre": [], "post": []}
 
     def cfg_function(args):
@@ -145,7 +145,7 @@ def test_cfg_hooks_get_the_flow_level_and_are_obeyed(host, eps_model, run):
     hooked.set_model_sampler_pre_cfg_function(pre)
     hooked.set_model_sampler_post_cfg_function(post)
     assert torch.allclose(run(hooked, levels), plain, atol=1e-5 * float(plain.abs().max()))
-    expected = pytest.approx(levels[:-1].tolist(), abs=1e-6)
+    expected = pytest.approx((levels / (1 - levels))[:-1].tolist(), rel=1e-5)
     assert seen["cfg"] == expected and seen["pre"] == expected and [level for level, _, _ in seen["post"]] == expected
 
     halved = converted.clone()

@@ -180,9 +180,21 @@ def test_uniform_levels_are_uniform(host, eps_model, scheduler):
 def test_a_stock_scheduler_gives_what_the_stock_node_gives(host, eps_model, stock, scheduler):
     converted = host.convert(eps_model, shift=2.0)
     basic = stock("custom_sampler", "BasicScheduler").execute
-    for name, denoise in (("simple", 1.0), ("normal", 0.5), ("karras", 0.8)):
+    for name, denoise in (("simple", 1.0), ("normal", 0.5), ("linear_quadratic", 0.8)):
         ours = scheduler(converted, {"grid": "stock scheduler", "scheduler": name}, 6, denoise)
         assert torch.allclose(ours, basic(converted, name, 6, denoise).result[0], atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["karras", "exponential", "kl_optimal"])
+def test_a_scheduler_that_spaces_sigma_has_the_levels_of_the_diffusion_model(host, eps_model, stock, scheduler, name):
+    basic = stock("custom_sampler", "BasicScheduler").execute
+    ve = basic(eps_model, name, 6, 0.8).result[0]
+    ours = scheduler(host.convert(eps_model), {"grid": "stock scheduler", "scheduler": name}, 6, 0.8)
+    assert torch.allclose(ours, ve / (1 + ve), atol=1e-6)
+    noise = host.convert(eps_model, "noise")  # where the diffusion model has no level, s is spaced
+    assert torch.equal(
+        scheduler(noise, {"grid": "stock scheduler", "scheduler": name}, 6), basic(noise, name, 6, 1.0).result[0]
+    )
 
 
 def test_the_scheduler_refuses_a_diffusion_model_by_name(eps_model, scheduler):

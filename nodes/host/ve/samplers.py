@@ -69,10 +69,21 @@ def _in_ve(function: Callable[..., Tensor], noisiest: float) -> Callable[..., Te
         if len(sigmas) < 2:
             return x
         denoiser = VeDenoiser(model, cfg_functions_in_ve)
+        if kwargs.get("callback") is not None:
+            kwargs["callback"] = functools.partial(_report, kwargs["callback"])
         ended = function(denoiser, state_to_ve(x, sigmas[0]), to_ve(sigmas), **kwargs)
         return state_from_ve(ended, to_ve(sigmas[-1]))
 
     return run
+
+
+def _report(callback: Callable[[dict[str, Any]], None], step: dict[str, Any]) -> None:
+    """Tell a callback of the flow about a step in VE coordinates."""
+    moved = dict(step)
+    if "sigma" in step:  # not every sampler tells it
+        moved |= {name: from_ve(torch.as_tensor(step[name])) for name in ("sigma", "sigma_hat") if name in step}
+        moved["x"] = state_from_ve(step["x"], torch.as_tensor(step["sigma"]))
+    callback(moved)
 
 
 def _first_step(

@@ -1,0 +1,128 @@
+"""Users' machines: languages, folders, limits and flags of ComfyUI, each in a real server of its own.
+
+One graph for all: encode a folder of pictures, train four steps on it, save and load the LoRA, sample with it.
+"""
+
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from devtools.client import Client
+from devtools.host import Host, read_version
+from devtools.prompts import prompt_for
+from devtools.server import ADDRESS, running
+
+WINDOWS = os.name == "nt"
+ODD_NAME = "Fotos f\u00fcr sp\u00e4ter \u5199\u771f \u0131\u015f\u0131k"
+TRAINER, SAVED = "8", "20"
+
+
+def graph(folder):
+    """The demo's training with four steps on a folder, and pictures of the LoRA."""
+    prompt = prompt_for("demo_train_lora")
+    dataset = {
+        "folder": folder, "resolution": 96, "captions": "none", "caption": "a large red sphere on the left",
+        "prefix": "", "repeats": 1, "variants": 1, "flip": True, "crop": 0.0, "colour": 0.1, "odd_files": "stop", "upscale": "allow",
+        "seed": 0, "bucket_step": 32, "folder_repeats": False, "clip": ["2", 1], "vae": ["2", 2],
+    }  # fmt: skip
+    prompt["set"] = {"class_type": "D2FFolderDataset", "inputs": dataset}
+    prompt[TRAINER]["inputs"] |= {
+        "latents": ["set", 0], "positive": ["set", 1], "negative": ["set", 2], "steps": 4, "batch_size": 2,
+        "preview_every": 2, "save_every": 2, "validate_every": 0, "run_name": ODD_NAME, "checkpointing": True,
+    }  # fmt: skip
+    prompt["10"]["inputs"]["filename"] = f"{ODD_NAME}/lora"
+    prompt["19"]["inputs"]["steps"] = 4
+    keep = {"2", "set", TRAINER, "9", "10", "12", "13", "14", "15", "6", "19", "20", "21"}
+    return {name: node for name, node in prompt.items() if name in keep}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A folder of three pictures."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("images")
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 255, (96 + 16 * number, 128, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"\u00e9t\u00e9 {number}.png")
+    return folder
+
+
+@pytest.fixture
+def trained(host_path, images):
+    """`trained(base, python=..., extra=...)` -> the pictures of the graph on a server of its own, and the loss."""
+    from PIL import Image
+
+    def run(base, python=None, extra=()):
+        host = Host(host_path, read_version(host_path))
+        with running(host, Path(python or sys.executable), base, extra=extra, threads=1) as process:
+            shutil.copytree(images, base / "input" / ODD_NAME)
+            client = Client(ADDRESS, process.port, process.alive)
+            result = client.run(graph(ODD_NAME), seconds=300)
+            found = {image["filename"]: client.view(image) for image in result.images()}
+        assert (base / "output" / "loras" / ODD_NAME / "lora_4_steps_00001.safetensors").is_file()
+        assert (base / "output" / "diff2flow" / "runs" / ODD_NAME / "state.safetensors").is_file()
+        return [np.asarray(Image.open(io.BytesIO(data))) for _, data in sorted(found.items())]
+
+    return run
+
+
+@contextlib.contextmanager
+def environment(**values):
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@pytest.fixture(scope="module")
+def turkish(tmp_path_factory):
+    """Environment variables of a Turkish machine, or those of a German one where a locale cannot be made."""
+    folder = tmp_path_factory.mktemp("locales")
+    made = shutil.which("localedef") and subprocess.run(
+        ["localedef", "-i", "tr_TR", "-f", "UTF-8", str(folder / "tr_TR.UTF-8")], capture_output=True
+    )
+    if not made or made.returncode > 1:
+        pytest.skip("this machine cannot make locales")
+    return {"LOCPATH": str(folder), "LC_ALL": "tr_TR.UTF-8", "LANG": "tr_TR.UTF-8"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(WINDOWS, reason="limits and locales are set as on Linux")
+def test_language_folders_and_limits_change_nothing(trained, turkish, tmp_path_factory):
+    """Turkish (whose i has no dot), a home that cannot be written, python -O, 64 open files, odd folder names."""
+    plain = trained(tmp_path_factory.mktemp("plain"))
+    base = tmp_path_factory.mktemp("odd") / ODD_NAME / "ComfyUI's base"
+    base.mkdir(parents=True)
+    python = base.parent / "python"
+    python.write_text(f'#!/bin/sh\nulimit -n 64 && exec "{sys.executable}" "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    with environment(**turkish, HOME="/proc/nowhere", XDG_CACHE_HOME="/proc/nowhere/c", PYTHONOPTIMIZE="1"):
+        odd = trained(base, python)
+    assert len(plain) == len(odd) == 5
+    assert all(np.array_equal(one, other) for one, other in zip(plain, odd))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [
+    ["--fp8_e4m3fn-unet", "--fp16-vae"],
+    ["--fp16-unet", "--fp32-vae", "--fp16-text-enc"],
+    ["--bf16-unet", "--bf16-vae", "--cpu-vae"],
+    ["--force-fp16", "--disable-smart-memory"],
+], ids=" ".join)  # fmt: skip
+def test_flags_of_types_and_memory(trained, tmp_path, flags):
+    pictures = trained(tmp_path, extra=flags)
+    assert all(float(picture.std()) > 5 for picture in pictures)
