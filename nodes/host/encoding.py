@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...d2f_core import seeded
 from ..fingerprints import patched_fingerprint
 
 SDXL_TOKENS = {"l", "g"}
@@ -41,9 +42,7 @@ def encode_images(vae: Any, pixels: Tensor) -> Tensor:
     Raises:
         ValueError: the VAE makes no latents of images, or returns numbers that are not finite.
     """
-    devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices):  # some VAEs draw their sample from the global generator
-        torch.manual_seed(0)
+    with seeded(0, torch.device(vae.device)):  # some VAEs draw their sample from the global generator
         latents = vae.encode(pixels).cpu()
     if latents.ndim != 4 or len(latents) != len(pixels):
         raise ValueError(

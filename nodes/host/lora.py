@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...d2f_core import Adapter, LowRankAdapter
+from ...d2f_core import Adapter, LowRankAdapter, seeded
 from .guard import LOGGER
 
 _PREFIX = "lora_unet_"
@@ -130,8 +130,7 @@ class HostAdapter(Adapter):
     ) -> None:
         super().__init__(layer)
         seed = int(torch.randint(2**62, (), generator=generator))
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed, layer.weight.device):
             maker = comfy.weight_adapter.adapter_maps[kind]
             self.trained = maker.create_train(layer.weight, rank=rank, alpha=alpha)
         self.shape, self.dropout = layer.weight.shape, dropout
