@@ -1,5 +1,6 @@
 """Training Set from Folder: images and captions -> LATENTs and CONDITIONINGs, cached on disk."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def _encode_captions(clip: Any, captions: list[str]) -> tuple[dict[str, list], i
 
 def _encode_missing(vae: Any, plan: SetPlan) -> None:
     """Encode the latents that the cache lacks; a cancelled run keeps every finished batch in the cache."""
-    steps = encode(plan.missing, _cache("latents"), lambda pixels: host.encode_images(vae, pixels))
+    steps = encode(plan.missing, _cache("latents"), partial(host.encode_images, vae))
     for _ in host.track(steps, len(list(batches(plan.missing)))):
         pass
 

@@ -4,6 +4,7 @@ What is encoded is what the stock nodes VAEEncode, CLIPTextEncode and CLIPTextEn
 """
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,11 +31,12 @@ def latent_factor(vae: Any) -> int:
     return int(vae.spacial_compression_encode())
 
 
-def encode_images(vae: Any, pixels: Tensor) -> Tensor:
+def encode_images(vae: Any, pixels: Tensor, names: Sequence[str] = ()) -> Tensor:
     """Latents of images, as VAEEncode gives them.
 
     Args:
         pixels: (B, H, W, 3) in [0, 1].
+        names: of the images, for an error; those without one are numbered.
 
     Returns:
         (B, C, h, w) on the CPU.
@@ -49,10 +51,12 @@ def encode_images(vae: Any, pixels: Tensor) -> Tensor:
             f"this VAE makes latents of shape {tuple(latents.shape)} of {len(pixels)} images; connect the VAE of an "
             "image model (SD1.5, SD2.1, SDXL)"
         )
-    if not torch.isfinite(latents).all():
+    spoilt = (~torch.isfinite(latents).flatten(1).all(1)).nonzero().flatten().tolist()
+    if spoilt:
+        which = ", ".join(names[row] if names else f"image {row + 1}" for row in spoilt)
         raise ValueError(
-            "the VAE returned numbers that are not finite, which happens in half precision; start ComfyUI with "
-            "--fp32-vae or --bf16-vae"
+            f"the VAE returned numbers that are not finite for {which}, which happens in half precision; start ComfyUI "
+            "with --fp32-vae or --bf16-vae, or leave the image out"
         )
     return latents
 
