@@ -13,7 +13,7 @@ from ...d2f_data.image_sets.samples import SetPlan, SetSettings, plan_set
 from ...d2f_data.image_sets.set_report import EncodingStats, InvalidFilesError, contact_sheet, describe, list_files
 from ...d2f_data.image_sets.training_set import batches, encode, encode_captions, gather, with_sizes
 from .. import host
-from ..widgets import CATEGORY
+from ..widgets import CATEGORY, checked
 from .folders import existing_folder, folder_state
 from .widgets import dataset_inputs
 
@@ -62,6 +62,7 @@ class D2FFolderDataset(io.ComfyNode):
         return folder_state(folder)
 
     @classmethod
+    @checked()
     def execute(
         cls,
         clip,

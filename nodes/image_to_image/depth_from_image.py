@@ -11,7 +11,7 @@ from ...d2f_data.plots.depth_images import COLORS, as_rgb, colorize, resize_dept
 from .. import host
 from ..sampling.ode import OdeSampler
 from ..sampling.sigmas import flow_sigmas
-from ..widgets import CATEGORY, seed_input
+from ..widgets import CATEGORY, checked, seed_input
 
 SEED_RANGE = 2**64
 
@@ -57,6 +57,7 @@ class D2FDepthFromImage(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(
         cls,
         model: Any,

@@ -11,7 +11,7 @@ from ...d2f_core import FIXED_METHODS
 from ...d2f_data.plots.pil_images import from_pil, side_by_side
 from ...d2f_data.reflow.plan import STORAGE
 from .. import host
-from ..widgets import CATEGORY, seed_input
+from ..widgets import CATEGORY, checked, seed_input
 from .pair_generator import ReflowPairGenerator, ReflowPairSettings, describe
 from .prompts import gather_prompts
 
@@ -69,6 +69,7 @@ class D2FReflowPairs(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(
         cls,
         model: list[Any],
