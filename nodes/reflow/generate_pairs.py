@@ -176,7 +176,13 @@ def _teacher_inputs() -> list[io.Input]:
             tooltip="Classifier-free guidance scale of the teacher; 1 disables it. The student learns the guided "
             "result and is later sampled at CFG 1, at half the cost per step.",
         ),
-        io.Int.Input("batch_size", default=8, min=1, max=1024, tooltip="Pairs sampled at once; affects speed only."),
+        io.Int.Input(
+            "batch_size",
+            default=8,
+            min=1,
+            max=1024,
+            tooltip="Pairs sampled at once. It affects speed and memory, and the last digits of the pairs.",
+        ),
         seed_input("Seed of the noise. The noise of pair i depends only on the seed and i."),
     ]
 
