@@ -42,6 +42,7 @@ from .schedule import NoiseSchedule
 from .solve import FIXED_METHODS, METHODS, solve
 from .time_map import FlowTime, per_item
 from .train import NonFiniteLossError, StepRecord, Trainer, TrainSettings
+from .train_settings import seeded
 from .velocity import FlowAlignment
 
 __all__ = [
@@ -102,6 +103,7 @@ __all__ = [
     "make_optimizer",
     "make_schedule",
     "per_item",
+    "seeded",
     "shift_sigmas",
     "solve",
     "straightness",

@@ -6,7 +6,9 @@ and in an order that the seed and the epoch fix, so that batch number k of a run
     epoch, position = divmod(k, batches per epoch)        order = permutation seeded by (seed, epoch)
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -32,18 +34,47 @@ class TrainingData(Protocol):
         """The items, those with ``drop`` under their null condition."""
 
 
-def batch_items(groups: Sequence[Sequence[int]], batch_size: int, seed: int, index: int) -> list[int]:
-    """Items of batch number ``index`` of a run: every epoch takes each item once, in an order of its own."""
-    per_epoch = sum(-(-len(group) // batch_size) for group in groups)
-    if not per_epoch:
-        raise ValueError("the training set is empty; give it at least one item")
-    epoch, position = divmod(index, per_epoch)
-    generator = torch.Generator().manual_seed(derive_seed(seed, -epoch - 1))
-    batches = []
-    for group in groups:
-        order = torch.randperm(len(group), generator=generator).tolist()
-        batches += [[group[i] for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)]
-    return batches[torch.randperm(per_epoch, generator=generator)[position]]
+class BatchOrder:
+    """Which items are in which batch of a run: every epoch takes each item once, in an order of its own.
+
+    The order of the epoch that was asked for last is kept; it depends on nothing but seed and epoch.
+
+    Args:
+        groups: items of one shape each.
+        batch_size: most items of a batch; the last one of a group may have fewer.
+        seed: of the run.
+
+    Raises:
+        ValueError: there is no item.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[int]], batch_size: int, seed: int) -> None:
+        self.groups, self.batch_size, self.seed = groups, batch_size, seed
+        ends = list(accumulate(-(-len(group) // batch_size) for group in groups))
+        self.per_epoch = ends[-1] if ends else 0
+        if not self.per_epoch:
+            raise ValueError("the training set is empty; give it at least one item")
+        self._ends, self._epoch = ends, -1
+        self._orders: list[Tensor] = []  # of each group's items
+        self._batches = torch.empty(0)  # order of the batches, which are numbered through all groups
+
+    def items(self, index: int) -> list[int]:
+        """Items of batch number ``index`` of the run."""
+        epoch, position = divmod(index, self.per_epoch)
+        if epoch != self._epoch:
+            self._draw(epoch)
+        batch = int(self._batches[position])
+        place = bisect_right(self._ends, batch)
+        group, last = self.groups[place], self._ends[place]
+        first = last - -(-len(group) // self.batch_size)
+        start = (batch - first) * self.batch_size
+        return [group[i] for i in self._orders[place][start : start + self.batch_size].tolist()]
+
+    def _draw(self, epoch: int) -> None:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, -epoch - 1))
+        self._orders = [torch.randperm(len(group), generator=generator) for group in self.groups]
+        self._batches = torch.randperm(self.per_epoch, generator=generator)
+        self._epoch = epoch
 
 
 def derive_seed(seed: int, index: int) -> int:

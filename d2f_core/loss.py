@@ -56,7 +56,10 @@ class TimeDensity:
             raise ValueError(f"the std of a density must be above 0, got {self.std}; 1 is usual")
 
     def sample(self, count: int, alignment: FlowAlignment, generator: torch.Generator) -> Tensor:
-        """``count`` flow times in [0, 1], float64, on the CPU, from a private generator."""
+        """``count`` flow times in [0, 1], float64, on the CPU, from a private generator.
+
+        ``alignment`` is that of the objective's coordinates: where a timestep lies in flow time depends on them.
+        """
         u = torch.rand(count, generator=generator, dtype=torch.float64)
         return DENSITIES[self.name](u, self, alignment)
 
@@ -140,19 +143,23 @@ class ObjectiveRule(NamedTuple):
         compare: (coordinates, pair, model output) -> what is compared with what, both (B, *).
         is_flow: the result is sampled as a flow matching model, not as the diffusion model that it was.
         is_aligned: it is sampled like any converted model, and its network still returns what the base model's does.
+        density: the one of ``DENSITIES`` that it is defined with: that of flow matching, or of the network's training.
     """
 
     coordinates: Callable[[FlowAlignment], FlowAlignment]
     compare: Callable[[FlowAlignment, Interpolant, Tensor], tuple[Tensor, Tensor]]
     is_flow: bool
     is_aligned: bool
+    density: str = "uniform"
 
 
 OBJECTIVES: Mapping[str, ObjectiveRule] = MappingProxyType(
     {
         "diff2flow": ObjectiveRule(lambda alignment: alignment, _compare_velocity, is_flow=True, is_aligned=True),
         "naive_fm": ObjectiveRule(_naive, _compare_velocity, is_flow=True, is_aligned=False),
-        "diffusion": ObjectiveRule(lambda alignment: alignment, _compare_native, is_flow=False, is_aligned=True),
+        "diffusion": ObjectiveRule(
+            lambda alignment: alignment, _compare_native, is_flow=False, is_aligned=True, density="timestep"
+        ),
     }
 )
 """Name of an objective -> what it is."""

@@ -1,10 +1,18 @@
 """Optimizers and learning rate schedules by name.
 
-AdamW and Adafactor are torch's; the others are the authors' own packages, imported when they are asked for.
-Schedules are those of transformers' ``get_scheduler``, with ``warmup`` steps from 0 to the full rate before them.
+AdamW and Adafactor are torch's; the others are the authors' own packages, imported when they are asked for. The
+learning rate rises from 0 over ``warmup`` steps. Over the N steps after them it is the full rate times, at step k,
+
+    constant                1                            linear        1 - k / N
+    cosine                  (1 + cos(pi k / N)) / 2      polynomial    (1 - k / N)^2
+    cosine_with_restarts    (1 + cos(pi ((3 k / N) mod 1))) / 2
+
+as transformers' ``get_scheduler`` has them, with three cycles, and with power 2 and no least rate.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any
@@ -62,16 +70,26 @@ OPTIMIZERS: Mapping[str, Make] = MappingProxyType(
 )
 """Name -> (parameters, learning rate, weight decay) -> optimizer. Prodigy finds its own rate: give it 1."""
 
-SCHEDULES: Mapping[str, str] = MappingProxyType(
+RESTART_CYCLES = 3
+"""Cycles of ``cosine_with_restarts``."""
+
+POLYNOMIAL_POWER = 2
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+SCHEDULES: Mapping[str, Callable[[int, int], float]] = MappingProxyType(
     {
-        "constant": "constant_with_warmup",
-        "linear": "linear",
-        "cosine": "cosine",
-        "cosine_with_restarts": "cosine_with_restarts",
-        "polynomial": "polynomial",
+        "constant": lambda step, steps: 1.0,
+        "linear": lambda step, steps: (steps - step) / steps,
+        "cosine": lambda step, steps: _cosine(step / steps),
+        "cosine_with_restarts": lambda step, steps: _cosine(RESTART_CYCLES * (step / steps) % 1),
+        "polynomial": lambda step, steps: (1 - step / steps) ** POLYNOMIAL_POWER,
     }
 )
-"""Name of a learning rate schedule -> its name in transformers."""
+"""Name of a learning rate schedule -> (step, steps), both after the warm-up, step below steps -> factor of the rate."""
 
 
 def make_optimizer(name: str, parameters: Parameters, rate: float, decay: float = 0.0) -> torch.optim.Optimizer:
@@ -101,6 +119,13 @@ def make_schedule(name: str, optimizer: torch.optim.Optimizer, warmup: int, step
         raise ValueError(f"warm-up of {warmup} steps does not fit a run of {steps}; use less than the run, 0 for none")
     if name == "constant" and not warmup:
         return None
-    from transformers.optimization import get_scheduler
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_factor, name, warmup, steps))
 
-    return get_scheduler(SCHEDULES[name], optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+
+def _factor(name: str, warmup: int, steps: int, step: int) -> float:
+    """The learning rate of a step as a part of the full one."""
+    if step < warmup:
+        return step / warmup
+    if step >= steps:  # the rate after the last step, which none is taken with
+        return 1.0 if name == "constant" else 0.0
+    return SCHEDULES[name](step - warmup, steps - warmup)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .adapter import Adapter, attached, hooked
-from .batches import Batch, TrainingData, batch_items, derive_seed
+from .batches import Batch, BatchOrder, TrainingData, derive_seed
 from .loss import Interpolant, Objective, TimeDensity
 from .train_settings import NonFiniteLossError, StepRecord, TrainSettings, seeded
 
@@ -55,6 +55,7 @@ class Trainer:
         self.module, self.network, self.adapters = module, network, dict(adapters)
         self.objective, self.density, self.data = objective, density, data
         self.optimizer, self.schedule, self.settings = optimizer, schedule, settings or TrainSettings()
+        self.order = BatchOrder(data.groups, self.settings.batch_size, self.settings.seed)
         self.weights = nn.ModuleList(self.adapters.values())
         self.parameters = [p for p in self.weights.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
@@ -113,10 +114,10 @@ class Trainer:
     def _backward(self, index: int) -> float:
         """Add the gradient of batch number ``index`` of the run; its share of the step's loss."""
         generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, index))
-        items = batch_items(self.data.groups, self.settings.batch_size, self.settings.seed, index)
+        items = self.order.items(index)
         drop = torch.rand(len(items), generator=generator) < self.settings.drop_condition
         batch = self.data.batch(items, drop.tolist())
-        pair = self._pair(batch, self.density.sample(len(items), self.objective.alignment, generator), generator)
+        pair = self._pair(batch, self.density.sample(len(items), self.objective.coordinates, generator), generator)
         # Dropout, and blocks that recompute it, draw from the global generators.
         with seeded(derive_seed(self.settings.seed, ~index), self.device), hooked(self._pairs), torch.enable_grad():
             loss = self._loss(batch, pair).mean() / self.settings.accumulation

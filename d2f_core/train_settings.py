@@ -6,8 +6,9 @@ The global generators serve whoever else is running, so a step seeds them for it
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -62,11 +63,29 @@ class NonFiniteLossError(ArithmeticError):
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """The global generators seeded, and put back afterwards."""
-    accelerated = device.type in ("cuda", "xpu")
-    with torch.random.fork_rng([device] if accelerated else [], device_type=device.type if accelerated else "cuda"):
-        if accelerated:
-            torch.manual_seed(seed)
-        else:
-            torch.default_generator.manual_seed(seed)
+    """The global generators of the CPU and of ``device`` seeded, and put back afterwards; no others are touched.
+
+    A device whose backend has no generator of its own (DirectML) draws from the CPU's.
+    """
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(seed)
+        backend = None if device.type == "cpu" else getattr(torch, device.type, None)
+        if not hasattr(backend, "get_rng_state"):
+            yield
+            return
+        with _seeded_backend(backend, seed, device):
+            yield
+
+
+@contextmanager
+def _seeded_backend(backend: Any, seed: int, device: torch.device) -> Iterator[None]:
+    """``seeded`` for torch.cuda, torch.xpu, torch.mps and those like them; the last one knows a single device."""
+    numbered = hasattr(backend, "device")
+    where = (device,) if numbered else ()
+    state = backend.get_rng_state(*where)
+    try:
+        with backend.device(device) if numbered else nullcontext():
+            backend.manual_seed(seed)
         yield
+    finally:
+        backend.set_rng_state(state, *where)

@@ -46,11 +46,19 @@ _SS_NAMES = {
     "batch_size": "ss_total_batch_size",
     "accumulation": "ss_gradient_accumulation_steps",
     "checkpointing": "ss_gradient_checkpointing",
-    "precision": "ss_mixed_precision",
     "clip": "ss_max_grad_norm",
     "dropout": "ss_network_dropout",
-    "drop_condition": "ss_caption_dropout_rate",
+    "caption_dropout": "ss_caption_dropout_rate",
     "items": "ss_num_train_images",
+}
+# Data type of the computation, or the widget that chose it -> its name in sd-scripts.
+_MIXED_PRECISIONS = {
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "float32": "no",
+    "fp16": "fp16",
+    "bf16": "bf16",
+    "fp32": "no",
 }
 
 
@@ -203,4 +211,8 @@ def kohya(facts: LoraFacts | None, title: str, digest: str) -> dict[str, str]:
     }
     if facts.kind != "lora":
         found["ss_network_args"] = json.dumps({"algo": facts.kind})
+    # Earlier files have the widget only, of which "auto" says nothing.
+    computed = facts.training.get("dtype", facts.training.get("precision"))
+    if computed in _MIXED_PRECISIONS:
+        found["ss_mixed_precision"] = _MIXED_PRECISIONS[str(computed)]
     return found | {theirs: str(facts.training[ours]) for ours, theirs in _SS_NAMES.items() if ours in facts.training}

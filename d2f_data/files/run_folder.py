@@ -1,11 +1,12 @@
 """The folder of a training run: its settings, its last state, its log and its previews.
 
-    settings.json         the configuration, with which alone the run can be resumed
+    settings.json         the configuration, with which alone the run can be resumed, and the name of the run
     state.safetensors     weights, averages, optimizer, schedule and step of the last save
     log.jsonl             one line per save: step, loss, learning rate
     preview_000100.jpg    images sampled during training
 
-Runs with the same name are numbered, ``portrait``, ``portrait_00002``, ..., so that nothing is overwritten.
+Runs with the same name are numbered, ``portrait``, ``portrait_00002``, ..., so that nothing is overwritten. The name in
+the settings tells them from a run whose own name ends like that.
 """
 
 import json
@@ -23,6 +24,9 @@ RESUME = ("auto", "continue", "new")
 raise an error; new: start a new run."""
 
 Config = Mapping[str, str | int | float | bool | None]
+
+_NAME = "run_name"
+"""Key of the name, without a number, in settings.json."""
 
 
 class RunFolder:
@@ -58,7 +62,7 @@ class RunFolder:
         resumed = last is not None and resume != "new" and not self.differs
         self.path = last if last is not None and resumed else _next(base, runs)
         if not resumed:
-            text = json.dumps(self.config, indent=2, sort_keys=True)
+            text = json.dumps({**self.config, _NAME: base.name}, indent=2, sort_keys=True)
             atomic_write(self.path / "settings.json", lambda file: _write(file, text))
 
     def __repr__(self) -> str:
@@ -99,6 +103,25 @@ def _write(file: Path, text: str) -> None:
 
 def _runs(base: Path) -> list[Path]:
     """Folders of all runs with a name, sorted by number."""
+    return [path for path in _numbered(base) if path == base or _belongs(path, base)]
+
+
+def _belongs(run: Path, base: Path) -> bool:
+    """Whether a numbered folder is of this name; earlier versions left the name out of the settings of all of them."""
+    name = _name_in(run)
+    return name == base.name or (name is None and base.is_dir() and _name_in(base) is None)
+
+
+def _name_in(run: Path) -> str | None:
+    """The name in the settings of a run; None if they cannot be read, or hold none."""
+    try:
+        return json.loads((run / "settings.json").read_text(encoding="utf-8")).get(_NAME)
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _numbered(base: Path) -> list[Path]:
+    """All folders that are called like a run with this name, sorted by number."""
     numbered = re.compile(re.escape(base.name) + r"(?:_(\d{5,}))?")
     existing = base.parent.iterdir() if base.parent.is_dir() else ()
     found = [
@@ -120,10 +143,11 @@ def _existing(base: Path, runs: list[Path]) -> Path:
 
 
 def _next(base: Path, runs: list[Path]) -> Path:
-    """The folder of a new run."""
-    if not runs:
+    """The folder of a new run: numbered after all that are called like it, unless those are runs of other names."""
+    existing = _numbered(base)
+    if not runs and all(_name_in(path) is not None for path in existing):
         return base
-    last = runs[-1].name[len(base.name) + 1 :]
+    last = existing[-1].name[len(base.name) + 1 :]
     return base.with_name(f"{base.name}_{int(last or 1) + 1:05}")
 
 
@@ -131,6 +155,7 @@ def _settings(run: Path) -> dict[str, Any]:
     """The configuration in the folder of a run; empty if there is none."""
     path = run / "settings.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return {name: value for name, value in found.items() if name != _NAME}
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}); remove the folder {run}, or change run_name") from error

@@ -52,19 +52,23 @@ def resize_to_tensor(image: Any, placement: Placement, resampling: str) -> Tenso
     return values.movedim(-1, 0) if values.ndim == 3 else values[None]
 
 
-def encode(missing: Sequence[Sample], cache: Cache, encode_images: Callable[[Tensor], Tensor]) -> Iterator[int]:
+def encode(
+    missing: Sequence[Sample], cache: Cache, encode_images: Callable[[Tensor, list[str]], Tensor]
+) -> Iterator[int]:
     """Encode samples and store them in the cache, in batches of one bucket.
 
     Args:
         missing: samples that are not in the cache.
         cache: the latent cache.
-        encode_images: IMAGE (B, H, W, 3) in [0, 1] -> latents (B, C, h, w) of the VAE.
+        encode_images: IMAGE (B, H, W, 3) in [0, 1], and the images' names for errors -> latents (B, C, h, w) of the
+            VAE.
 
     Yields:
         The size of each batch.
     """
     for batch in batches(missing):
-        latents = encode_images(torch.stack([read_pixels(sample) for sample in batch]).movedim(1, -1))
+        pixels = torch.stack([read_pixels(sample) for sample in batch]).movedim(1, -1)
+        latents = encode_images(pixels, [sample.image.name for sample in batch])
         for sample, latent in zip(batch, latents, strict=True):
             tensors = {"latent": latent}
             if sample.image.mask is not None:

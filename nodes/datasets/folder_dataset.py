@@ -1,5 +1,6 @@
 """Training Set from Folder: images and captions -> LATENTs and CONDITIONINGs, cached on disk."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ...d2f_data.image_sets.samples import SetPlan, SetSettings, plan_set
 from ...d2f_data.image_sets.set_report import EncodingStats, InvalidFilesError, contact_sheet, describe, list_files
 from ...d2f_data.image_sets.training_set import batches, encode, encode_captions, gather, with_sizes
 from .. import host
-from ..widgets import CATEGORY
+from ..widgets import CATEGORY, checked
 from .folders import existing_folder, folder_state
 from .widgets import dataset_inputs
 
@@ -61,6 +62,7 @@ class D2FFolderDataset(io.ComfyNode):
         return folder_state(folder)
 
     @classmethod
+    @checked()
     def execute(
         cls,
         clip,
@@ -155,7 +157,7 @@ def _encode_captions(clip: Any, captions: list[str]) -> tuple[dict[str, list], i
 
 def _encode_missing(vae: Any, plan: SetPlan) -> None:
     """Encode the latents that the cache lacks; a cancelled run keeps every finished batch in the cache."""
-    steps = encode(plan.missing, _cache("latents"), lambda pixels: host.encode_images(vae, pixels))
+    steps = encode(plan.missing, _cache("latents"), partial(host.encode_images, vae))
     for _ in host.track(steps, len(list(batches(plan.missing)))):
         pass
 

@@ -11,7 +11,7 @@ from ...d2f_data.image_sets.set_report import list_files
 from ...d2f_data.image_sets.target_pair_tensors import TargetPairTensors, describe_target_pairs, read_target_pairs
 from ...d2f_data.image_sets.target_pairs import FLIPS, RawValues, TargetPairSettings, find_target_pairs, plan_rows
 from .. import host
-from ..widgets import CATEGORY, bucket_step_input, resolution_input, seed_input
+from ..widgets import CATEGORY, bucket_step_input, checked, resolution_input, seed_input
 from .folders import existing_folder, folder_state
 
 
@@ -79,6 +79,7 @@ class D2FPairedFolder(io.ComfyNode):
         return f"{folder_state(images)} {folder_state(targets)}"
 
     @classmethod
+    @checked()
     def execute(
         cls,
         images: str,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..widgets import CATEGORY
+from ..widgets import CATEGORY, checked
 
 # Name of a set -> the words that all of its scenes share.
 SCENES = {
@@ -61,6 +61,7 @@ class D2FDemoScenes(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(cls, scenes: str, count: int, seed: int) -> io.NodeOutput:
         return io.NodeOutput(*_render(SCENES[scenes], count, seed))
 

@@ -4,11 +4,13 @@ What is encoded is what the stock nodes VAEEncode, CLIPTextEncode and CLIPTextEn
 """
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...d2f_core import seeded
 from ..fingerprints import patched_fingerprint
 
 SDXL_TOKENS = {"l", "g"}
@@ -29,11 +31,12 @@ def latent_factor(vae: Any) -> int:
     return int(vae.spacial_compression_encode())
 
 
-def encode_images(vae: Any, pixels: Tensor) -> Tensor:
+def encode_images(vae: Any, pixels: Tensor, names: Sequence[str] = ()) -> Tensor:
     """Latents of images, as VAEEncode gives them.
 
     Args:
         pixels: (B, H, W, 3) in [0, 1].
+        names: of the images, for an error; those without one are numbered.
 
     Returns:
         (B, C, h, w) on the CPU.
@@ -41,19 +44,19 @@ def encode_images(vae: Any, pixels: Tensor) -> Tensor:
     Raises:
         ValueError: the VAE makes no latents of images, or returns numbers that are not finite.
     """
-    devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices):  # some VAEs draw their sample from the global generator
-        torch.manual_seed(0)
+    with seeded(0, torch.device(vae.device)):  # some VAEs draw their sample from the global generator
         latents = vae.encode(pixels).cpu()
     if latents.ndim != 4 or len(latents) != len(pixels):
         raise ValueError(
             f"this VAE makes latents of shape {tuple(latents.shape)} of {len(pixels)} images; connect the VAE of an "
             "image model (SD1.5, SD2.1, SDXL)"
         )
-    if not torch.isfinite(latents).all():
+    spoilt = (~torch.isfinite(latents).flatten(1).all(1)).nonzero().flatten().tolist()
+    if spoilt:
+        which = ", ".join(names[row] if names else f"image {row + 1}" for row in spoilt)
         raise ValueError(
-            "the VAE returned numbers that are not finite, which happens in half precision; start ComfyUI with "
-            "--fp32-vae or --bf16-vae"
+            f"the VAE returned numbers that are not finite for {which}, which happens in half precision; start ComfyUI "
+            "with --fp32-vae or --bf16-vae, or leave the image out"
         )
     return latents
 

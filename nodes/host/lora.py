@@ -4,11 +4,15 @@ Layers are named as kohya's sd-scripts name them: SD1.x and SD2.x by the blocks 
 the blocks of the original network. The host's loaders, A1111's and diffusers know both.
 """
 
-from collections.abc import Callable, Mapping
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
 import comfy.lora
+import comfy.lora_convert
 import comfy.model_base
 import comfy.sd
 import comfy.utils
@@ -16,8 +20,9 @@ import comfy.weight_adapter
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-from ...d2f_core import Adapter, LowRankAdapter
+from ...d2f_core import Adapter, LowRankAdapter, seeded
 from .progress import LOGGER
 
 _PREFIX = "lora_unet_"
@@ -47,21 +52,24 @@ def apply_lora(model: Any, lora: Mapping[str, Tensor], strength: float) -> Any:
         strength: factor of the LoRA; may be negative.
 
     Raises:
-        ValueError: no layer of it belongs to this model; names some keys.
+        ValueError: no layer of it belongs to this model, or some do not fit; names some of them.
     """
     targets = comfy.lora.model_lora_keys_unet(model.model, {})
     kind = type(model.model).__name__
-    unknown = [key for key in lora if not _is_known(key, targets)]
+    stems = {key: _stems(key) & targets.keys() for key in lora}
+    unknown = [key for key in lora if not stems[key]]
     if len(unknown) == len(lora):
         raise ValueError(
             f"this LoRA has no layer that {kind} has ({_some(unknown)}); it was trained on another kind of model, or "
             "for the text encoder alone: choose a LoRA for this model"
         )
-    wrong = _wrong_shapes(model, lora, targets)
+    names = {targets[name]: name for found in stems.values() for name in found}
+    names |= {f"{str(target).removesuffix('.weight')}.bias": name for target, name in names.items()}
+    wrong = [names.get(target, str(target)) for target in _misfits(model, _patches(lora, targets))]
     if wrong:
         raise ValueError(
-            f"{len(wrong)} layers of this LoRA have other sizes than those of {kind} ({_some(wrong)}); it was trained "
-            "on another kind of model: choose a LoRA for this model"
+            f"{len(wrong)} layers of this LoRA have other sizes than those of {kind} ({_some(wrong)}), or a form that "
+            "this ComfyUI fails on; it was trained on another kind of model: choose a LoRA for this model"
         )
     if unknown:
         LOGGER.warning(
@@ -74,38 +82,87 @@ def apply_lora(model: Any, lora: Mapping[str, Tensor], strength: float) -> Any:
     return comfy.sd.load_lora_for_models(model, None, lora, strength, 0)[0]
 
 
-def _is_known(key: str, targets: Mapping[str, Any]) -> bool:
-    """Whether a key begins with the name of a layer, one of ``targets``."""
-    name = key
-    while "." in name:
-        name = name.rpartition(".")[0]
-        if name in targets or name.removesuffix("_lora") in targets:
-            return True
-    return False
+def _stems(key: str) -> set[str]:
+    """What may be the name of a layer at the beginning of a key."""
+    parts = key.split(".")
+    found = {".".join(parts[:end]) for end in range(1, len(parts))}
+    return found | {name.removesuffix("_lora") for name in found}
 
 
-def _wrong_shapes(model: Any, lora: Mapping[str, Tensor], targets: Mapping[str, Any]) -> list[str]:
-    """Layers whose factors have the wrong shape; the host would silently skip them."""
+def _patches(lora: Mapping[str, Tensor], targets: Mapping[str, Any]) -> dict[Any, Any]:
+    """The host's patches of a LoRA, of every kind of adapter that it knows: weight -> patch."""
+    try:
+        loaded = comfy.lora.load_lora(comfy.lora_convert.convert_lora(lora), targets, log_missing=False)
+    except KeyError as error:
+        raise ValueError(f"this LoRA lacks the tensor {error}; it is incomplete, use another copy of it") from None
+    if not loaded:
+        raise ValueError(
+            f"this LoRA has tensors of a kind that this ComfyUI does not know ({_some(list(lora))}); update ComfyUI"
+        )
+    return loaded
+
+
+def _misfits(model: Any, patches: Mapping[Any, Any]) -> list[Any]:
+    """Weights that a patch does not fit; the host would silently leave them as they are."""
     wrong = []
-    for key, up in lora.items():
-        name = key.removesuffix(".lora_up.weight")
-        down, target = lora.get(f"{name}.lora_down.weight"), targets.get(name)
-        plain = f"{name}.lora_mid.weight" not in lora
-        if name != key and down is not None and isinstance(target, str) and plain:
+    known = model.model.state_dict().keys()
+    for target, patch in patches.items():
+        key, offset = (target, None) if isinstance(target, str) else target[:2]
+        if key in known:
             # If a loaded clone has patched a layer, its original weight is in the backup.
-            saved = model.backup.get(target)
-            shape = (comfy.utils.get_attr(model.model, target) if saved is None else saved.weight).shape
-            wide = _widened_shape(lora.get(f"{name}.reshape_weight"), shape)
-            if wide is None or up.shape[0] != wide[0] or down[0].numel() != wide[1:].numel():
-                wrong.append(name)
+            saved = model.backup.get(key)
+            shape = (comfy.utils.get_attr(model.model, key) if saved is None else saved.weight).shape
+            # Kinds that look at their own values cannot be tried without any.
+            if not any(_fits(patch, key, shape, offset, device) for device in ("meta", "cpu")):
+                wrong.append(target)
     return wrong
 
 
-def _widened_shape(wanted: Tensor | None, shape: torch.Size) -> torch.Size | None:
+def _fits(patch: Any, key: str, shape: torch.Size, offset: Any, device: str) -> bool:
+    """Whether the host's own arithmetic changes a weight of this shape; it tells of errors in the console only."""
+    if isinstance(patch, tuple) and patch[0] == "set":  # the host would repeat a smaller one
+        return patch[1][0].shape == shape
+    if isinstance(patch, comfy.weight_adapter.LoRAAdapter) and patch.weights[5] is not None:
+        wide = _widened_shape(torch.Size(patch.weights[5]), shape)
+        if wide is None:
+            return False
+        patch, shape = comfy.weight_adapter.LoRAAdapter(patch.loaded_keys, (*patch.weights[:5], None)), wide
+    with _silent(), torch.inference_mode(False), torch.no_grad(), _SameRows():
+        weight = torch.zeros(shape, device=device)
+        before = weight._version
+        try:
+            comfy.lora.calculate_weight([(1.0, patch, 1.0, offset, None)], weight, key)
+        except (LookupError, NameError, RuntimeError, TypeError, ValueError):
+            return False
+        return weight._version > before
+
+
+class _SameRows(TorchFunctionMode):
+    """Refuses to reshape a product to a weight with other rows, whose number of values is the same by chance."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.reshape and isinstance(args[1], torch.Size) and len(args[0]) != args[1][0]:
+            raise ValueError(f"{tuple(args[0].shape)} is not a {tuple(args[1])}")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing that this thread logs is shown: what the host would say about a trial is said in an error."""
+    thread, logger = threading.get_ident(), logging.getLogger()
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
+
+
+def _widened_shape(wide: torch.Size, shape: torch.Size) -> torch.Size | None:
     """Shape of a layer's weight after a LoRA has widened it; None if the layer cannot be widened like that."""
-    if wanted is None:
-        return shape
-    wide = torch.Size(wanted.tolist())
     fits = len(wide) == len(shape) and wide[0] == shape[0] and all(new >= old for new, old in zip(wide, shape))
     return wide if fits else None
 
@@ -130,8 +187,7 @@ class HostAdapter(Adapter):
     ) -> None:
         super().__init__(layer)
         seed = int(torch.randint(2**62, (), generator=generator))
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed, layer.weight.device):
             maker = comfy.weight_adapter.adapter_maps[kind]
             self.trained = maker.create_train(layer.weight, rank=rank, alpha=alpha)
         self.shape, self.dropout = layer.weight.shape, dropout

@@ -11,7 +11,7 @@ from ...d2f_data.plots.depth_images import COLORS, as_rgb, colorize, resize_dept
 from .. import host
 from ..sampling.ode import OdeSampler
 from ..sampling.sigmas import flow_sigmas
-from ..widgets import CATEGORY, seed_input
+from ..widgets import CATEGORY, checked, seed_input
 
 SEED_RANGE = 2**64
 
@@ -57,6 +57,7 @@ class D2FDepthFromImage(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(
         cls,
         model: Any,
@@ -81,7 +82,7 @@ class D2FDepthFromImage(io.ComfyNode):
         for number in range(ensemble):
             noise_seed = (seed + number) % SEED_RANGE
             latent = host.sample(flow, empty, conditioning, conditioning, 1.0, sampler, sigmas, noise_seed)
-            samples.append(host.decode(vae, latent["samples"]).mean(-1))
+            samples.append(host.decode(vae, latent["samples"]).mean(-1).cpu())  # merged in float64
         depth, spread = (resize_depth(one, *image.shape[1:3]) for one in align_and_merge(torch.stack(samples)))
         depth = depth.clamp(0, 1)
         return io.NodeOutput(colorize(depth, colors), depth, spread, sum(counts))

@@ -22,7 +22,11 @@ def valid_input() -> io.Mask.Input:
 
 
 def as_depth(value: Tensor) -> Tensor:
-    """Depth (B, H, W) from a MASK (B, H, W) or (H, W), or from an IMAGE (B, H, W, C), whose colours are averaged."""
+    """Depth (B, H, W) from a MASK (B, H, W) or (H, W), or from an IMAGE (B, H, W, C), whose colours are averaged.
+
+    It is on the CPU, as what is computed from it is computed in float64, which not all devices have.
+    """
+    value = value.cpu()
     if value.ndim == 4:
         return value[..., :COLOR_CHANNELS].mean(-1)
     return value[None] if value.ndim == 2 else value

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...d2f_core import SPACES, DepthScores, depth_scores
-from ..widgets import CATEGORY
+from ..widgets import CATEGORY, checked
 from .depth_inputs import as_depth, depth_input, valid_input
 
 
@@ -51,6 +51,7 @@ class D2FDepthMetrics(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(cls, prediction: Tensor, target: Tensor, space: str, valid: Tensor | None = None) -> io.NodeOutput:
         mask = None if valid is None else as_depth(valid)
         scores = depth_scores(as_depth(prediction), as_depth(target), mask, space)

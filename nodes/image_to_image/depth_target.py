@@ -4,7 +4,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...d2f_core import DepthRange, depth_range, depth_target, valid_pixels
-from ..widgets import CATEGORY
+from ..widgets import CATEGORY, checked
 from .depth_inputs import as_depth, depth_input, valid_input
 
 
@@ -53,6 +53,7 @@ class D2FDepthTarget(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(
         cls,
         depth: Tensor,

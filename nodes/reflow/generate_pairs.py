@@ -11,7 +11,7 @@ from ...d2f_core import FIXED_METHODS
 from ...d2f_data.plots.pil_images import from_pil, side_by_side
 from ...d2f_data.reflow.plan import STORAGE
 from .. import host
-from ..widgets import CATEGORY, seed_input
+from ..widgets import CATEGORY, checked, seed_input
 from .pair_generator import ReflowPairGenerator, ReflowPairSettings, describe
 from .prompts import gather_prompts
 
@@ -69,6 +69,7 @@ class D2FReflowPairs(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(
         cls,
         model: list[Any],
@@ -175,7 +176,13 @@ def _teacher_inputs() -> list[io.Input]:
             tooltip="Classifier-free guidance scale of the teacher; 1 disables it. The student learns the guided "
             "result and is later sampled at CFG 1, at half the cost per step.",
         ),
-        io.Int.Input("batch_size", default=8, min=1, max=1024, tooltip="Pairs sampled at once; affects speed only."),
+        io.Int.Input(
+            "batch_size",
+            default=8,
+            min=1,
+            max=1024,
+            tooltip="Pairs sampled at once. It affects speed and memory, and the last digits of the pairs.",
+        ),
         seed_input("Seed of the noise. The noise of pair i depends only on the seed and i."),
     ]
 

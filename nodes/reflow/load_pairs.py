@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ...d2f_data.reflow.manifest import MANIFEST
 from ...d2f_data.reflow.pair_set import ReflowPairSet
 from .. import host
-from ..widgets import CATEGORY
+from ..widgets import CATEGORY, checked
 from .pair_generator import describe
 
 NONE = "none"
@@ -46,6 +46,7 @@ class D2FLoadPairs(io.ComfyNode):
         return str(path.stat().st_mtime_ns) if path.is_file() else pairs
 
     @classmethod
+    @checked("pairs")
     def execute(cls, pairs: str) -> io.NodeOutput:
         if pairs == NONE:
             raise ValueError(

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ...d2f_data.plots.path_plot import PathCurves, plot_paths
 from .. import host
-from ..widgets import CATEGORY, seed_input
+from ..widgets import CATEGORY, checked, seed_input
 from .guidance import check_guidance
 from .path_measures import STEP_COUNTS, PathMeasures, PathSettings, measure
 
@@ -50,6 +50,7 @@ class D2FTrajectory(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(
         cls,
         model: Any,

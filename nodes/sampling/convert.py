@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ...d2f_core import PREDICTIONS, STARTS
 from .. import host
-from ..widgets import CATEGORY
+from ..widgets import CATEGORY, checked
 
 AUTO = "auto"
 
@@ -65,5 +65,6 @@ class D2FConvert(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(cls, model, start: str, shift: float, prediction: str) -> io.NodeOutput:
         return io.NodeOutput(host.convert(model, start, shift, None if prediction == AUTO else prediction))

@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .. import host
-from ..widgets import CATEGORY, denoise_input, grid_input, solver_input, solver_settings, steps_input
+from ..widgets import CATEGORY, checked, denoise_input, grid_input, solver_input, solver_settings, steps_input
 from .ode import OdeSampler
 from .sigmas import flow_sigmas
 
@@ -60,6 +60,7 @@ class D2FKSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(
         cls,
         model,

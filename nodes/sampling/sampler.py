@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .. import host
-from ..widgets import CATEGORY, solver_input, solver_settings
+from ..widgets import CATEGORY, checked, solver_input, solver_settings
 from .ode import OdeSampler
 
 
@@ -29,5 +29,6 @@ class D2FSampler(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(cls, solver: dict[str, Any]) -> io.NodeOutput:
         return io.NodeOutput(host.make_sampler(OdeSampler(**solver_settings(solver))))

@@ -4,7 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..widgets import CATEGORY, denoise_input, grid_input, steps_input
+from ..widgets import CATEGORY, checked, denoise_input, grid_input, steps_input
 from .sigmas import flow_sigmas
 
 
@@ -40,5 +40,6 @@ class D2FScheduler(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(cls, model, grid: dict[str, Any], steps: int, denoise: float) -> io.NodeOutput:
         return io.NodeOutput(flow_sigmas(model, grid, steps, denoise))

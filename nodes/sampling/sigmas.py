@@ -10,6 +10,9 @@ from ...d2f_core import flow_grid
 from .. import host
 from ..widgets import STOCK_GRID
 
+MOST_LEVELS = 1_000_000
+"""As many as the widgets of steps and denoise can plan."""
+
 
 def flow_sigmas(model: Any, grid: Mapping[str, Any], steps: int, denoise: float = 1.0) -> Tensor:
     """Sigmas s for a flow matching MODEL, float32, descending to 0, shape (steps + 1,).
@@ -21,15 +24,22 @@ def flow_sigmas(model: Any, grid: Mapping[str, Any], steps: int, denoise: float 
         denoise: in [0, 1]; below 1 the sigmas are the last ``steps`` of ``steps / denoise``, and 0 gives none.
 
     Raises:
-        ValueError: the model is not a flow matching model.
+        ValueError: the model is not a flow matching model, or ``denoise`` is out of range or plans too many levels.
     """
     if not host.is_flow(model):
         raise ValueError(
             f"flow sigmas need a flow matching model, but this is a diffusion model ({type(model.model).__name__}); "
             f"put '{host.NODE_NAME}' before this node"
         )
-    if denoise <= 0:
+    if not 0 <= denoise <= 1:
+        raise ValueError(f"denoise is {denoise}; allowed are 0 to 1")
+    if denoise == 0:
         return torch.zeros(0)
+    if steps > denoise * MOST_LEVELS:
+        raise ValueError(
+            f"denoise is {denoise:g} with {steps} steps, which are the last of {steps / denoise:.3g} noise levels; for "
+            f"these steps it must be at least {steps / MOST_LEVELS:g}, or 0 for no step at all"
+        )
     total = int(steps / denoise) if denoise < 1 else steps
     settings = dict(grid)
     name = settings.pop("grid")

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ...d2f_core import DENSITIES, WEIGHTS
 from .. import host
 from ..widgets import choice, integer, number
+from .plan import AUTO_DENSITY
 
 LOSSES = ("mse", "huber")
 
@@ -50,9 +51,10 @@ def advanced_widgets() -> list[io.Input]:
         ),
         choice(
             "density",
-            DENSITIES,
-            "uniform",
-            "How flow times t are sampled. timestep: uniform over timesteps, as diffusion models are trained.",
+            [*DENSITIES, AUTO_DENSITY],
+            AUTO_DENSITY,
+            "How flow times t are sampled. auto: uniform in t for diff2flow and naive_fm, timestep for diffusion. "
+            "timestep: uniform over the network's timesteps, as diffusion models are trained.",
         ),
         number(
             "density_mean",

@@ -14,10 +14,13 @@ from torch import Tensor
 from ...d2f_core import Batch, for_autograd
 from ..fingerprints import items_fingerprint
 from ..host import CALL_KEY, CONDITION_NODE, Condition, TrainingNetwork
+from ..network.caption_checks import check_captions
 from ..network.conditionings import entries_for, entries_of, first_entry, join
 
 # Input of latents -> input of their image conditions.
 CONDITION_INPUTS = {"latents": "condition", "validation_latents": "validation_condition"}
+# Input of latents -> input of their captions.
+_CAPTION_INPUTS = {"latents": "positive", "validation_latents": "validation_positive"}
 
 
 class LatentItems:
@@ -57,6 +60,8 @@ class LatentItems:
         self._encoded: dict[tuple[int, tuple[int, ...]], Condition] = {}
         self._entries = entries_for(entries_of(positive), sizes, what)
         self._null = first_entry(negative, "negative") if negative else None
+        check_captions(self._entries, network.module, _CAPTION_INPUTS[what])
+        check_captions([] if self._null is None else [self._null], network.module, "negative")
 
     def __len__(self) -> int:
         return len(self._position)
@@ -122,9 +127,19 @@ def _checked(samples: Tensor, network: TrainingNetwork, what: str) -> Tensor:
     if not len(samples):
         raise ValueError(f"'{what}' holds no items; give at least one latent")
     samples = for_autograd(samples)
-    if not bool(torch.isfinite(samples).all()):
-        raise ValueError(f"'{what}' holds NaN or infinite values; encode the images again, with the VAE in float32")
+    spoilt = _not_finite(samples)
+    if spoilt:
+        raise ValueError(
+            f"'{what}' holds NaN or infinite values; encode the images again ({spoilt} of {len(samples)}), with the "
+            "VAE in float32"
+        )
     return samples
+
+
+def _not_finite(values: Tensor) -> str:
+    """Numbers of the rows with NaN or infinite values, from 1; empty if there are none."""
+    rows = (~torch.isfinite(values.flatten(1)).all(1)).nonzero().flatten().tolist()
+    return _listed([row + 1 for row in rows]) if rows else ""
 
 
 def _mask(mask: Tensor | None, samples: Tensor, what: str) -> Tensor | None:
@@ -135,6 +150,12 @@ def _mask(mask: Tensor | None, samples: Tensor, what: str) -> Tensor | None:
     if mask is None:
         return None
     mask = for_autograd(mask).float().reshape(-1, 1, *mask.shape[-2:])
+    spoilt = _not_finite(mask)
+    if spoilt:
+        raise ValueError(
+            f"the noise mask of '{what}' holds NaN or infinite values (mask {spoilt} of {len(mask)}); use a mask with "
+            "values from 0 to 1"
+        )
     if not bool(mask.any()):
         raise ValueError(
             f"the noise mask of '{what}' is black everywhere, so that nothing would be learned; white is learned"
@@ -167,6 +188,6 @@ def _image_conditions(
     return checked
 
 
-def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
-    """Some of the shapes, for an error."""
-    return (", ".join(map(str, shapes[:8])) or "none") + (" ..." if len(shapes) > 8 else "")
+def _listed(values: Sequence[Any]) -> str:
+    """Some of the values, for an error."""
+    return (", ".join(map(str, values[:8])) or "none") + (" ..." if len(values) > 8 else "")

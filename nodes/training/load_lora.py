@@ -8,7 +8,7 @@ from ...d2f_core import OBJECTIVES
 from ...d2f_data.files.lora_file import LoraFacts, LoraModel, load_lora
 from ...d2f_data.fingerprints import schedule_fingerprint
 from .. import host
-from ..widgets import CATEGORY
+from ..widgets import CATEGORY, checked
 
 NONE = "none"
 
@@ -70,6 +70,7 @@ class D2FLoadLora(io.ComfyNode):
         return f"{state.st_mtime_ns} {state.st_size}"
 
     @classmethod
+    @checked("lora")
     def execute(cls, model, lora: str, strength: float, lora_model=None) -> io.NodeOutput:
         chosen, name = _choose(lora, lora_model)
         facts = getattr(chosen, "facts", None)

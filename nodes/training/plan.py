@@ -2,7 +2,15 @@
 
 from dataclasses import asdict, dataclass
 
-from ...d2f_core import AdapterSettings, FlowAlignment, Objective, TimeDensity, TrainSettings
+from ...d2f_core import OBJECTIVES, AdapterSettings, FlowAlignment, Objective, TimeDensity, TrainSettings
+
+AUTO_DENSITY = "auto"
+"""The density that an objective is defined with."""
+
+LEAST_PRODIGY_RATE = 0.1
+
+# Schedules that were the curve of another one in earlier versions, with what they are now.
+_LR_CURVES = {"cosine_with_restarts": "3 cycles", "polynomial": "power 2"}
 
 # Settings that may change between sessions of a run.
 _FREE = ("steps", "save_every", "preview_every", "preview_cfg", "validate_every", "run_name", "resume")
@@ -49,7 +57,13 @@ class TrainingPlan:
     preview_cfg: float
 
     def check(self, has_negative: bool) -> None:
-        """Raise ValueError if the widgets contradict the inputs."""
+        """Raise ValueError if the widgets contradict the inputs or each other."""
+        if self.optimizer == "prodigy" and self.learning_rate < LEAST_PRODIGY_RATE:
+            raise ValueError(
+                f"learning_rate is {self.learning_rate:g}, but prodigy multiplies its own estimate by learning_rate, "
+                f"so that almost nothing would be learned; set it to 1 (at least {LEAST_PRODIGY_RATE:g}), or choose "
+                "another optimizer"
+            )
         if self.caption_dropout and not has_negative:
             raise ValueError(
                 f"caption_dropout is {self.caption_dropout} but nothing is connected to 'negative'; connect the "
@@ -73,7 +87,12 @@ class TrainingPlan:
 
     def times(self) -> TimeDensity:
         """The density of flow times."""
-        return TimeDensity(self.density, self.density_mean, self.density_std)
+        return TimeDensity(self._density, self.density_mean, self.density_std)
+
+    @property
+    def _density(self) -> str:
+        """Name of the density, with "auto" resolved."""
+        return OBJECTIVES[self.objective].density if self.density == AUTO_DENSITY else self.density
 
     def train_settings(self, scale_gradients: bool) -> TrainSettings:
         """Settings of the training loop."""
@@ -90,7 +109,15 @@ class TrainingPlan:
     def config(self) -> dict[str, str | int | float | bool | None]:
         """Settings that must stay the same on a resume; an lr_schedule over all steps fixes their number as well."""
         fixed = {name: value for name, value in asdict(self).items() if name not in _FREE}
-        return {**fixed, "steps_of_lr_schedule": 0 if self.lr_schedule == "constant" else self.steps}
+        steps = 0 if self.lr_schedule == "constant" else self.steps
+        return {**fixed, "density": self._density, "steps_of_lr_schedule": steps, **self._redefined()}
+
+    def _redefined(self) -> dict[str, str]:
+        """What earlier versions did otherwise under the same names, so that their runs are not resumed with it."""
+        found = {"lr_curve": _LR_CURVES[self.lr_schedule]} if self.lr_schedule in _LR_CURVES else {}
+        if self._density == "timestep" and not OBJECTIVES[self.objective].is_aligned:
+            found["timesteps"] = "of the objective"
+        return found
 
 
 def plottable(losses: list[float]) -> list[float]:

@@ -65,6 +65,7 @@ class TrainingRun:
         config = {**plan.config(), **self._subject()}
         self.folder = RunFolder(host.training_folder() / "runs", plan.run_name, config, plan.resume)
         self.losses: list[float] = []
+        self.learning_rate: float | None = None  # of the last step of this session
         self.checks: list[tuple[int, float]] = []
         self.saved = 0
         self._restore()
@@ -82,6 +83,7 @@ class TrainingRun:
             self._show(None, clock.opening())
             for record in self.trainer.run(self.plan.steps - self.trainer.step):
                 self.losses.append(record.loss)
+                self.learning_rate = record.learning_rate
                 self._after(record, clock)
         except BaseException:
             self._rescue()
@@ -107,8 +109,12 @@ class TrainingRun:
             "base": self.base,
             "prediction": network.alignment.prediction,
             "noise_schedule": schedule_fingerprint(network.alignment.schedule)[:16],
-            "dtype": str(network.dtype).removeprefix("torch."),
+            "dtype": self._dtype(),
         }
+
+    def _dtype(self) -> str:
+        """Data type that the network computes in, such as "float16"."""
+        return str(self.network.dtype).removeprefix("torch.")
 
     def _trainer(self) -> Trainer:
         plan, network = self.plan, self.network
@@ -171,7 +177,8 @@ class TrainingRun:
         """Save the training state and the LoRA."""
         step = self.trainer.step
         state = {"trainer": self.trainer.state_dict(), "losses": self.losses, "validation": self.checks}
-        record = {"step": step, "loss": self.losses[-1] if self.losses else None, "time": time.time()}
+        loss = self.losses[-1] if self.losses else None
+        record = {"step": step, "loss": loss, "learning_rate": self.learning_rate, "time": time.time()}
         self.folder.save(state, record)
         stem = f"diff2flow/{self.folder.name}_step{step:06}"
         lora = self.lora()
@@ -194,7 +201,7 @@ class TrainingRun:
         start, shift = host.flow_settings(self.model) or ("t_min", 1.0)
         facts = dict(self.items.facts)
         start, condition = str(facts.pop("start", start)), str(facts.pop("condition", ""))
-        own = {"run_name": self.folder.name, "items": len(self.items)}
+        own = {"run_name": self.folder.name, "items": len(self.items), "dtype": self._dtype()}
         settings: Mapping[str, Any] = {**plan.config(), **own, **facts}
         return LoraFacts(
             objective=plan.objective,

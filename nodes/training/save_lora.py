@@ -5,7 +5,7 @@ from comfy_api.latest import io, ui
 from ...d2f_data.files.lora_file import DTYPES, save_lora
 from ...d2f_data.files.names import check_name, free_path
 from .. import host
-from ..widgets import CATEGORY
+from ..widgets import CATEGORY, checked
 
 SUFFIX = ".safetensors"
 
@@ -56,6 +56,7 @@ class D2FSaveLora(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(cls, lora, filename: str, dtype: str, steps: int = 0) -> io.NodeOutput:
         name = check_name(filename.removesuffix(SUFFIX), "the LoRA's file name")
         if getattr(lora, "facts", None) is None:

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ...d2f_data.plots.loss_plot import plot_losses
 from .. import host
-from ..widgets import CATEGORY
+from ..widgets import CATEGORY, checked
 from .items import training_items, validation_items
 from .plan import TrainingPlan, plottable
 from .run import Learned, TrainingRun
@@ -96,6 +96,7 @@ class D2FTrainLora(io.ComfyNode):
         )
 
     @classmethod
+    @checked()
     def execute(
         cls,
         model: list[Any],

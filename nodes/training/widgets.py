@@ -38,7 +38,15 @@ def _run() -> list[io.Input]:
             "Total number of steps, including those before a resume. With an "
             "lr_schedule other than constant, changing it starts a new run.",
         ),
-        number("learning_rate", 1e-4, 1e-7, 10.0, 1e-5, "Learning rate after the warm-up. Use 1 for prodigy.", 1e-7),
+        number(
+            "learning_rate",
+            1e-4,
+            1e-7,
+            10.0,
+            1e-5,
+            "Learning rate after the warm-up. Use 1 for prodigy, which refuses less than 0.1.",
+            1e-7,
+        ),
         integer(
             "batch_size",
             1,
@@ -75,7 +83,9 @@ def _optimizer() -> list[io.Input]:
             "lr_schedule",
             options=list(SCHEDULES),
             default="constant",
-            tooltip="How the learning rate changes after the warm-up. All but constant end at step 'steps'.",
+            tooltip="How the learning rate changes after the warm-up. All but constant fall to 0 at step 'steps': "
+            "linear in a straight line, polynomial with its square (fast at first), cosine along half a cosine, "
+            "cosine_with_restarts along three of these, each from the full rate.",
         ),
         integer("warmup_steps", 0, 0, 100_000, "Number of steps over which the learning rate rises from 0."),
     ]

@@ -36,7 +36,7 @@ TOP = {
     "demo": set(),
 }
 LIBRARIES = {
-    "d2f_core": {"torch", "torchdiffeq", "transformers"},
+    "d2f_core": {"torch", "torchdiffeq"},
     "d2f_data": {"torch", "numpy", "PIL", "kornia", "safetensors"},
 }
 MOST_ROOMS, MOST_FILES, MOST_LINES, MOST_FLOW_LINES = 12, 12, 250, 900

@@ -2,11 +2,25 @@
 
 import ast
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from d2f_core import DENSITIES, OBJECTIVES, WEIGHTS, FlowAlignment, Interpolant, Objective, TimeDensity
+from d2f_core import (
+    DENSITIES,
+    OBJECTIVES,
+    WEIGHTS,
+    AdapterSettings,
+    Batch,
+    FlowAlignment,
+    Interpolant,
+    Objective,
+    TimeDensity,
+    Trainer,
+    TrainSettings,
+    make_adapters,
+)
 
 
 @pytest.fixture
@@ -99,6 +113,55 @@ def test_shapes_of_the_densities(sd):
     t = TimeDensity("timestep").sample(200_000, sd, torch.Generator().manual_seed(0))
     counts = torch.bincount(sd.timestep(t).round().long(), minlength=1000)
     assert counts.min() > 120 and counts.max() < 290
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_timesteps_are_uniform_in_the_objectives_own_coordinates(sd, name):
+    """Whatever coordinates an objective has, the network is asked about each of its timesteps equally often."""
+    objective = Objective(sd, name)
+    t = TimeDensity("timestep").sample(200_000, objective.coordinates, torch.Generator().manual_seed(0))
+    counts = torch.bincount(objective.coordinates.timestep(t).round().long(), minlength=1000)
+    assert len(counts) == 1000 and counts.min() > 120 and counts.max() < 290
+
+
+def test_the_trainer_draws_in_the_objectives_coordinates(sd):
+    """A naive run with density timestep asks for whole timesteps; in the aligned coordinates none would be."""
+    asked = []
+
+    def network(x, timestep, condition):
+        asked.append(timestep)
+        return layer(x)
+
+    layer = torch.nn.Linear(2, 2).requires_grad_(False)
+    adapters = make_adapters(
+        layers := torch.nn.ModuleDict({"one": layer}), AdapterSettings("one", rank=1), torch.Generator().manual_seed(0)
+    )
+    optimizer = torch.optim.SGD([p for one in adapters.values() for p in one.parameters()], lr=0.0)
+    data = SimpleNamespace(groups=[range(64)], batch=lambda items, drop: Batch(torch.ones(len(items), 2), None))
+    list(
+        Trainer(
+            layers,
+            network,
+            adapters,
+            Objective(sd, "naive_fm"),
+            TimeDensity("timestep"),
+            data,
+            optimizer,
+            settings=TrainSettings(batch_size=64),
+        ).run(1)
+    )
+    inner = asked[0][asked[0] > 0.75]
+    assert len(inner) > 60 and (inner - inner.round()).abs().max() < 1e-9
+
+
+def test_each_objective_knows_the_density_it_is_defined_with(sd):
+    assert {name: rule.density for name, rule in OBJECTIVES.items()} == {
+        "diff2flow": "uniform",
+        "naive_fm": "uniform",
+        "diffusion": "timestep",
+    }
+    t = TimeDensity(OBJECTIVES["diffusion"].density).sample(100_000, sd, torch.Generator().manual_seed(0))
+    assert t.min() >= sd.t_min - 1e-12 and t.max() <= sd.t_max + 1e-12
 
 
 @pytest.mark.parametrize(

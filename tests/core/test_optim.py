@@ -1,5 +1,6 @@
 """Optimizers and learning rate schedules by name."""
 
+import math
 import sys
 import types
 
@@ -53,6 +54,61 @@ def test_warm_up_then_the_schedule(parameters, name):
         schedule.step()
     assert rates[:5] == pytest.approx([0, 0.25, 0.5, 0.75, 1])
     assert rates[-1] == 1 if name == "constant" else rates[-1] < 0.1
+
+
+CURVES = {
+    "constant": lambda x: 1,
+    "linear": lambda x: 1 - x,
+    "cosine": lambda x: math.cos(math.pi * x / 2) ** 2,
+    "cosine_with_restarts": lambda x: math.cos(math.pi * (3 * x - math.floor(3 * x)) / 2) ** 2,
+    "polynomial": lambda x: (1 - x) ** 2,
+}
+
+
+def rates_of(optimizer, schedule, steps):
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+@pytest.mark.parametrize("rate", [1.0, 1e-4, 1e-7])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_curves_of_the_schedules(parameters, name, rate):
+    optimizer = make_optimizer("adamw", parameters, rate)
+    rates = rates_of(optimizer, make_schedule(name, optimizer, warmup=7, steps=100), 100)
+    wanted = [rate * k / 7 if k < 7 else rate * CURVES[name]((k - 7) / 93) for k in range(100)]
+    assert rates == pytest.approx(wanted, rel=1e-12, abs=1e-14 * rate)
+
+
+def test_every_schedule_has_a_curve_of_its_own(parameters):
+    def curve(name):
+        optimizer = make_optimizer("adamw", parameters, 1.0)
+        return rates_of(optimizer, make_schedule(name, optimizer, warmup=1, steps=50), 50)
+
+    assert len({tuple(curve(name)) for name in SCHEDULES}) == len(SCHEDULES) == len(CURVES)
+    restarts = curve("cosine_with_restarts")
+    assert sum(later > earlier for earlier, later in zip(restarts[1:], restarts[2:])) == 2
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "cosine_with_restarts"])
+def test_the_schedules_are_those_of_transformers(parameters, name):
+    """Bit for bit, state included, so that runs which were begun with theirs go on."""
+    transformers = pytest.importorskip("transformers.optimization")
+    theirs = "constant_with_warmup" if name == "constant" else name
+    own = {"num_cycles": 3} if name == "cosine_with_restarts" else None
+    found = []
+    for transformer in (False, True):
+        optimizer = make_optimizer("adamw", parameters, 3e-4)
+        schedule = (
+            transformers.get_scheduler(theirs, optimizer, 5, 37, scheduler_specific_kwargs=own)
+            if transformer
+            else make_schedule(name, optimizer, 5, 37)
+        )
+        found.append((rates_of(optimizer, schedule, 37), schedule.state_dict()))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(

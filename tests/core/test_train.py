@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from d2f_core import NonFiniteLossError, Trainer, TrainSettings
-from d2f_core.batches import Batch, batch_items, derive_seed
+from d2f_core.batches import Batch, BatchOrder, derive_seed
 from d2f_core.lora import AdapterSettings, make_adapters
 from d2f_core.loss import Objective, TimeDensity
 
@@ -187,11 +187,41 @@ def test_conditions_are_dropped_as_often_as_asked(make):
 
 def test_an_epoch_takes_each_item_once_and_groups_do_not_mix():
     groups = [range(7), range(7, 12)]
+    order = BatchOrder(groups, 3, 0)
     for epoch in range(3):
-        batches = [batch_items(groups, 3, 0, epoch * 5 + i) for i in range(5)]
+        batches = [order.items(epoch * 5 + i) for i in range(5)]
         assert sorted(item for batch in batches for item in batch) == list(range(12))
         assert all(max(b) < 7 or min(b) >= 7 for b in batches)
-    assert batch_items(groups, 3, 0, 0) != batch_items(groups, 3, 0, 5)
+    assert order.items(0) != order.items(5)
+
+
+def drawn_anew(groups, batch_size, seed, index):
+    """The order as it is defined, drawn from the start for every batch."""
+    epoch, position = divmod(index, sum(-(-len(group) // batch_size) for group in groups))
+    generator = torch.Generator().manual_seed(derive_seed(seed, -epoch - 1))
+    batches = []
+    for group in groups:
+        order = torch.randperm(len(group), generator=generator).tolist()
+        batches += [[group[i] for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)]
+    return batches[torch.randperm(len(batches), generator=generator)[position]]
+
+
+@pytest.mark.parametrize("groups", [[range(7), range(7, 12)], [range(5), [], [9, 7, 8], range(20, 21)], [range(1)]])
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_the_order_does_not_depend_on_what_was_asked_before(groups, batch_size):
+    order = BatchOrder(groups, batch_size, 5)
+    for index in [*range(40), 3, 39, 0]:
+        assert order.items(index) == drawn_anew(groups, batch_size, 5, index)
+
+
+def test_an_epoch_is_drawn_once(monkeypatch):
+    drawn = []
+    draw = torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda count, **given: drawn.append(count) or draw(count, **given))
+    order = BatchOrder([range(100)], 10, 0)
+    for index in range(30):
+        order.items(index)
+    assert drawn == [100, 10] * 3
 
 
 def test_seeds_are_spread():
@@ -216,7 +246,7 @@ def test_bad_settings_are_named(settings, words):
 
 def test_an_empty_set_is_named():
     with pytest.raises(ValueError, match="empty"):
-        batch_items([[]], 2, 0, 0)
+        BatchOrder([[]], 2, 0)
 
 
 def test_scaled_gradients_give_the_same_run(make):

@@ -17,7 +17,8 @@ def state(step):
 def test_a_new_run_has_its_settings_and_no_state(tmp_path):
     folder = RunFolder(tmp_path, "portrait", CONFIG)
     assert folder.load() is None and folder.name == "portrait" and folder.path == tmp_path / "portrait"
-    assert json.loads((folder.path / "settings.json").read_text(encoding="utf-8")) == CONFIG
+    settings = json.loads((folder.path / "settings.json").read_text(encoding="utf-8"))
+    assert settings == {**CONFIG, "run_name": "portrait"}
 
 
 @pytest.mark.parametrize("resume", ["auto", "continue"])
@@ -60,6 +61,42 @@ def test_numbers_continue_after_gaps_and_past_five_digits(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "a_200000").write_text("a file", encoding="utf-8")
     assert RunFolder(tmp_path, "a", CONFIG, "new").name == "a_100001"
+
+
+def test_a_run_whose_own_name_ends_in_a_number_is_left_alone(tmp_path):
+    theirs = RunFolder(tmp_path, "q_00002", CONFIG)
+    theirs.save(state(1), {"step": 1})
+    names = [RunFolder(tmp_path, "q", config).name for config in (CONFIG, CONFIG, {**CONFIG, "rank": 8}, CONFIG)]
+    assert names == ["q", "q", "q_00003", "q_00004"]
+    assert RunFolder(tmp_path, "q", CONFIG, "continue").name == "q_00004"
+    again = RunFolder(tmp_path, "q_00002", CONFIG)
+    assert again.path == theirs.path and again.load()["step"] == 1 and not again.differs
+
+
+def before_names(tmp_path, *names):
+    """Folders of runs as earlier versions wrote them, without the name of the run."""
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "settings.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+
+
+def test_runs_of_earlier_versions_go_on_and_are_numbered_on(tmp_path):
+    before_names(tmp_path, "a", "a_00002")
+    assert [RunFolder(tmp_path, "a", CONFIG, resume).name for resume in ("auto", "continue", "new", "auto")] == [
+        "a_00002",
+        "a_00002",
+        "a_00003",
+        "a_00003",
+    ]
+
+
+def test_a_single_run_of_an_earlier_version_belongs_to_the_name_it_has(tmp_path):
+    before_names(tmp_path, "q_00002")
+    assert [RunFolder(tmp_path, name, CONFIG).name for name in ("q", "q", "q_00002")] == [
+        "q_00003",
+        "q_00003",
+        "q_00002",
+    ]
 
 
 def test_names_with_subfolders_and_signs(tmp_path):

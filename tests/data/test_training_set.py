@@ -41,13 +41,14 @@ def folder(tmp_path):
 
 
 class Encoder:
-    """Means of 8 x 8 pixels as latents; counts its calls and the images in them."""
+    """Means of 8 x 8 pixels as latents; counts its calls and the images in them, and keeps their names."""
 
     def __init__(self):
-        self.calls = []
+        self.calls, self.names = [], []
 
-    def __call__(self, pixels):
+    def __call__(self, pixels, names):
         self.calls.append(len(pixels))
+        self.names += names
         return torch.nn.functional.avg_pool2d(pixels.movedim(-1, 1), 8)
 
 
@@ -67,6 +68,12 @@ def run(folder, cache, **settings):
 
 def names(plan):
     return [[sample.image.name[0] for sample in rows] for rows in plan.rows]
+
+
+def test_the_encoder_is_told_the_names(folder, cache):
+    plan, encoder = plan_of(folder, cache), Encoder()
+    list(encode(plan.missing, cache, encoder))
+    assert encoder.names == [sample.image.name for sample in plan.missing] and len(set(encoder.names)) == 4
 
 
 def test_latents_line_up_with_the_rows(folder, cache):

@@ -377,6 +377,17 @@ def test_a_vae_that_overflows_is_refused_and_nothing_is_kept(run, vae, monkeypat
         patch.setattr(vae, "encode", lambda pixels: torch.full((len(pixels), 4, 12, 12), float("nan")))
         with pytest.raises(ValueError, match=r"not finite.*--fp32-vae"):
             run()
+
+    def one_spoilt(pixels):
+        latents = torch.zeros(len(pixels), 4, 12, 12)
+        latents[-1, 0, 5, 5] = float("inf")
+        return latents
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vae, "encode", one_spoilt)
+        with pytest.raises(ValueError, match=r"not finite for [\w/]+\.png, which") as raised:
+            run()
+    assert sum(name in str(raised.value) for name in SCENES) == 1
     assert not list((output / "diff2flow" / "cache").glob("latents/*/*.safetensors"))
     assert len(run().positive) == 4
 

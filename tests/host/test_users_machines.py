@@ -29,8 +29,8 @@ def graph(folder):
     prompt = prompt_for("demo_train_lora")
     dataset = {
         "folder": folder, "resolution": 96, "captions": "none", "caption": "a large red sphere on the left",
-        "prefix": "", "repeats": 1, "variants": 1, "flip": True, "crop": 0.0, "colour": 0.1, "odd_files": "stop", "upscale": "allow",
-        "seed": 0, "bucket_step": 32, "folder_repeats": False, "clip": ["2", 1], "vae": ["2", 2],
+        "prefix": "", "repeats": 1, "variants": 1, "flip": True, "crop": 0.0, "colour": 0.1, "odd_files": "stop",
+        "upscale": "allow", "seed": 0, "bucket_step": 32, "folder_repeats": False, "clip": ["2", 1], "vae": ["2", 2],
     }  # fmt: skip
     prompt["set"] = {"class_type": "D2FFolderDataset", "inputs": dataset}
     prompt[TRAINER]["inputs"] |= {

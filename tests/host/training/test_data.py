@@ -203,3 +203,60 @@ def test_latents_are_brought_into_the_models_scale(network, items, latents, capt
     x0 = items([{"samples": latents}], captions).batch([3], [False]).x0
     torch.testing.assert_close(x0, latents[3:4] * 0.18215)
     torch.testing.assert_close(network.samples(x0), latents[3:4])
+
+
+def spoilt(tensor, *place):
+    changed = tensor.clone()
+    changed[place] = float("nan")
+    return changed
+
+
+def test_latents_that_are_not_finite_are_named(build, train, unharmed, latents):
+    model = build()
+    words = r"'latents' holds NaN .*encode the images again \(2, 5 of 5\), with the VAE"
+    with unharmed(model), pytest.raises(ValueError, match=words):
+        train(model, spoilt(spoilt(latents, 1, 0, 3, 3), 4, 0, 0, 0))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_mask_that_is_not_finite_is_named(build, train, unharmed, latents, value):
+    model, masks = build(), torch.ones(5, 64, 64)
+    masks[2, 7, 7] = value
+    words = r"the noise mask of 'latents' holds NaN or infinite values \(mask 3 of 5\); use a mask"
+    with unharmed(model), pytest.raises(ValueError, match=words):
+        train(model, [{"samples": latents, "noise_mask": masks}])
+
+
+def of_width(width):
+    return [[torch.randn(1, 7, width), {}]]
+
+
+INPUTS = ("positive", "negative", "validation_positive")
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_captions_of_another_text_encoder_are_named(build, train, unharmed, latents, name):
+    """With both sizes and the remedy, where torch would say that matrices cannot be multiplied."""
+    model = build()
+    words = rf"conditioning 1 of '{name}' has token embeddings of size 24, but this model takes 16: .* the CLIP of the"
+    with unharmed(model), pytest.raises(ValueError, match=words):
+        train(model, validation_latents=latents[:1], **{name: of_width(24)})
+
+
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("where", ["text", "pooled"])
+def test_captions_that_are_not_finite_are_named(build, train, unharmed, latents, name, where):
+    """And not the learning rate, as of a loss that is NaN."""
+    text, pooled = torch.randn(1, 7, 16), torch.randn(1, 16)
+    ours = spoilt(text, 0, 3, 3) if where == "text" else text, spoilt(pooled, 0, 3) if where == "pooled" else pooled
+    model = build()
+    words = rf"conditioning 1 of '{name}' holds NaN or infinite values; .*--fp32-text-enc"
+    with unharmed(model), pytest.raises(ValueError, match=words):
+        train(model, validation_latents=latents[:1], **{name: [[ours[0], {"pooled_output": ours[1]}]]})
+
+
+def test_the_caption_at_fault_is_counted(build, train, latents, captions):
+    given = [[list(caption[0]) for caption in captions]]
+    given[0][3][0] = spoilt(given[0][3][0], 0, 0, 0)
+    with pytest.raises(ValueError, match="conditioning 4 of 'positive' holds NaN"):
+        train(build(), positive=given)

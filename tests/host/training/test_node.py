@@ -25,7 +25,8 @@ def test_a_converted_model_gives_the_lora_of_the_original(build, host, train, sa
 
 @pytest.mark.parametrize("objective", ["diff2flow", "naive_fm", "diffusion"])
 def test_the_loss_falls(build, train, latents, objective):
-    losses = train(build("EPS"), latents[:1], objective=objective, steps=30, weight="eps", targets="all")[1]
+    settings = {"steps": 30, "weight": "eps", "targets": "all", "density": "uniform"}
+    losses = train(build("EPS"), latents[:1], objective=objective, **settings)[1]
     assert sum(losses["loss"][-10:]) < 0.9 * sum(losses["loss"][:10])
 
 
@@ -57,8 +58,15 @@ def test_objective_density_weight_and_loss_change_what_is_learned(first_losses):
 
 
 def test_a_diff2flow_loss_under_the_eps_weight_is_the_diffusion_loss(first_losses):
-    flow, diffusion = first_losses({"weight": "eps"}, {"objective": "diffusion"})
+    """At the same flow times: each density of one with the same of the other, and timestep is the default of one."""
+    flow, diffusion, at_timesteps, default = first_losses(
+        {"weight": "eps", "density": "uniform"},
+        {"objective": "diffusion", "density": "uniform"},
+        {"weight": "eps", "density": "timestep"},
+        {"objective": "diffusion"},
+    )
     assert flow == pytest.approx(diffusion, rel=1e-4)
+    assert at_timesteps == pytest.approx(default, rel=1e-4)
 
 
 @pytest.mark.parametrize(
