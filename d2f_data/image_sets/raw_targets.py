@@ -1,6 +1,8 @@
 """Reads targets with one measured value per pixel, such as distance, height or temperature, exactly as stored.
 
     .npy                            (H, W), (H, W, 1) or (1, H, W) of integers or floats
+    .npz                            the same, with one array in it
+    .pfm                            32-bit floats
     8-bit and 16-bit grey PNG       0 to 255, 0 to 65535
     TIFF                            the same, also 32-bit integers and 32-bit floats
     other grey image formats        0 to 255, with the artefacts of lossy compression
@@ -13,7 +15,8 @@ from typing import Any
 
 from .images import MAX_PIXELS, MIN_SIDE, READABLE, InvalidImageError, opened, read_size, upright
 
-RAW_READABLE = READABLE | {".npy"}
+_ARRAYS = {".npy", ".npz"}
+RAW_READABLE = READABLE | _ARRAYS | {".pfm"}
 
 # Pillow's single-channel modes. Palette modes are not among them: they store colour indices.
 _VALUES = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -25,7 +28,7 @@ def read_raw_size(path: Path) -> tuple[int, int]:
     Raises:
         InvalidImageError: the file cannot be read or is empty, or the image is too large or too small.
     """
-    if path.suffix.lower() != ".npy":
+    if path.suffix.lower() not in _ARRAYS:
         return read_size(path)
     height, width = _plane(path).shape
     return width, height
@@ -39,7 +42,7 @@ def read_raw(path: Path) -> Any:
     """
     import numpy as np
 
-    if path.suffix.lower() == ".npy":
+    if path.suffix.lower() in _ARRAYS:
         return np.array(_plane(path), dtype=np.float32)
     with opened(path) as image:
         if image.mode not in _VALUES:
@@ -51,12 +54,14 @@ def read_raw(path: Path) -> Any:
 
 
 def _plane(path: Path) -> Any:
-    """A .npy file as a memory-mapped (H, W) array; pickled objects are refused."""
+    """The (H, W) array of a .npy file, memory-mapped, or of a .npz file; pickled objects are refused."""
+    import zipfile
+
     import numpy as np
 
     try:
-        values: Any = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
+        values: Any = _only_array(path) if path.suffix.lower() == ".npz" else np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise InvalidImageError(
             f"damaged, truncated or not an array of numbers ({error}); save it with numpy.save"
         ) from None
@@ -74,3 +79,13 @@ def _plane(path: Path) -> Any:
             f"{MAX_PIXELS / 1e6:.0f} million"
         )
     return values
+
+
+def _only_array(path: Path) -> Any:
+    """The array in a .npz file."""
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as file:
+        if len(file.files) != 1:
+            raise ValueError(f"it has the arrays {', '.join(file.files) or 'none'}, and one is needed")
+        return file[file.files[0]]

@@ -94,22 +94,30 @@ def find_target_pairs(images: Path, targets: Path, raw: bool) -> tuple[list[Targ
     """
     if images.resolve() == targets.resolve():
         raise ValueError(f"images and targets are the same folder ({images}); put the targets into a separate folder")
-    of_images, invalid = _by_stem(images, targets, READABLE, "image")
-    of_targets, invalid_targets = _by_stem(targets, images, RAW_READABLE if raw else READABLE, "target")
+    kinds = RAW_READABLE if raw else READABLE
+    of_images, other_images, invalid = _by_stem(images, targets, READABLE, "image")
+    of_targets, other_targets, invalid_targets = _by_stem(targets, images, kinds, "target")
     invalid += invalid_targets
-    for one, other, what, where in (
-        (of_images, of_targets, "image", targets),
-        (of_targets, of_images, "target", images),
+    for one, other, unreadable, what, where in (
+        (of_images, of_targets, other_targets, "image", f"{targets}"),
+        (of_targets, of_images, other_images, "target", f"{images}"),
     ):
-        unpaired = [stem for stem in one if stem not in other]
-        invalid += [InvalidFile(f"{what} {one[stem].name}", f"no file {stem}.* in {where}") for stem in unpaired]
+        for stem in (stem for stem in one if stem not in other):
+            near = f" that can be read; {unreadable[stem]} cannot" if stem in unreadable else ""
+            invalid.append(InvalidFile(f"{what} {one[stem].name}", f"no file {stem}.* in {where}{near}"))
     pairs = [TargetPair(stem, path, of_targets[stem]) for stem, path in of_images.items() if stem in of_targets]
     return pairs, invalid
 
 
-def _by_stem(folder: Path, other: Path, readable: set[str], what: str) -> tuple[dict[str, Path], list[InvalidFile]]:
-    """Relative path without suffix -> file; files in the other folder are ignored if it is inside this one."""
+def _by_stem(
+    folder: Path, other: Path, readable: set[str], what: str
+) -> tuple[dict[str, Path], dict[str, str], list[InvalidFile]]:
+    """Relative path without suffix -> file, and -> name of a file of another kind; the files that cannot be used.
+
+    Files in the other folder are ignored if it is inside this one.
+    """
     found: dict[str, Path] = {}
+    others: dict[str, str] = {}
     invalid = []
     nested = folder.resolve() in other.resolve().parents
     inside = f"{other.resolve().relative_to(folder.resolve()).as_posix()}/" if nested else None
@@ -123,7 +131,9 @@ def _by_stem(folder: Path, other: Path, readable: set[str], what: str) -> tuple[
             invalid.append(InvalidFile(f"{what} {name}", f"{found[stem].name} has the same name; remove one of them"))
         elif suffix in readable:
             found[stem] = path
-    return found, invalid
+        else:
+            others[stem] = path.name
+    return found, others, invalid
 
 
 def plan_rows(pairs: Sequence[TargetPair], settings: TargetPairSettings, invalid: list[InvalidFile]) -> list[list[Row]]:

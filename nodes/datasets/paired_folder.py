@@ -35,7 +35,7 @@ class D2FPairedFolder(io.ComfyNode):
                     "target_values",
                     options=[io.DynamicCombo.Option("color", []), io.DynamicCombo.Option("raw", _raw_widgets())],
                     tooltip="color: targets are ordinary images. raw: one number per pixel, used as stored (8-bit or "
-                    "16-bit grey PNG, 32-bit TIFF, .npy), such as depth in metres.",
+                    "16-bit grey PNG, 32-bit TIFF, .npy, .npz, .pfm), such as depth in metres.",
                 ),
                 io.Combo.Input(
                     "flip",

@@ -294,3 +294,40 @@ def test_nothing_is_an_empty_set(folders):
 def test_unknown_flips():
     with pytest.raises(ValueError, match="unknown flip 'up'; allowed are off, random, both"):
         TargetPairSettings(flip="up")
+
+
+# Other kinds of files
+
+
+def test_arrays_and_float_maps_are_read_exactly(tmp_path):
+    values = (ramp(40, 24) / 7).astype(np.float32)
+    np.savez(tmp_path / "a.npz", depth=values)
+    np.savez_compressed(tmp_path / "b.npz", values[None])
+    (tmp_path / "c.pfm").write_bytes(b"Pf\n40 24\n-1.0\n" + values[::-1].astype("<f4").tobytes())
+    for name in ("a.npz", "b.npz", "c.pfm"):
+        assert read_raw_size(tmp_path / name) == (40, 24)
+        assert np.array_equal(read_raw(tmp_path / name), values)
+
+
+@pytest.mark.parametrize(("name", "write", "words"), [
+    ("two.npz", lambda path: np.savez(path, a=ramp(), b=ramp()), "it has the arrays a, b, and one is needed"),
+    ("none.npz", lambda path: np.savez(path), "it has the arrays none"),
+    ("broken.npz", lambda path: path.write_bytes(b"PK\x03\x04 and no more"), "damaged, truncated or not an array"),
+    ("object.npz", lambda path: np.savez(path, a=np.array([{}], dtype=object)), "damaged, truncated or not an array"),
+    ("cut.pfm", lambda path: path.write_bytes(b"Pf\n40 24\n-1.0\n" + bytes(100)), "truncated|damaged"),
+])  # fmt: skip
+def test_broken_arrays_are_named(tmp_path, name, write, words):
+    write(tmp_path / name)
+    with pytest.raises(InvalidImageError, match=words):
+        read_raw(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["exr", "mat", "h5", "npz"])
+def test_a_target_of_a_kind_that_is_not_read_is_said_where_it_is_missed(folders, suffix):
+    images, targets = folders
+    save_grey(images / "a.png", ramp())
+    (targets / f"a.{suffix}").write_bytes(b"x")
+    _, invalid = find_target_pairs(images, targets, raw=False)
+    listed = " ".join(map(str, invalid))
+    assert f"a.{suffix} cannot" in listed or f".{suffix} cannot be read" in listed
+    assert "image a.png" in listed

@@ -212,6 +212,25 @@ def test_holes_are_masked_and_white(target, scenes):
     assert f"{86 / 96 * 90 / 96:.1%}" in report
 
 
+def test_disparity_is_the_inverse_of_depth(target, scenes):
+    depth = scenes[1]
+    image, valid, _ = target(3 / depth, values="disparity")
+    expected = target(depth)
+    assert torch.allclose(image, expected[0], atol=1e-5) and torch.equal(valid, expected[1])
+    holes = (3 / depth).clone()
+    holes[:, :5] = 0  # nothing was measured
+    assert not target(holes, values="disparity")[1][:, :5].any()
+
+
+def test_maps_that_are_bright_where_things_are_near_are_asked_about(target, scenes, caplog):
+    """Taken for depth they would train a model that paints near white, without a word."""
+    depth = scenes[1]
+    assert "disparity" not in target(depth)[2] and not caplog.records
+    assert "set 'values' to disparity" in target(1 / depth)[2]
+    assert "set 'values' to disparity" in caplog.text
+    assert "set 'values'" not in target(1 / depth, values="disparity")[2]
+
+
 def test_without_clipping_the_ends_go_on(target, scenes):
     image = target(scenes[1], 10.0, 90.0, False)[0]
     assert image.min() < 0 and image.max() > 1
