@@ -181,7 +181,21 @@ class AsTheHostLooksWhenCalled:
         return patched
 
 
-@pytest.mark.parametrize("kind", [AsTheHostIs, AsTheHostRepairedIt, AsTheHostLooksWhenCalled])
+class AsksTheNetworkItself:
+    """A CFG function that calls the network once more, by itself."""
+
+    def patch(self, model, scale):
+        def mixed(args):
+            x, sigma = args["input"], args["sigma"]
+            again = args["model"].apply_model(x, sigma, c_crossattn=torch.ones(len(x), 7, 16))
+            return torch.lerp(again, args["denoised"], scale)
+
+        patched = model.clone()
+        patched.set_model_sampler_post_cfg_function(mixed)
+        return patched
+
+
+@pytest.mark.parametrize("kind", [AsTheHostIs, AsTheHostRepairedIt, AsTheHostLooksWhenCalled, AsksTheNetworkItself])
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "ddpm"])
 def test_cfg_functions_of_old_and_repaired_hosts_are_right_on_both_sides(host, eps_model, run, kind, sampler):
     # The classes of a test are in no module: what made a function is looked up by its qualified name.
