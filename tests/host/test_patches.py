@@ -187,8 +187,8 @@ class AsksTheNetworkItself:
     def patch(self, model, scale):
         def mixed(args):
             x, sigma = args["input"], args["sigma"]
-            again = args["model"].apply_model(x, sigma, c_crossattn=torch.ones(len(x), 7, 16))
-            return torch.lerp(again, args["denoised"], scale)
+            again = args["model"].apply_model(0.5 * x, sigma, c_crossattn=torch.ones(len(x), 7, 16))
+            return torch.lerp(args["denoised"], again, scale)
 
         patched = model.clone()
         patched.set_model_sampler_post_cfg_function(mixed)
