@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ...d2f_core import OBJECTIVES, PREDICTIONS, STARTS
+from .json_schema import InvalidJsonError, Rule, number, parse_json, record, scalar, whole
 
 FORMAT = 1
 CONDITIONS = ("", "image")
@@ -134,24 +135,41 @@ def read_facts(metadata: Mapping[str, str]) -> LoraFacts | None:
 
 
 def _check_format(text: str) -> None:
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal()):
         raise ValueError(
             f"its metadata says {_FORMAT_KEY} = {text!r}, which is not a number; use another copy of the file"
         )
-    if int(text) > FORMAT:
+    if int(text[:9]) > FORMAT:
         raise ValueError(f"it has format {text}, but this version reads up to {FORMAT}; update Diff2Flow Kit")
+
+
+_RULES: Mapping[str, Rule] = {
+    "shift": number(0),
+    "steps": whole(0),
+    "rank": whole(0),
+    "alpha": number(0),
+    "training": record({}, rest=scalar),
+}
 
 
 def _parse(name: str, text: str) -> Any:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict if name == "training" else int | float):
+        return parse_json(text, _RULES[name])
+    except InvalidJsonError as error:
+        shown = text if len(text) <= 60 else text[:57] + "..."
         raise ValueError(
-            f"its metadata says {_PREFIX + name} = {text!r}, which is invalid; use another copy of the file"
-        )
-    return value
+            f"its metadata says {_PREFIX + name} = {shown!r}, which is invalid ({error}); use another copy of the file"
+        ) from error
+
+
+def stored_digest(metadata: Mapping[str, str]) -> str | None:
+    """SHA-256 of the tensors' bytes as a file of the pack states it; None for files of other programs.
+
+    Others compute ``sshs_model_hash`` in other ways, and some leave it as it was when they change the tensors.
+    """
+    if _FORMAT_KEY not in metadata:
+        return None
+    return metadata.get("modelspec.hash_sha256", "").removeprefix("0x") or metadata.get("sshs_model_hash") or None
 
 
 def modelspec(facts: LoraFacts | None, title: str, digest: str, original_names: bool) -> dict[str, str]:
