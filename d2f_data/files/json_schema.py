@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_DEPTH = 100  # levels of nesting; what the pack writes has at most a dozen
+LARGEST = 2**63 - 1
 _MAX_SHOWN = 60  # characters of a value in an error
 
 Rule = Callable[[Any, str], None]
@@ -88,14 +89,14 @@ def text(one_of: tuple[str, ...] = ()) -> Rule:
     return check
 
 
-def whole(low: int, high: int = 2**63 - 1) -> Rule:
+def whole(low: int, high: int = LARGEST) -> Rule:
     """An integer from ``low`` to ``high``."""
+
+    wanted = f"a whole number >= {low}" if high == LARGEST else f"a whole number from {low} to {high}"
 
     def check(value: Any, where: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            fail(
-                value, where, f"a whole number from {low} to {high}" if high < 2**63 - 1 else f"a whole number >= {low}"
-            )
+            fail(value, where, wanted)
 
     return check
 

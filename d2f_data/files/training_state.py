@@ -106,9 +106,7 @@ def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _damaged(path: Path, reason: str) -> ValueError:
-    return ValueError(
-        f"{path} is damaged ({reason}); delete it to go on from the save before, if there is one"
-    )
+    return ValueError(f"{path} is damaged ({reason}); delete it to go on from the save before, if there is one")
 
 
 def _digest(tensors: Mapping[str, Tensor], structure: str, config: str) -> str:
@@ -176,37 +174,6 @@ def _unflatten(node: Any, tensors: Mapping[str, Tensor]) -> Any:
     if kind == "dict":
         return {key: _unflatten(one, tensors) for key, one in content}
     return {"list": list, "tuple": tuple}[kind](_unflatten(one, tensors) for one in content)
-
-
-def check_fits(found: Any, like: Any, where: str = "the state") -> None:
-    """Check that a loaded state has the form of another one, so that it can be put into its place.
-
-    Args:
-        found: the loaded state.
-        like: dicts, whose keys ``found`` must have; tensors, whose dtype and shape it must have; anything else, whose
-            type it must have. None: anything.
-        where: name of the state, for errors.
-
-    Raises:
-        ValueError: names the part that does not fit.
-    """
-    if isinstance(like, Mapping):
-        missing = [key for key in like if not isinstance(found, Mapping) or key not in found]
-        if missing:
-            raise ValueError(f"{where} lacks {missing[0]!r}")
-        for key, part in like.items():
-            check_fits(found[key], part, f"{where}/{key}")
-    elif isinstance(like, Tensor):
-        if not isinstance(found, Tensor) or (found.dtype, found.shape) != (like.dtype, like.shape):
-            raise ValueError(f"{where} is {_form(found)}, but must be {_form(like)}")
-    elif like is not None and type(found) is not type(like):
-        raise ValueError(f"{where} is {_form(found)}, but must be {_form(like)}")
-
-
-def _form(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
-    return type(value).__name__
 
 
 def differences(saved_config: Config, wanted_config: Config) -> list[str]:

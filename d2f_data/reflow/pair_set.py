@@ -204,9 +204,7 @@ def _check_counts(folder: Path, manifest: Manifest) -> None:
     if manifest.stored_pairs < manifest.count or any(
         entries.get(shard_name(index), 0) < (size if index < full else rest) for index in range(full + (rest > 0))
     ):
-        raise ValueError(
-            f"{folder / MANIFEST} is damaged: its shards do not hold {manifest.count} pairs; {REGENERATE}"
-        )
+        raise ValueError(f"{folder / MANIFEST} is damaged: its shards do not hold {manifest.count} pairs; {REGENERATE}")
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:

@@ -16,13 +16,17 @@ from .encoding import (
 )
 from .folders import (
     cache_folder,
+    file_state,
     input_folder,
     lora_files,
     lora_folder,
     lora_path,
+    may_read,
+    pair_set_folder,
     pair_sets,
     pairs_folder,
     training_folder,
+    user_path,
 )
 from .guard import LOGGER
 from .image_condition import APPLY_NODE, CALL_KEY, CONDITION_NODE, widen, widened, with_condition
@@ -39,7 +43,7 @@ from .model import (
     read_alignment,
     sampling_of,
 )
-from .progress import NodeProgress, decode, quick_picture, track
+from .progress import NodeProgress, cancelled_on_shutdown, decode, quick_picture, track
 from .sampling import (
     flow_sampling_in_call,
     make_sampler,
@@ -64,12 +68,14 @@ __all__ = [
     "alignment_of",
     "apply_lora",
     "cache_folder",
+    "cancelled_on_shutdown",
     "check_models",
     "clip_identity",
     "convert",
     "decode",
     "encode_caption",
     "encode_images",
+    "file_state",
     "flow_sampling_in_call",
     "flow_settings",
     "input_folder",
@@ -83,7 +89,9 @@ __all__ = [
     "lora_names",
     "lora_path",
     "make_sampler",
+    "may_read",
     "model_name",
+    "pair_set_folder",
     "pair_sets",
     "pairs_folder",
     "quick_picture",
@@ -97,6 +105,7 @@ __all__ = [
     "track",
     "training",
     "training_folder",
+    "user_path",
     "vae_identity",
     "widen",
     "widened",
