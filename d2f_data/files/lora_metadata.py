@@ -12,7 +12,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ...d2f_core import OBJECTIVES, PREDICTIONS, STARTS
+from ..fingerprints import json_digest
 from .json_schema import InvalidJsonError, Rule, number, parse_json, record, scalar, whole
+from .names import shorten
 
 FORMAT = 1
 CONDITIONS = ("", "image")
@@ -22,6 +24,7 @@ Scalar = str | int | float | bool
 
 _PREFIX = "diff2flow."
 _FORMAT_KEY = _PREFIX + "format"
+_DIGEST_KEY = _PREFIX + "sha256"
 
 # Class of ComfyUI's model -> architecture of ModelSpec and base model version of sd-scripts.
 _ARCHITECTURES = {
@@ -107,11 +110,18 @@ class LoraFacts:
 
 
 def write_facts(facts: LoraFacts) -> dict[str, str]:
-    """The ``diff2flow.*`` metadata: strings unchanged, everything else as JSON."""
+    """The ``diff2flow.*`` metadata: strings unchanged, everything else as JSON, and the hash of all of it."""
     values = {one.name: getattr(facts, one.name) for one in fields(LoraFacts)}
     values["training"] = dict(facts.training)
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
-    return {_FORMAT_KEY: str(FORMAT), **{_PREFIX + name: text for name, text in texts.items()}}
+    written = {_FORMAT_KEY: str(FORMAT), **{_PREFIX + name: text for name, text in texts.items()}}
+    return {**written, _DIGEST_KEY: _facts_digest(written)}
+
+
+def _facts_digest(metadata: Mapping[str, str]) -> str:
+    """Hash of all ``diff2flow.*`` metadata but itself."""
+    own = {name: text for name, text in metadata.items() if name.startswith(_PREFIX) and name != _DIGEST_KEY}
+    return json_digest(own)
 
 
 def read_facts(metadata: Mapping[str, str]) -> LoraFacts | None:
@@ -131,13 +141,16 @@ def read_facts(metadata: Mapping[str, str]) -> LoraFacts | None:
         if text is None:
             raise ValueError(f"its metadata lacks {_PREFIX + one.name}; use another copy of the file")
         values[one.name] = text if one.type is str else _parse(one.name, text)
-    return LoraFacts(**values)
+    facts = LoraFacts(**values)
+    if metadata.get(_DIGEST_KEY, "") not in ("", _facts_digest(metadata)):  # files of earlier versions have none
+        raise ValueError(f"its {_PREFIX}* metadata were changed or damaged (another SHA-256); copy the original again")
+    return facts
 
 
 def _check_format(text: str) -> None:
     if not (text.isascii() and text.isdecimal()):
         raise ValueError(
-            f"its metadata says {_FORMAT_KEY} = {text!r}, which is not a number; use another copy of the file"
+            f"its metadata says {_FORMAT_KEY} = {shorten(text)}, which is not a number; use another copy of the file"
         )
     if int(text[:9]) > FORMAT:
         raise ValueError(f"it has format {text}, but this version reads up to {FORMAT}; update Diff2Flow Kit")
@@ -156,9 +169,9 @@ def _parse(name: str, text: str) -> Any:
     try:
         return parse_json(text, _RULES[name])
     except InvalidJsonError as error:
-        shown = text if len(text) <= 60 else text[:57] + "..."
         raise ValueError(
-            f"its metadata says {_PREFIX + name} = {shown!r}, which is invalid ({error}); use another copy of the file"
+            f"its metadata says {_PREFIX + name} = {shorten(text)}, which is invalid ({error}); use another copy of "
+            "the file"
         ) from error
 
 

@@ -16,6 +16,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -157,8 +158,9 @@ class RunFolder:
 
     def save_picture(self, picture: Any, step: int) -> Path:
         """Save a PIL image as the preview of a step."""
-        path = self.path / f"preview_{step:06}.jpg"
-        atomic_write(path, lambda file: picture.save(file, "JPEG", quality=90))
+        path, content = self.path / f"preview_{step:06}.jpg", BytesIO()
+        picture.save(content, "JPEG", quality=90)  # straight into a file, it would not notice a full disk
+        atomic_write(path, lambda file: file.write_bytes(content.getvalue()))
         return path
 
 

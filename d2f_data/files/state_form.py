@@ -38,7 +38,9 @@ def check_fits(found: Any, like: Any, where: str = "the state") -> None:
         ValueError: names the part that does not fit.
     """
     if isinstance(like, Mapping):
-        missing = [key for key in like if not isinstance(found, Mapping) or key not in found]
+        if not isinstance(found, Mapping):
+            raise ValueError(f"{where} is {_form(found)}, but must be a dict")
+        missing = [key for key in like if key not in found]
         if missing:
             raise ValueError(f"{where} lacks {missing[0]!r}")
         for key, part in like.items():
