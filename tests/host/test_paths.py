@@ -93,12 +93,8 @@ PATHS = [
     ("D2FPairedFolder", "targets"),
     ("D2FReflowPairs", "prompt_file"),
 ]
-NAMES = [
-    ("D2FReflowPairs", "name"),
-    ("D2FSaveLora", "filename"),
-    ("D2FTrainLora", "run_name"),
-    ("D2FLoadPairs", "pairs"),
-]
+TEXT_NAMES = [("D2FReflowPairs", "name"), ("D2FSaveLora", "filename"), ("D2FTrainLora", "run_name")]
+NAMES = [*TEXT_NAMES, ("D2FLoadPairs", "pairs")]
 NO_PATHS = {"prompts", "caption", "prefix", "target_pattern", "prompt", "text"}
 
 
@@ -110,7 +106,7 @@ def test_every_text_widget_is_in_the_lists(schemas):
         (node, name.split(".")[-1])
         for node, schema in schemas.items()
         for name, one in walk(schema.inputs)
-        if type(one).__qualname__.startswith("String.")
+        if one.io_type == "STRING"
     }
     assert {(node, name) for node, name in found if name not in NO_PATHS} == {*PATHS, *TEXT_NAMES}
 
@@ -143,14 +139,9 @@ def test_a_lora_that_cannot_be_is_refused(call, bad):
 @pytest.mark.parametrize("name", ["D2FFolderDataset", "D2FPairedFolder", "D2FLoadPairs", "D2FLoadLora"])
 @pytest.mark.parametrize("bad", BAD)
 def test_fingerprints_raise_nothing(node, output, name, bad):
-    widgets = {
-        "D2FFolderDataset": "folder",
-        "D2FPairedFolder": "images",
-        "D2FLoadPairs": "pairs",
-        "D2FLoadLora": "lora",
-    }
+    widget = {**dict(PATHS), **dict(NAMES), "D2FLoadLora": "lora"}[name]
     for value in (BAD[bad][0], "", " ", "''"):
-        assert isinstance(node(name).fingerprint_inputs(**{widgets[name]: value}), str)
+        assert isinstance(node(name).fingerprint_inputs(**{widget: value}), str)
 
 
 # A folder that is too large
