@@ -6,7 +6,7 @@
     shard-00000.safetensors  "eps" and "x0" (n, C, h, w) of the pairs 0 to n - 1, and so on
     conditions.safetensors   conditioning kwargs of each prompt, as "<prompt index>.<name>"
     checked.json             cached SHA-256 of the files, with their modification time and size
-    writer.lock              see ``lock``
+    writer.lock              see ``files.lock``
 
 Noise and latents are stored in model space, that is, in the scale that the network works in.
 """
