@@ -11,6 +11,7 @@ from PIL import Image
 from diff2flow_kit.d2f_data.files.atomic import load_tensors, save_tensors
 from diff2flow_kit.d2f_data.files.json_schema import (
     InvalidJsonError,
+    anything,
     list_of,
     number,
     parse_json,
@@ -78,6 +79,13 @@ def test_rules(rule, good, bad, words):
     for one in bad:
         with pytest.raises(InvalidJsonError, match=words):
             parse_json(one, rule)
+
+
+def test_a_depth_that_python_could_read_is_refused_as_well():
+    """Checks call themselves for every level, and so does what reads a state."""
+    assert parse_json("[" * 100 + "]" * 100, anything)
+    with pytest.raises(InvalidJsonError, match="nested more than 100 levels deep"):
+        parse_json("[" * 101 + "]" * 101, anything)
 
 
 def test_an_error_names_the_place_and_a_short_value():
@@ -248,6 +256,10 @@ def test_a_cached_caption_with_damaged_options_is_encoded_again(tmp_path, bad):
     put = metadata_of(cache.path("ab12"), "options")
     put(BAD.get(bad, changed))
     assert not cache.contains("ab12")
+    stored, given = load_tensors(cache.path("ab12"))
+    del given["metadata_sha256"]  # a file of an earlier version
+    save_tensors(cache.path("ab12"), stored, given)
+    assert cache.contains("ab12") is (bad == "an option changed")
 
 
 def test_files_of_earlier_versions_are_in_the_rules(tmp_path, root):
