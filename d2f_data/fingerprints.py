@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -29,10 +29,14 @@ def text_digest(text: str) -> str:
 
 def file_digest(path: Path) -> str:
     """Hash of a file's bytes. Raises OSError if it cannot be read."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
+        return _rest_digest(file)
+
+
+def _rest_digest(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(BLOCK):
+        digest.update(block)
     return digest.hexdigest()
 
 
@@ -66,6 +70,13 @@ def safetensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
     content = memoryview(save(dict(tensors)))
     return hashlib.sha256(content[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
+
+
+def safetensors_file_digest(path: Path) -> str:
+    """``safetensors_digest`` of a file on the disk. Raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        return _rest_digest(file)
 
 
 def schedule_fingerprint(schedule: Any) -> str:

@@ -1,1 +1,1 @@
-"""LoRA files and their metadata, training states, folders of runs, and atomic writing."""
+"""LoRA files and their metadata, training states, folders of runs, locks, rules for JSON, and atomic writing."""

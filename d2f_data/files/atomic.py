@@ -9,9 +9,10 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,32 +26,89 @@ _RETRIES, _RETRY_S = 10, 0.1  # number of retries, and seconds between them
 _UNSYNCED = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM}
 
 
-def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
+def atomic_write(path: Path, write: Callable[[Path], Any], keep: Path | None = None) -> None:
     """Write a file completely or not at all.
 
     Args:
         path: destination; its folder is created if necessary, and an existing file is replaced.
         write: writes the file to the path that it is called with, which is on the same file system.
+        keep: path that the existing file is moved to instead of being lost.
 
     Raises:
-        OSError: the folder cannot be written to; names it.
+        OSError: the folder cannot be written to, or the disk is full; names the file. Folders that were created for it
+            are removed.
         Exception: any error of ``write``; an existing file is left intact.
     """
     path = Path(path)
-    temporary = _make_temporary_folder(path)
+    missing = missing_folders(path.parent)
+    temporary = None
     try:
+        temporary = _make_temporary_folder(path)
         written = temporary / "part"  # without a suffix, so that it appears in no list of models
         write(written)
         # The permissions of a file that open() creates; some writers allow access to the owner only.
         written.chmod(temporary.stat().st_mode & 0o666)
         with written.open("rb+") as file:
             os.fsync(file.fileno())
+        if keep is not None and os.path.exists(path):
+            _replace(path, keep)
         _replace(written, path)
         _sync_folder(path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):  # another writer is using it
-            temporary.parent.rmdir()
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+            with suppress(OSError):  # another writer is using it
+                temporary.parent.rmdir()
+        if not os.path.exists(path):
+            remove_empty(missing)
+
+
+def _unwritable(path: Path, error: OSError) -> OSError:
+    """The same error with a text that names the file and the remedy."""
+    kind = type(error) if type(error).__module__ == "builtins" else OSError
+    return kind(
+        error.errno or errno.EIO,
+        f"cannot write {path.name} into the folder {path.parent} ({error.strerror or error}); make the folder "
+        "writable, free some space, or choose another one",
+    )
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """A folder and its parents, as far as they do not exist."""
+    return [one for one in (folder, *folder.parents) if not os.path.exists(one)]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those of the folders that are empty."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a text file, completely or not at all. Raises OSError that names the file."""
+    content = line.encode() + b"\n"
+    try:
+        with path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                if file.write(content) < len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                file.truncate(size)
+                raise
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents. Raises OSError that names it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def _make_temporary_folder(path: Path) -> Path:
@@ -60,17 +118,10 @@ def _make_temporary_folder(path: Path) -> Path:
     """
     hidden = path.parent / f".{path.name[:8]}.tmp"
     temporary = hidden / uuid.uuid4().hex[:8]
-    try:
-        with suppress(FileNotFoundError):  # it does not exist, or another writer has just removed it
-            for old in hidden.iterdir():
-                _remove_if_stale(old)
-        _make_folders(temporary)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"cannot write {path.name} into the folder {path.parent} ({error.strerror}); make the folder writable, "
-            "free some space, or choose another one",
-        ) from error
+    with suppress(FileNotFoundError):  # it does not exist, or another writer has just removed it
+        for old in hidden.iterdir():
+            _remove_if_stale(old)
+    _make_folders(temporary)
     return temporary
 
 
@@ -114,13 +165,16 @@ def _sync_folder(folder: Path) -> None:
             raise
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], keep: Path | None = None
+) -> None:
     """Write a safetensors file, completely or not at all.
 
     Args:
         path: destination; an existing file is replaced.
         tensors: tensors on any device, of any shape and layout; those that share memory are stored separately.
         metadata: strings for the header of the file.
+        keep: path that an existing file is moved to.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full; names the file.
@@ -130,7 +184,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
     ready = storable(tensors)
     try:
-        atomic_write(path, lambda temporary: save_file(ready, temporary, dict(metadata)))
+        atomic_write(path, lambda temporary: save_file(ready, temporary, dict(metadata)), keep)
     except SafetensorError as error:
         raise OSError(f"{path} could not be written ({error}); free some space on the disk and save again") from error
 
@@ -156,6 +210,19 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         ValueError: the file is missing, damaged or a pickle; names it.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file. Raises ValueError as ``load_tensors`` does."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; errors become ValueErrors that name it."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -168,7 +235,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"there is no file {path}; check the name and the folder")
     try:
         with torch.inference_mode(False), safe_open(str(path), "pt") as file:
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError, RuntimeError) as error:
         raise ValueError(
             f"{path} cannot be read: it is damaged, truncated or not a safetensors file ({error}); copy it again"

@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..fingerprints import safetensors_digest
+from ..fingerprints import safetensors_digest, safetensors_file_digest
 from .atomic import load_tensors, save_tensors, storable
-from .lora_metadata import LoraFacts, kohya, modelspec, read_facts, write_facts
+from .lora_metadata import LoraFacts, kohya, modelspec, read_facts, stored_digest, write_facts
 
 __all__ = [
     "DTYPES",
     "LoraFacts",
     "LoraModel",
+    "check_finite",
     "layer_of",
     "load_lora",
     "lora_tensors",
@@ -145,15 +146,40 @@ def load_lora(path: Path) -> LoraModel:
     """Read a LoRA; ``facts`` is None for files of other programs.
 
     Raises:
-        ValueError: the file is missing, damaged, from a newer version, or not a complete LoRA; names it.
+        ValueError: the file is missing, damaged, from a newer version, not a complete LoRA, or has weights that are not
+            finite; names it.
     """
     tensors, metadata = load_tensors(path)
     try:
         facts = read_facts(metadata)
         _check_keys(tensors, strict=facts is not None)
+        _check_digest(path, metadata)
+        check_finite(tensors)
     except ValueError as error:
         raise ValueError(f"{path} cannot be used as a LoRA: {error}") from error
     return LoraModel(tensors, facts)
+
+
+def _check_digest(path: Path, metadata: Mapping[str, str]) -> None:
+    """Raise ValueError if the bytes of the tensors are not those that were saved."""
+    stored = stored_digest(metadata)
+    if stored is not None and stored != safetensors_file_digest(Path(path)):
+        raise ValueError(
+            "its weights are not those that were saved (another SHA-256), so it was damaged or changed by another "
+            "program; copy the original again, or use the file of an earlier step in output/loras/diff2flow"
+        )
+
+
+def check_finite(lora: Mapping[str, Tensor]) -> None:
+    """Raise ValueError that names a weight or an alpha that is NaN or infinite, as it turns every picture black."""
+    for key, tensor in lora.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(_widened(tensor)).all()):
+            raise ValueError(f"it has NaN or infinite values in {key}; use the LoRA of an earlier step, or train again")
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """The tensor in a type that ``isfinite`` knows: it has no 8-bit floats."""
+    return tensor.float() if tensor.element_size() == 1 else tensor
 
 
 def _check_keys(tensors: Mapping[str, Tensor], strict: bool) -> None:

@@ -12,6 +12,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ...d2f_core import OBJECTIVES, PREDICTIONS, STARTS
+from ..fingerprints import json_digest
+from .json_schema import InvalidJsonError, Rule, number, parse_json, record, scalar, whole
+from .names import shorten
 
 FORMAT = 1
 CONDITIONS = ("", "image")
@@ -21,6 +24,7 @@ Scalar = str | int | float | bool
 
 _PREFIX = "diff2flow."
 _FORMAT_KEY = _PREFIX + "format"
+_DIGEST_KEY = _PREFIX + "sha256"
 
 # Class of ComfyUI's model -> architecture of ModelSpec and base model version of sd-scripts.
 _ARCHITECTURES = {
@@ -114,11 +118,18 @@ class LoraFacts:
 
 
 def write_facts(facts: LoraFacts) -> dict[str, str]:
-    """The ``diff2flow.*`` metadata: strings unchanged, everything else as JSON."""
+    """The ``diff2flow.*`` metadata: strings unchanged, everything else as JSON, and the hash of all of it."""
     values = {one.name: getattr(facts, one.name) for one in fields(LoraFacts)}
     values["training"] = dict(facts.training)
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
-    return {_FORMAT_KEY: str(FORMAT), **{_PREFIX + name: text for name, text in texts.items()}}
+    written = {_FORMAT_KEY: str(FORMAT), **{_PREFIX + name: text for name, text in texts.items()}}
+    return {**written, _DIGEST_KEY: _facts_digest(written)}
+
+
+def _facts_digest(metadata: Mapping[str, str]) -> str:
+    """Hash of all ``diff2flow.*`` metadata but itself."""
+    own = {name: text for name, text in metadata.items() if name.startswith(_PREFIX) and name != _DIGEST_KEY}
+    return json_digest(own)
 
 
 def read_facts(metadata: Mapping[str, str]) -> LoraFacts | None:
@@ -138,28 +149,48 @@ def read_facts(metadata: Mapping[str, str]) -> LoraFacts | None:
         if text is None:
             raise ValueError(f"its metadata lacks {_PREFIX + one.name}; use another copy of the file")
         values[one.name] = text if one.type is str else _parse(one.name, text)
-    return LoraFacts(**values)
+    facts = LoraFacts(**values)
+    if metadata.get(_DIGEST_KEY, "") not in ("", _facts_digest(metadata)):  # files of earlier versions have none
+        raise ValueError(f"its {_PREFIX}* metadata were changed or damaged (another SHA-256); copy the original again")
+    return facts
 
 
 def _check_format(text: str) -> None:
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal()):
         raise ValueError(
-            f"its metadata says {_FORMAT_KEY} = {text!r}, which is not a number; use another copy of the file"
+            f"its metadata says {_FORMAT_KEY} = {shorten(text)}, which is not a number; use another copy of the file"
         )
-    if int(text) > FORMAT:
+    if int(text[:9]) > FORMAT:
         raise ValueError(f"it has format {text}, but this version reads up to {FORMAT}; update Diff2Flow Kit")
+
+
+_RULES: Mapping[str, Rule] = {
+    "shift": number(0),
+    "steps": whole(0),
+    "rank": whole(0),
+    "alpha": number(0),
+    "training": record({}, rest=scalar),
+}
 
 
 def _parse(name: str, text: str) -> Any:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict if name == "training" else int | float):
+        return parse_json(text, _RULES[name])
+    except InvalidJsonError as error:
         raise ValueError(
-            f"its metadata says {_PREFIX + name} = {text!r}, which is invalid; use another copy of the file"
-        )
-    return value
+            f"its metadata says {_PREFIX + name} = {shorten(text)}, which is invalid ({error}); use another copy of "
+            "the file"
+        ) from error
+
+
+def stored_digest(metadata: Mapping[str, str]) -> str | None:
+    """SHA-256 of the tensors' bytes as a file of the pack states it; None for files of other programs.
+
+    Others compute ``sshs_model_hash`` in other ways, and some leave it as it was when they change the tensors.
+    """
+    if _FORMAT_KEY not in metadata:
+        return None
+    return metadata.get("modelspec.hash_sha256", "").removeprefix("0x") or metadata.get("sshs_model_hash") or None
 
 
 def modelspec(facts: LoraFacts | None, title: str, digest: str, original_names: bool) -> dict[str, str]:

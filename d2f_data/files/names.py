@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 _MAX_BYTES = 100  # per part of a name
+_MAX_TOTAL = 1000  # of a name with its subfolders
 _FORBIDDEN = re.compile(r'[<>:"|?*\\\x00-\x1f\x7f]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
@@ -34,14 +35,34 @@ def check_name(name: str, what: str) -> str:
     Raises:
         ValueError: the name is invalid; says why.
     """
-    for part in name.split("/") if name else [""]:
-        fault = _fault(part)
-        if fault:
-            raise ValueError(
-                f"{what} {name!r} {fault}; use letters, digits, - and _, with / between subfolders, as in "
-                "'diff2flow/my_lora'"
-            )
+    fault = unreadable(name, _MAX_TOTAL) or next(filter(None, map(_fault, name.split("/"))), None)
+    if fault:
+        raise ValueError(
+            f"{what} {shorten(name)} {fault}; use letters, digits, - and _, with / between subfolders, as in "
+            "'diff2flow/my_lora'"
+        )
     return name
+
+
+def shorten(name: str) -> str:
+    """The ``repr`` of a name for an error, at most 120 characters of it."""
+    return repr(name) if len(name) <= 120 else repr(name[:117] + "...")
+
+
+def unreadable(name: str, most: int) -> str | None:
+    """What in a name or a path no operating system can look up; None if there is nothing.
+
+    Args:
+        name: the user's input.
+        most: bytes that it may have.
+    """
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        return f"has the character {name[error.start]!r}, which is half of one (a lone surrogate)"
+    if "\0" in name:
+        return "has the character '\\x00', which ends a path"
+    return f"has {size} bytes; {most} are allowed" if size > most else None
 
 
 def _fault(part: str) -> str | None:

@@ -9,13 +9,13 @@ Subfolders are searched, too. The keys ``file_name`` and ``image`` are synonyms 
 file names are relative to the folder of the JSONL file. Files outside of the folder are never opened.
 """
 
-import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ..files.json_schema import InvalidJsonError, anything, parse_json
+from ..files.walk import walk
 from .images import READABLE, UNREADABLE
 
 CAPTION_SOURCES = ("auto", "txt", "jsonl", "none")
@@ -123,19 +123,6 @@ def find_training_images(
     return images, invalid
 
 
-def walk(folder: Path) -> Iterator[tuple[str, Path]]:
-    """(relative name, path) of all files below a folder, sorted by name; hidden ones and link loops are skipped."""
-    visited: set[str] = set()
-    found = []
-    for current, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(current)
-        folders[:] = [] if real in visited else [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        if real not in visited:
-            found += [Path(current, name) for name in files if not name.startswith(".")]
-        visited.add(real)
-    yield from sorted((path.relative_to(folder).as_posix(), path) for path in found)
-
-
 def read_text(path: Path) -> str:
     """The text of a caption file. Raises InvalidCaptionError if it cannot be read as UTF-8."""
     try:
@@ -178,8 +165,8 @@ def read_jsonl(folder: Path, files: list[tuple[str, Path]]) -> tuple[dict[str, s
 def _entry(line: str) -> tuple[str, str]:
     """(file, caption) from one line of JSON. Raises InvalidCaptionError."""
     try:
-        entry = json.loads(line)
-    except ValueError as error:
+        entry = parse_json(line, anything)
+    except InvalidJsonError as error:
         raise InvalidCaptionError(f"is not JSON ({error}); correct the line") from None
     values = []
     for keys in (_FILE_KEYS, _TEXT_KEYS):

@@ -15,10 +15,12 @@ from pathlib import Path
 from torch import Tensor
 
 from ..files.atomic import load_tensors, save_tensors
+from ..files.json_schema import InvalidJsonError, list_of, parse_json, record, scalar
 from ..fingerprints import content_digest, json_digest
 
 LOGGER = logging.getLogger("diff2flow")
 FORMAT = "diff2flow-cache-1"
+_METADATA_HASH = "metadata_sha256"
 SPACE = "vae: as the host's LATENT, not scaled into model space"
 
 
@@ -59,14 +61,33 @@ class Cache:
     def load_with_metadata(self, key: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The tensors of a key and the metadata of its file. Raises ValueError as ``load`` does."""
         tensors, metadata = load_tensors(self.path(key))
-        if (metadata.get("key"), metadata.get("sha256")) != (key, content_digest(tensors)):
+        stored = metadata.get(_METADATA_HASH)  # files of earlier versions have none
+        if (metadata.get("key"), metadata.get("sha256")) != (key, content_digest(tensors)) or (
+            stored not in (None, _metadata_digest(metadata))
+        ):
             raise ValueError(f"the cache file {self.path(key)} is damaged (its content does not match its hash)")
+        if "options" in metadata:
+            self._check_options(key, tensors, metadata["options"])
         return tensors, metadata
+
+    def _check_options(self, key: str, tensors: Mapping[str, Tensor], text: str) -> None:
+        """Raise ValueError if the options are not those of the conditionings in the file."""
+        try:
+            entries = parse_json(text, list_of(record({}, rest=scalar)))
+        except InvalidJsonError as error:
+            raise ValueError(f"the cache file {self.path(key)} is damaged (options: {error})") from error
+        numbers = {str(number) for number in range(len(entries))}
+        if {name.split(".", 1)[0] for name in tensors} != numbers or {f"{one}.cond" for one in numbers} - set(tensors):
+            raise ValueError(f"the cache file {self.path(key)} is damaged (its options are not those of its tensors)")
 
     def save(self, key: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
         """Store tensors under a key, atomically. Raises OSError that names the file."""
         metadata = {**metadata, "format": FORMAT, "key": key, "sha256": content_digest(tensors)}
-        save_tensors(self.path(key), tensors, metadata)
+        save_tensors(self.path(key), tensors, {**metadata, _METADATA_HASH: _metadata_digest(metadata)})
+
+
+def _metadata_digest(metadata: Mapping[str, str]) -> str:
+    return json_digest({name: value for name, value in metadata.items() if name != _METADATA_HASH})
 
 
 def folder_size(folder: Path) -> int:

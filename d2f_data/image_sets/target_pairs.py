@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ..files.walk import walk
 from ..fingerprints import cached_file_digest
 from .augment import Augmentation, AugmentationParams, sample_params
 from .buckets import Bucket, Placement, make_buckets, nearest_bucket, place
-from .folder import InvalidFile, walk
+from .folder import InvalidFile
 from .images import READABLE, UNREADABLE, InvalidImageError, read_size
 from .raw_targets import RAW_READABLE, read_raw_size
 

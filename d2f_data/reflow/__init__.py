@@ -1,1 +1,1 @@
-"""Sets of reflow pairs on disk: plan, writer, reader, manifest and lock."""
+"""Sets of reflow pairs on disk: plan, writer, reader and manifest."""

@@ -6,12 +6,13 @@
     shard-00000.safetensors  "eps" and "x0" (n, C, h, w) of the pairs 0 to n - 1, and so on
     conditions.safetensors   conditioning kwargs of each prompt, as "<prompt index>.<name>"
     checked.json             cached SHA-256 of the files, with their modification time and size
-    writer.lock              see ``lock``
+    writer.lock              see ``files.lock``
 
 Noise and latents are stored in model space, that is, in the scale that the network works in.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -19,6 +20,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..files.atomic import atomic_write
+from ..files.json_schema import (
+    fail,
+    list_of,
+    number,
+    read_json,
+    record,
+    row,
+    scalar,
+    text,
+    whole,
+)
 from ..fingerprints import file_digest, json_digest
 
 FORMAT = 1
@@ -72,22 +84,48 @@ class Manifest:
         _save_text(path, text)
 
 
+def _matches(pattern: str, wanted: str) -> Any:
+    """Rule of a text of a certain form."""
+
+    def check(value: Any, where: str) -> None:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            fail(value, where, wanted)
+
+    return check
+
+
+_SETTINGS = record(
+    {"shape": _matches(r"[1-9]\d{0,8}(x[1-9]\d{0,8})*", "sizes like '4x64x64'"), "shard_size": whole(1)},
+    {"storage": text(("fp16", "fp32")), "seed": whole(0, 2**64 - 1), "steps": whole(1), "cfg": number()},
+    rest=scalar,
+)
+_SHARD = row(_matches(r"shard-\d{5,}\.safetensors", "the name of a shard"), text(), whole(0), whole(0))
+_RULE = record(
+    {
+        "settings": _SETTINGS,
+        "count": whole(1),
+        "prompts": list_of(text()),
+        "conditions": row(text((CONDITIONS,)), text(), whole(0), whole(1)),
+        "shards": list_of(_SHARD),
+    }
+)
+
+_CHECKED_RULE = record({}, rest=row(whole(-(2**63)), whole(0), text()))
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest.
 
     Raises:
         ValueError: the file is truncated, damaged or from a newer version; names it.
     """
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = int(values.pop("format"))
-        if version <= FORMAT:
-            stored = StoredFile(**dict(zip(StoredFile._fields, values["conditions"], strict=True)))
-            shards = tuple(StoredFile(*shard) for shard in values["shards"])
-            return Manifest(dict(values["settings"]), int(values["count"]), tuple(values["prompts"]), stored, shards)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is truncated or damaged ({error!r}); {REGENERATE}") from error
-    raise ValueError(f"{path} has format {version}, but this version reads up to {FORMAT}; update Diff2Flow Kit")
+    version = read_json(path, record({"format": whole(1)}), REGENERATE)["format"]
+    if version > FORMAT:
+        raise ValueError(f"{path} has format {version}, but this version reads up to {FORMAT}; update Diff2Flow Kit")
+    values = read_json(path, _RULE, REGENERATE)
+    shards = tuple(StoredFile(*shard) for shard in values["shards"])
+    stored = StoredFile(*values["conditions"])
+    return Manifest(values["settings"], values["count"], tuple(values["prompts"]), stored, shards)
 
 
 def shard_name(index: int) -> str:
@@ -96,7 +134,10 @@ def shard_name(index: int) -> str:
 
 
 class Checksums:
-    """SHA-256 of the files of a set; a file is hashed again only after its modification time or size has changed.
+    """SHA-256 of the files of a set, cached until the modification time or size of a file changes.
+
+    The cache makes opening a large set quick, but cannot see bytes that decay on the disk: who relies on a file hashes
+    it with ``fresh``, once per session, and drops a wrong entry with ``forget``.
 
     Args:
         folder: folder of the set.
@@ -105,18 +146,28 @@ class Checksums:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self._known: dict[str, list[Any]] = {}
-        with suppress(OSError, ValueError, TypeError):
-            self._known = dict(json.loads((self.folder / CHECKED).read_text(encoding="utf-8")))
+        with suppress(ValueError):
+            self._known = read_json(self.folder / CHECKED, _CHECKED_RULE, REGENERATE)
 
     def of(self, name: str) -> StoredFile:
         """Checksum and size of a file, with 0 entries. Raises OSError if it cannot be read."""
+        state = (self.folder / name).stat()
+        known = self._known.get(name)
+        if known is None or known[:2] != [state.st_mtime_ns, state.st_size]:
+            return self.fresh(name)
+        return StoredFile(name, known[2], state.st_size, 0)
+
+    def fresh(self, name: str) -> StoredFile:
+        """``of`` from the bytes on the disk, at about a second per GB."""
         path = self.folder / name
         state = path.stat()
-        key = [state.st_mtime_ns, state.st_size]
-        known = self._known.get(name)
-        if not (isinstance(known, list) and known[:2] == key and len(known) == 3):
-            known = self._known[name] = [*key, file_digest(path)]
-        return StoredFile(name, known[2], state.st_size, 0)
+        self._known[name] = [state.st_mtime_ns, state.st_size, file_digest(path)]
+        return StoredFile(name, self._known[name][2], state.st_size, 0)
+
+    def forget(self, name: str) -> None:
+        """Drop a file from the saved cache, so that the next writer or reader hashes it."""
+        self._known.pop(name, None)
+        self.save()
 
     def save(self) -> None:
         """Save the hashes; if the folder is read-only, the files are hashed again next time."""

@@ -16,10 +16,10 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from ..files.atomic import load_tensors, save_tensors
+from ..files.atomic import load_tensors, make_folder, save_tensors
+from ..files.lock import WriterLock
 from ..files.training_state import differences
 from ..fingerprints import content_digest
-from .lock import WriterLock
 from .manifest import CONDITIONS, LOCK, MANIFEST, PROGRESS, Checksums, Manifest, StoredFile, read_manifest, shard_name
 from .plan import ReflowPairPlan
 
@@ -63,9 +63,10 @@ class ReflowPairWriter:
         self._exit = ExitStack()
 
     def __enter__(self) -> "ReflowPairWriter":
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         with ExitStack() as stack:
-            stack.enter_context(WriterLock(self.folder / LOCK))
+            lock = WriterLock(self.folder / LOCK, f"the pairs in {self.folder} are", "choose another name")
+            stack.enter_context(lock)
             self._checksums = Checksums(self.folder)
             self._find_shards(self._read_manifests())
             if self.done < self.plan.count:
@@ -200,8 +201,10 @@ class ReflowPairWriter:
     def _find_shards(self, listed: Mapping[str, StoredFile]) -> None:
         """Find the intact shards in the folder; ``listed`` are those of the manifests."""
         for path in sorted(self.folder.glob("shard-*.safetensors")):
-            stored = self._checksums.of(path.name)
             known = listed.get(path.name)
+            full = known is not None and known.entries == self.plan.shard_size
+            # One that is not full will be read and rewritten, so it must not have decayed.
+            stored = self._checksums.of(path.name) if full else self._checksums.fresh(path.name)
             count = known.entries if known and known.sha256 == stored.sha256 else self._count_pairs(path)
             if count and path.stem[6:].isdecimal():
                 self._shards[int(path.stem[6:])] = stored._replace(entries=count)

@@ -16,13 +16,17 @@ from .encoding import (
 )
 from .folders import (
     cache_folder,
+    file_state,
     input_folder,
     lora_files,
     lora_folder,
     lora_path,
+    may_read,
+    pair_set_folder,
     pair_sets,
     pairs_folder,
     training_folder,
+    user_path,
 )
 from .image_condition import APPLY_NODE, CALL_KEY, CONDITION_NODE, widen, widened, with_condition
 from .lora import ADAPTER_KINDS, apply_lora, lora_names
@@ -38,7 +42,7 @@ from .model import (
     read_alignment,
     sampling_of,
 )
-from .progress import LOGGER, NodeProgress, decode, quick_picture, tell, track
+from .progress import LOGGER, NodeProgress, cancelled_on_shutdown, decode, quick_picture, tell, track
 from .sampling import (
     flow_sampling_in_call,
     make_sampler,
@@ -64,12 +68,14 @@ __all__ = [
     "alignment_of",
     "apply_lora",
     "cache_folder",
+    "cancelled_on_shutdown",
     "check_models",
     "clip_identity",
     "convert",
     "decode",
     "encode_caption",
     "encode_images",
+    "file_state",
     "flow_sampling_in_call",
     "flow_settings",
     "input_folder",
@@ -84,7 +90,9 @@ __all__ = [
     "lora_names",
     "lora_path",
     "make_sampler",
+    "may_read",
     "model_name",
+    "pair_set_folder",
     "pair_sets",
     "pairs_folder",
     "quick_picture",
@@ -99,6 +107,7 @@ __all__ = [
     "track",
     "training",
     "training_folder",
+    "user_path",
     "vae_identity",
     "widen",
     "widened",

@@ -1,9 +1,13 @@
-"""Progress of a running node: bar, text and preview pictures."""
+"""Progress of a running node: bar, text and preview pictures, and its end when ComfyUI is ended."""
 
+import asyncio
 import logging
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import comfy.model_management
@@ -15,6 +19,8 @@ from torch import Tensor
 
 LOGGER = logging.getLogger("diff2flow")
 SECONDS_BETWEEN_TEXTS = 0.25
+SECONDS_TO_SAVE = 60.0  # that a signal waits for the running node
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
 T = TypeVar("T")
 
@@ -38,9 +44,10 @@ class NodeProgress:
         size = max(picture.size) if picture is not None else 0
         self.bar.update_absolute(done, preview=None if picture is None else ("JPEG", picture, size))
         if picture is not None or done in (0, self.bar.total) or time.monotonic() - self._said > SECONDS_BETWEEN_TEXTS:
-            self._say(text)
+            self.say(text)
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Show a line of text, at once."""
         self._said = time.monotonic()
         _send_text(text, self.node_id)
 
@@ -54,10 +61,71 @@ def tell(text: str) -> None:
 
 def _send_text(text: str, node_id: str | None) -> None:
     """Show a text on a node; nowhere without a node or a server."""
-    # Not imported: without a running server nobody would see it.
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    server = _server()
     if node_id is not None and server is not None and hasattr(server, "send_progress_text"):
         server.send_progress_text(text, node_id)
+
+
+def _server() -> Any | None:
+    """The running server. Not imported: without one, nobody would see what it shows."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+class _Shutdown:
+    """Handlers of the signals that end ComfyUI, which first cancel the running node and wait until it has saved.
+
+    Python runs them in the main thread, that of the server; nodes run in another one, which ends with the process.
+    """
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self._before: dict[int, Any] = {}
+
+    def install(self) -> None:
+        if not self.over.is_set():
+            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+
+    def restore(self) -> None:
+        for number, handler in self._before.items():
+            if signal.getsignal(number) == self._handle:  # nobody has set another one since
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self.restore()
+        with suppress(RuntimeError):  # the signal came in the middle of writing another line
+            LOGGER.warning("the running node saves its work before ComfyUI ends; press Ctrl-C again to end at once")
+        comfy.model_management.interrupt_current_processing(True)
+        self.over.wait(SECONDS_TO_SAVE)
+        signal.raise_signal(number)
+
+
+@contextmanager
+def cancelled_on_shutdown() -> Iterator[None]:
+    """While the block runs, Ctrl-C and SIGTERM cancel it, and end ComfyUI once it has saved its work.
+
+    Without a server, or where its loop does not run in the main thread, signals act as they did.
+    """
+    shutdown = _Shutdown()
+    _in_main_thread(shutdown.install)
+    try:
+        yield
+    finally:
+        shutdown.over.set()
+        _in_main_thread(shutdown.restore)
+
+
+def _in_main_thread(function: Callable[[], None]) -> None:
+    """Call a function in the main thread, at once or soon, if that is the thread of the server."""
+
+    def call() -> None:
+        if threading.current_thread() is threading.main_thread():
+            function()
+
+    loop = getattr(_server(), "loop", None)
+    if isinstance(loop, asyncio.AbstractEventLoop) and loop.is_running():
+        with suppress(RuntimeError):  # it has just been closed
+            loop.call_soon_threadsafe(call)
 
 
 def track(steps: Iterable[T], total: int) -> Iterator[T]:

@@ -42,8 +42,7 @@ class D2FLoadPairs(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, pairs: str = NONE) -> str:
         """Modification time of the set's manifest, so that the node runs again once the set has changed."""
-        path = host.pairs_folder() / pairs / MANIFEST
-        return str(path.stat().st_mtime_ns) if path.is_file() else pairs
+        return NONE if pairs == NONE else host.file_state(lambda: host.pair_set_folder(pairs) / MANIFEST)
 
     @classmethod
     @checked("pairs")
@@ -52,5 +51,5 @@ class D2FLoadPairs(io.ComfyNode):
             raise ValueError(
                 "no set of pairs is selected in 'pairs'; create one with Generate Reflow Pairs, then select it there"
             )
-        found = ReflowPairSet(host.pairs_folder() / pairs)
+        found = ReflowPairSet(host.pair_set_folder(pairs))
         return io.NodeOutput(found, describe(found))

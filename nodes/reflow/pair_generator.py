@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ...d2f_core import FIXED_METHODS, SolverStep, flow_grid, solve
-from ...d2f_data.files.names import check_name
 from ...d2f_data.fingerprints import content_digest, schedule_fingerprint
 from ...d2f_data.reflow.pair_set import ReflowPairSet
 from ...d2f_data.reflow.plan import ReflowPairPlan
@@ -49,11 +48,12 @@ class ReflowPairSettings:
     @property
     def folder(self) -> Path:
         """Folder of the set. Raises ValueError if the name leads out of the folder of all sets."""
-        return host.pairs_folder() / check_name(self.name, "the name of the pairs")
+        return host.pair_set_folder(self.name)
 
     def check(self, has_negative: bool) -> None:
         """Raise ValueError if the widgets contradict the connected inputs."""
         check_guidance("cfg", self.cfg, has_negative)
+        host.pair_set_folder(self.name)
 
 
 class ReflowPairGenerator:
@@ -93,7 +93,8 @@ class ReflowPairGenerator:
     @torch.no_grad()
     def run(self) -> ReflowPairSet:
         """Generate all missing pairs and open the finished set; a cancelled run keeps its finished batches."""
-        with ReflowPairWriter(self.settings.folder, self.plan, self.prompts.texts, self.conditions) as writer:
+        writing = ReflowPairWriter(self.settings.folder, self.plan, self.prompts.texts, self.conditions)
+        with host.cancelled_on_shutdown(), writing as writer:
             self._start = time.perf_counter()
             for items in writer.missing(self.settings.batch_size):
                 done = writer.done

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from .. import host
 from ..network.conditionings import Entry, entries_of, some_entries
 
+MAX_FILE_BYTES = 16 << 20  # of a file of prompts: 200,000 of them
+
 
 class Prompts(NamedTuple):
     """Texts for reports, and one CONDITIONING entry per text."""
@@ -56,11 +58,22 @@ def _encode(clip: Any, prompt: str) -> Entry:
 def _read(file: str) -> str:
     if not file.strip():
         return ""
-    path = host.input_folder() / Path(file.strip().strip("\"'")).expanduser()
+    path = host.user_path("prompt_file", file)
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return _text_of(path)
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"prompt_file {path} cannot be read ({error}); set it to a UTF-8 text file, either an absolute path or a "
             f"path inside ComfyUI's input folder ({host.input_folder()})"
         ) from error
+
+
+def _text_of(path: Path) -> str:
+    if path.exists() and not path.is_file():  # to open a pipe would wait for its writer
+        raise ValueError("it is not a file")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"it has {path.stat().st_size >> 20} MiB; {MAX_FILE_BYTES >> 20} are allowed")
+    text = path.read_text(encoding="utf-8-sig")
+    if "\0" in text:
+        raise ValueError("it is not a text file")
+    return text

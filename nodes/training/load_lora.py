@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...d2f_core import OBJECTIVES
-from ...d2f_data.files.lora_file import LoraFacts, LoraModel, load_lora
+from ...d2f_data.files.lora_file import LoraFacts, LoraModel, check_finite, load_lora
 from ...d2f_data.fingerprints import schedule_fingerprint
 from .. import host
 from ..widgets import CATEGORY, checked
@@ -66,8 +66,7 @@ class D2FLoadLora(io.ComfyNode):
         """Changes with the file, so that an overwritten one is read again."""
         if lora == NONE:
             return NONE
-        state = host.lora_path(lora).stat()
-        return f"{state.st_mtime_ns} {state.st_size}"
+        return host.file_state(lambda: host.lora_path(lora))
 
     @classmethod
     @checked("lora")
@@ -88,10 +87,18 @@ class D2FLoadLora(io.ComfyNode):
 def _choose(lora: str, lora_model: Any) -> tuple[Any, str]:
     """The LoRA to use, and a name for it."""
     if lora_model is not None:
+        _check_connected(lora_model)
         return lora_model, "connected LoRA"
     if lora == NONE:
         raise ValueError("no LoRA is chosen: pick a file, or connect a LoRA to lora_model")
     return load_lora(host.lora_path(lora)), lora
+
+
+def _check_connected(lora: Any) -> None:
+    try:
+        check_finite(lora)
+    except ValueError as error:
+        raise ValueError(f"the LoRA connected to lora_model cannot be used: {error}") from error
 
 
 def _compare(model: Any, facts: LoraFacts) -> list[str]:

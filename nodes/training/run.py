@@ -1,6 +1,7 @@
 """One training run in the graph: the core's trainer, its folder on disk, progress and results.
 
-Whatever ends a run early - cancel, an error, a loss that is not finite - what was learned is saved first.
+Whatever ends a run early - cancel, an error, a loss that is not finite, a signal that ends ComfyUI - what was learned
+is saved first. A process that is killed has no time for that, so the state is also saved every few minutes.
 """
 
 import time
@@ -20,6 +21,7 @@ from ...d2f_data.files.lora_file import (
 )
 from ...d2f_data.files.names import free_path
 from ...d2f_data.files.run_folder import RunFolder
+from ...d2f_data.files.state_form import check_fits, check_trainer_state
 from ...d2f_data.fingerprints import schedule_fingerprint
 from .. import host
 from ..fingerprints import items_fingerprint, weights_fingerprint
@@ -27,6 +29,9 @@ from .items import TrainingItems
 from .plan import TrainingPlan
 from .preview import Preview
 from .status import StatusLine
+
+AUTOSAVE_S = 300.0  # seconds between saves of the state; longer if a save takes more than a fiftieth of that
+_AUTOSAVE_SHARE = 50
 
 
 class Learned(NamedTuple):
@@ -67,8 +72,7 @@ class TrainingRun:
         self.losses: list[float] = []
         self.learning_rate: float | None = None  # of the last step of this session
         self.checks: list[tuple[int, float]] = []
-        self.saved = 0
-        self._restore()
+        self.saved, self._autosave_at = 0, time.monotonic() + AUTOSAVE_S
         objective = self.trainer.objective
         self.preview = Preview(model, network, objective, items, vae, plan.preview_cfg, plan.seed)
         self.progress = host.NodeProgress(plan.steps, node_id)
@@ -77,20 +81,25 @@ class TrainingRun:
         return f"<training run {self.folder.name}, step {self.trainer.step} of {self.plan.steps}>"
 
     def run(self) -> Learned:
-        """Train to the last step; saves regularly, and before an error is re-raised."""
-        clock = StatusLine(self.trainer.step, self.plan.steps, self._why_new())
-        try:
-            self._show(None, clock.opening())
-            for record in self.trainer.run(self.plan.steps - self.trainer.step):
-                self.losses.append(record.loss)
-                self.learning_rate = record.learning_rate
-                self._after(record, clock)
-        except BaseException:
-            self._rescue()
-            self.folder.discard_if_empty()
-            raise
-        if self.saved < self.trainer.step:
-            self._save()
+        """Train to the last step; saves regularly, and before an error is re-raised.
+
+        Raises:
+            ValueError: another process trains this run, or none of its saved states can be used.
+        """
+        with host.cancelled_on_shutdown(), self.folder:
+            self._restore()
+            clock = StatusLine(self.trainer.step, self.plan.steps, self._why_new() + self.folder.note)
+            try:
+                self._show(None, clock.opening())
+                for record in self.trainer.run(self.plan.steps - self.trainer.step):
+                    self.losses.append(record.loss)
+                    self.learning_rate = record.learning_rate
+                    self._after(record, clock)
+            except BaseException:
+                self._rescue()
+                raise
+            if self.saved < self.trainer.step:
+                self._save()
         return Learned(self.lora(), self.losses, self.checks)
 
     def lora(self) -> LoraModel:
@@ -137,12 +146,20 @@ class TrainingRun:
         )
 
     def _restore(self) -> None:
-        state = self.folder.load()
-        if state is None:
-            return
-        self.trainer.load_state_dict(state["trainer"])
-        self.losses, self.checks = list(state["losses"]), list(state["validation"])
-        self.saved = self.trainer.step
+        """Go on from the last state of the run, if there is one."""
+        state = self.folder.load(self._put)
+        if state is not None:
+            self.losses, self.checks = list(state["losses"]), list(state["validation"])
+            self.saved = self.trainer.step if state.get("lora_saved", True) else 0
+
+    def _put(self, state: Mapping[str, Any]) -> None:
+        """Put a saved state into the trainer. Raises ValueError if it is not one of such a trainer."""
+        check_fits(state, {"trainer": {}, "losses": [], "validation": []})
+        check_trainer_state(state["trainer"], self.trainer.state_dict())
+        try:
+            self.trainer.load_state_dict(state["trainer"])
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"the state does not fit the optimizer or the schedule ({error!r})") from error
 
     def _after(self, record: StepRecord, clock: StatusLine) -> None:
         """Validate, save, preview and report, as far as they are due."""
@@ -151,6 +168,8 @@ class TrainingRun:
             self.checks.append((step, self.trainer.validate(self.validation)))
         if _due(step, plan.save_every):
             self._save()
+        elif time.monotonic() > self._autosave_at:
+            self._save_state(with_lora=False)
         picture = self._draw(step) if _due(step, plan.preview_every) else None
         self._show(picture, clock.line(record, self.losses, self.checks))
 
@@ -176,15 +195,22 @@ class TrainingRun:
     def _save(self) -> None:
         """Save the training state and the LoRA."""
         step = self.trainer.step
-        state = {"trainer": self.trainer.state_dict(), "losses": self.losses, "validation": self.checks}
-        loss = self.losses[-1] if self.losses else None
-        record = {"step": step, "loss": loss, "learning_rate": self.learning_rate, "time": time.time()}
-        self.folder.save(state, record)
+        self._save_state(with_lora=True)
         stem = f"diff2flow/{self.folder.name}_step{step:06}"
         lora = self.lora()
         path = free_path(host.lora_folder(), stem, ".safetensors")
         save_lora(path, lora, title=self.folder.name, dtype=smallest_dtype(lora))
         self.saved = step
+
+    def _save_state(self, with_lora: bool) -> None:
+        start = time.monotonic()
+        state = {"trainer": self.trainer.state_dict(), "losses": self.losses, "validation": self.checks}
+        loss = self.losses[-1] if self.losses else None
+        rate = self.learning_rate
+        record = {"step": self.trainer.step, "loss": loss, "learning_rate": rate, "time": time.time()}
+        self.folder.save({**state, "lora_saved": with_lora}, record)
+        now = time.monotonic()
+        self._autosave_at = now + max(AUTOSAVE_S, _AUTOSAVE_SHARE * (now - start))
 
     def _rescue(self) -> None:
         """Save the steps since the last save; an error here must not hide the first one."""
@@ -195,6 +221,7 @@ class TrainingRun:
             host.LOGGER.info("%r was stopped; what was learned is saved, run it again to go on", self)
         except Exception:
             host.LOGGER.exception("%r was stopped and could not be saved; step %d is on disk", self, self.saved)
+            self.progress.say(f"stopped, and step {self.trainer.step} could not be saved: the log says why")
 
     def _facts(self) -> LoraFacts:
         plan, alignment = self.plan, self.network.alignment

@@ -125,7 +125,8 @@ def _keeping() -> list[io.Input]:
             250,
             0,
             100_000,
-            "Save the state and a LoRA every so many steps; 0 saves only at the end and on cancel.",
+            "Save the state and a LoRA every so many steps; 0 saves them only at the end and on cancel. The state "
+            "alone is also saved every 5 minutes.",
         ),
         integer(
             "preview_every", 50, 0, 100_000, "Make a preview every so many steps (sampled in 10 steps); 0 makes none."

@@ -244,7 +244,7 @@ def test_metadata_that_cannot_be_understood_is_named(saved, change):
 
 def test_a_file_older_than_image_conditions_has_none(saved):
     tensors, metadata = load_tensors(saved)
-    assert metadata.pop("diff2flow.condition") == ""
+    assert metadata.pop("diff2flow.condition") == "" and metadata.pop("diff2flow.sha256")
     save_tensors(saved, tensors, metadata)
     assert load_lora(saved).facts == FACTS
 
@@ -316,3 +316,42 @@ def test_the_smallest_dtype_that_holds_the_weights(tmp_path, largest, dtype):
     lora = {"lora_unet_a.lora_down.weight": torch.tensor([[0.5, -largest]])}
     assert smallest_dtype(lora) == dtype
     save_lora(tmp_path / "a.safetensors", lora, dtype=smallest_dtype(lora))
+
+
+def flipped(content, at):
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+def test_a_flipped_bit_is_refused_wherever_it_is(saved):
+    """In the weights, which load without a word otherwise, and in what the file says about its training."""
+    content = saved.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    facts = [content.index(text) + len(text) for text in (b'diff2flow.shift":"', b'diff2flow.steps":"')]
+    for at in [*range(header, len(content), len(content) // 40), *facts]:
+        saved.write_bytes(flipped(content, at))
+        with pytest.raises(ValueError, match=r"my_lora_00001\.safetensors cannot be .*(SHA-256|NaN or inf).*"):
+            load_lora(saved)
+    saved.write_bytes(content)
+    assert load_lora(saved).facts == FACTS
+
+
+def test_the_hash_of_another_program_is_not_compared(tmp_path):
+    tensors = {"lora_unet_a.lora_up.weight": torch.ones(2, 1), "lora_unet_a.lora_down.weight": torch.ones(1, 2)}
+    save_tensors(tmp_path / "x.safetensors", tensors, {"sshs_model_hash": "0" * 64, "modelspec.hash_sha256": "0x0"})
+    assert load_lora(tmp_path / "x.safetensors").facts is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2])
+@pytest.mark.parametrize("key", ["alpha", "lora_up.weight", "diff"])
+def test_weights_and_alphas_that_are_not_finite_are_refused_by_name(tmp_path, key, dtype, value):
+    """Those of other programs, too."""
+    tensors = {f"lora_unet_a.{part}": torch.ones(2, 2).to(dtype) for part in ("lora_up.weight", "lora_down.weight")}
+    tensors |= {"lora_unet_a.alpha": torch.tensor(1.0).to(dtype), "lora_unet_a.diff": torch.ones(2).to(dtype)}
+    save_tensors(tmp_path / "x.safetensors", tensors, {})
+    assert load_lora(tmp_path / "x.safetensors").keys() == tensors.keys()
+    broken = tensors[f"lora_unet_a.{key}"].float()
+    broken.view(-1)[-1] = value
+    save_tensors(tmp_path / "x.safetensors", {**tensors, f"lora_unet_a.{key}": broken.to(dtype)}, {})
+    with pytest.raises(ValueError, match=rf"x\.safetensors cannot .* NaN or infinite values in lora_unet_a\.{key};"):
+        load_lora(tmp_path / "x.safetensors")

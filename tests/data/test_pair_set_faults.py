@@ -260,3 +260,54 @@ def test_a_set_in_a_read_only_folder_is_read(folder, monkeypatch):
     (folder / "checked.json").unlink()
     monkeypatch.setattr(pairs_manifest, "_save_text", refuse)
     assert len(ReflowPairSet(folder)) == 10
+
+
+def rot(path):
+    """Flip a bit without a change of size or modification time, as a disk does."""
+    status = path.stat()
+    flip(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("name", "made"), [("shard-00001.safetensors", [4, 5, 6, 7]), ("shard-00002.safetensors", [8, 9])]
+)
+def test_a_shard_that_rots_is_found_before_it_is_read_and_is_made_again(folder, name, made):
+    """Before, it was believed for ever: size and time are those of the last check."""
+    rot(folder / name)
+    pairs = ReflowPairSet(folder)  # quick, so it does not see it
+    assert len(pairs.read([0]).eps) == 1
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"{name} is damaged: it has another SHA-256; run Generate Reflow Pairs"):
+            pairs.read([0, made[0]])
+    with pytest.raises(ValueError, match="another SHA-256"):
+        ReflowPairSet(folder)  # what was found is remembered
+    assert write(folder) == made
+    assert torch.equal(ReflowPairSet(folder).read(range(10)).eps, PLAN.noise(range(10)))
+
+
+def test_conditions_that_rot_are_found_before_they_are_read(folder):
+    rot(folder / "conditions.safetensors")
+    with pytest.raises(ValueError, match=r"conditions\.safetensors is damaged: it has another SHA-256"):
+        ReflowPairSet(folder).conditions([0])
+
+
+def test_a_part_of_a_shard_that_has_rotted_is_not_copied_into_the_next(folder):
+    """A set that grows rewrites its last shard, under a hash of its own."""
+    rot(folder / "shard-00002.safetensors")
+    grown = ReflowPairPlan((4, 3, 5), 12, 7, {"cfg": 3.0}, shard_size=4)
+    assert write(folder, grown) == [8, 9, 10, 11]
+    read = ReflowPairSet(folder).read(range(12))
+    assert torch.equal(read.eps, grown.noise(range(12))) and torch.equal(read.x0, 2 * read.eps)
+
+
+def test_a_session_hashes_a_file_once_when_it_is_first_read(folder, monkeypatch):
+    hashed = []
+    original = pairs_manifest.file_digest
+    monkeypatch.setattr(pairs_manifest, "file_digest", lambda path: hashed.append(path.name) or original(path))
+    pairs = ReflowPairSet(folder)
+    assert hashed == []
+    for _ in range(3):
+        pairs.read([0, 5])
+        pairs.conditions([0])
+    assert hashed == ["shard-00000.safetensors", "shard-00001.safetensors", "conditions.safetensors"]

@@ -95,8 +95,8 @@ def test_files_that_are_not_a_state_are_named(tmp_path):
         load_state(path)
     save_state(path, STATE, {})
     tensors, metadata = load_tensors(path)
-    save_tensors(path, tensors, metadata | {"diff2flow.state": "2"})
-    with pytest.raises(ValueError, match=r"state\.safetensors has format 2.*update"):
+    save_tensors(path, tensors, metadata | {"diff2flow.state": "3"})
+    with pytest.raises(ValueError, match=r"state\.safetensors has format 3.*update"):
         load_state(path)
     damages = [{"diff2flow.structure": "{"}, {"diff2flow.structure": '{"set": []}'}, {"diff2flow.config": "?"}]
     for damage in damages:
