@@ -39,6 +39,7 @@ from .model import (
     read_alignment,
     sampling_of,
 )
+from .model_call import as_teacher, extras_of, identity_of, in_guider, needs_negative, to_samples
 from .progress import NodeProgress, decode, quick_picture, track
 from .sampling import (
     flow_sampling_in_call,
@@ -48,7 +49,7 @@ from .sampling import (
     stock_sigmas,
     throw_if_interrupted,
 )
-from .training import COMPUTE_DTYPES, Condition, TrainingNetwork, training
+from .training import COMPUTE_DTYPES, BatchCondition, Condition, TrainingNetwork, clear_device, inspected, training
 
 __all__ = [
     "ADAPTER_KINDS",
@@ -58,21 +59,28 @@ __all__ = [
     "CONDITION_NODE",
     "LOGGER",
     "NODE_NAME",
+    "BatchCondition",
     "Condition",
     "NodeProgress",
     "TrainingNetwork",
     "alignment_of",
     "apply_lora",
+    "as_teacher",
     "cache_folder",
     "check_models",
+    "clear_device",
     "clip_identity",
     "convert",
     "decode",
     "encode_caption",
     "encode_images",
+    "extras_of",
     "flow_sampling_in_call",
     "flow_settings",
+    "identity_of",
+    "in_guider",
     "input_folder",
+    "inspected",
     "is_converted",
     "is_flow",
     "latent_factor",
@@ -84,6 +92,7 @@ __all__ = [
     "lora_path",
     "make_sampler",
     "model_name",
+    "needs_negative",
     "pair_sets",
     "pairs_folder",
     "quick_picture",
@@ -94,6 +103,7 @@ __all__ = [
     "stock_sigmas",
     "takes_sizes",
     "throw_if_interrupted",
+    "to_samples",
     "track",
     "training",
     "training_folder",

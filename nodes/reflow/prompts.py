@@ -4,8 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from .. import host
 from ..network.conditionings import Entry, entries_of, some_entries
+
+# Options of an entry that is a text and nothing else; those of several can be put into one batch.
+_TEXT = {"pooled_output"}
 
 
 class Prompts(NamedTuple):
@@ -46,6 +51,30 @@ def gather_prompts(texts: Sequence[str], file: str, clip: Any, positive: Sequenc
             "'prompts' need a text encoder; connect the 'clip' of the checkpoint, or 'positive' instead of prompts"
         )
     return Prompts(lines, [_encode(clip, line) for line in lines])
+
+
+def sampling_groups(entries: Sequence[Entry]) -> list[tuple[list[int], list[Entry]]]:
+    """Items of a batch that can be sampled together: (rows, CONDITIONING for them).
+
+    Plain texts of one length go together, as one entry with a batch of texts; all others prompt by prompt.
+
+    Args:
+        entries: the prompt of each item.
+    """
+    if any(entry is not entries[0] for entry in entries) and _are_texts(entries):
+        pooled = [options["pooled_output"] for _, options in entries if options.get("pooled_output") is not None]
+        joined = {"pooled_output": torch.cat(pooled)} if pooled else {}
+        return [(list(range(len(entries))), [[torch.cat([cross for cross, _ in entries]), joined]])]
+    groups: dict[int, list[int]] = {}
+    for row, entry in enumerate(entries):
+        groups.setdefault(id(entry), []).append(row)
+    return [(rows, [entries[rows[0]]]) for rows in groups.values()]
+
+
+def _are_texts(entries: Sequence[Entry]) -> bool:
+    """Whether entries are plain texts of one length, all of them with or all without a pooled output."""
+    kinds = {(tuple(cross.shape), options.get("pooled_output") is None) for cross, options in entries}
+    return len(kinds) == 1 and all(options.keys() <= _TEXT for _, options in entries)
 
 
 def _encode(clip: Any, prompt: str) -> Entry:
