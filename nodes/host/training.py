@@ -188,17 +188,18 @@ def inspected(model: Any, dtype: str = "auto", recompute: bool = False) -> Itera
 
 
 def clear_device(model: Any) -> None:
-    """Load a MODEL for training, and let all others leave its device.
+    """Load a MODEL for training, and let text encoders, VAEs and all other models leave its device.
 
     The dynamic patcher loads nothing beforehand: its weights are fetched, patched, for the frozen copy.
     """
     management = comfy.model_management
-    if getattr(model, "is_dynamic", lambda: False)():
-        management.free_memory(_EVERYTHING, model.load_device)
-        return
-    management.load_models_gpu([model], memory_required=_EVERYTHING, force_full_load=True)
-    loaded = [one for one in management.current_loaded_models if one.model is model]
-    management.free_memory(_EVERYTHING, model.load_device, keep_loaded=loaded)
+    dynamic = getattr(model, "is_dynamic", lambda: False)()
+    if not dynamic:
+        management.load_models_gpu([model], memory_required=_EVERYTHING, force_full_load=True)
+    own = [one for one in management.current_loaded_models if one.model is not None and model.is_clone(one.model)]
+    management.free_memory(_EVERYTHING, model.load_device, keep_loaded=own)
+    if dynamic:
+        management.free_memory(1.2 * model.model_size() + management.minimum_inference_memory(), model.load_device)
 
 
 def _of_one_timestep(rows: list[int], kwargs: Condition, timesteps: list[float]) -> list[tuple[list[int], Condition]]:

@@ -50,7 +50,7 @@ def test_a_network_that_knows_the_only_image_has_straight_paths(build, watch, me
 
     def ideal(run, x, timestep):
         ve = torch.lerp(
-            sigmas.log()[timestep.long()], sigmas.log()[timestep.long().add(1).clamp(max=999)], timestep % 1
+            sigmas.log()[timestep.long()], sigmas.log()[timestep.long().add(1).clamp(max=999)], timestep.double() % 1
         )
         return x / (ve.exp() / (1 + ve.exp() ** 2).sqrt()).reshape(-1, 1, 1, 1).float()
 
