@@ -130,6 +130,7 @@ class ReflowPairGenerator:
 
         def run(denoise: Any, x: Tensor) -> Tensor:
             nonlocal reached
+            _check_start(x.cpu(), eps)
             reached = solve(GuidedVelocity(denoise), x, self.times, settings.solver, on_step=report)
             return reached
 
@@ -187,6 +188,15 @@ class ReflowPairGenerator:
             "negative": "" if null is None else content_digest(null)[:16],
             "precision": str(network.dtype).removeprefix("torch."),
         }
+
+
+def _check_start(x: Tensor, eps: Tensor) -> None:
+    """Raise ValueError unless sampling begins at the noise of the pairs."""
+    if not torch.allclose(x, eps, rtol=1e-4, atol=1e-4):
+        raise ValueError(
+            "a node on this model changes the noise that sampling starts from, so that a pair would hold another noise "
+            "than the one its latent came from; remove that node for generating pairs"
+        )
 
 
 def describe(pairs: ReflowPairSet, generated: int = 0, seconds: float = 0.0) -> str:

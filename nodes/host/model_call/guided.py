@@ -53,7 +53,8 @@ def in_guider(
         return function(denoise, x)
 
     empty = torch.zeros_like(noise)
-    guider.sample(noise, empty, comfy.samplers.KSAMPLER(sampler), sigmas, disable_pbar=True, seed=seed)
+    # Some nodes write into the noise.
+    guider.sample(noise.clone(), empty, comfy.samplers.KSAMPLER(sampler), sigmas, disable_pbar=True, seed=seed)
 
 
 def needs_negative(model: Any, cfg: float) -> bool:
