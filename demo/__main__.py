@@ -11,15 +11,15 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-COMMANDS = ("make_tokenizer", "train_vae", "train_reader", "make_latents", "train_unet", "evaluate",
-            "world.train_vae")
+COMMANDS = ("make_tokenizer", "train_vae", "train_reader", "make_latents", "train_unet", "evaluate", "world.train_vae")
 
 
 def load_package(folder: Path, name: str = "d2f_demo") -> ModuleType:
     """Import the folder as the package `name`, once."""
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(
-            name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         spec.loader.exec_module(module)

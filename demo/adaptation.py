@@ -30,7 +30,8 @@ from .render import render_batch
 from .scenes import ATTRIBUTES, Scene, make_scene, sample_scene
 
 TASKS: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {"color": {"color": "cyan"}, "texture": {"texture": "striped"}})
+    {"color": {"color": "cyan"}, "texture": {"texture": "striped"}}
+)
 """Name of a task -> the new words of its scenes, all of them held out of the demo model's training."""
 
 # Streams of random numbers: scenes for training, for prompts, and for reference renders.
@@ -96,10 +97,12 @@ class Evaluation:
     def measure(self, images: Tensor) -> dict[str, float]:
         """Metrics of images (new + known, H, W, 3) in [0, 1], in the order of the prompts; see the module docstring."""
         read, new = read_attributes(images), self.new
-        return {"accuracy": share_right(read[:new], self.wanted[:new]),
-                "new": share_right(read[:new], self.wanted[:new], tuple(TASKS[self.task])),
-                "kept": share_right(read[new:], self.wanted[new:]),
-                "frechet": frechet_distance(features(images[:new]), self.reference)}
+        return {
+            "accuracy": share_right(read[:new], self.wanted[:new]),
+            "new": share_right(read[:new], self.wanted[:new], tuple(TASKS[self.task])),
+            "kept": share_right(read[new:], self.wanted[new:]),
+            "frechet": frechet_distance(features(images[:new]), self.reference),
+        }
 
 
 def short_caption(scene: Scene) -> str:
@@ -114,8 +117,9 @@ def words_of(scene: Scene, short: bool) -> dict[str, str]:
     return {name: getattr(scene, name) for name in names}
 
 
-def share_right(read: Sequence[Mapping[str, str]], wanted: Sequence[Mapping[str, str]],
-                names: Sequence[str] = tuple(ATTRIBUTES)) -> float:
+def share_right(
+    read: Sequence[Mapping[str, str]], wanted: Sequence[Mapping[str, str]], names: Sequence[str] = tuple(ATTRIBUTES)
+) -> float:
     """Fraction of images in which the words read equal all wanted ones, among the attributes `names`."""
     right = [all(r[name] == word for name, word in w.items() if name in names) for r, w in zip(read, wanted)]
     return sum(right) / len(right)

@@ -9,18 +9,26 @@ import numpy as np
 from .scenes import ATTRIBUTES, Scene
 
 SYNONYMS = {
-    "sphere": ("sphere", "ball"), "cube": ("cube", "box"), "cone": ("cone",),
-    "cylinder": ("cylinder", "tube"), "ring": ("ring", "donut"),
-    "small": ("small", "little", "tiny"), "large": ("large", "big", "huge"),
-    "gray": ("gray", "grey"), "purple": ("purple", "violet"), "black": ("black", "dark"),
-    "center": ("center", "middle")}
+    "sphere": ("sphere", "ball"),
+    "cube": ("cube", "box"),
+    "cone": ("cone",),
+    "cylinder": ("cylinder", "tube"),
+    "ring": ("ring", "donut"),
+    "small": ("small", "little", "tiny"),
+    "large": ("large", "big", "huge"),
+    "gray": ("gray", "grey"),
+    "purple": ("purple", "violet"),
+    "black": ("black", "dark"),
+    "center": ("center", "middle"),
+}
 PREFIXES = ("a", "a", "a", "", "a picture of a", "a render of a", "the", "one")
 _PLACES = ("on the {}", "at the {}", "in the {}", "{}")
 _BACKGROUNDS = ("{} background", "{} wall", "in front of a {} wall", "with a {} background")
 _EXTRA_WORDS = (
     "an and is it its to by near behind under over photo image painting drawing scene object thing toy",
     "floor light shadow shiny matte soft bright checkered dotted spotted textured round square tall flat",
-    "silver gold brown teal magenta lime torus pyramid star heart triangle depth map style no not")
+    "silver gold brown teal magenta lime torus pyramid star heart triangle depth map style no not",
+)
 
 # Probability that a clause is omitted.
 DROP = {"size": 0.35, "texture": 0.85, "position": 0.40, "background": 0.40, "color": 0.04, "shape": 0.03}
@@ -34,6 +42,7 @@ def _word(rng: np.random.Generator, name: str) -> str:
 
 def caption(scene: Scene, rng: np.random.Generator, drop: bool = True) -> str:
     """A random caption of the scene; with drop=False it names every attribute except a plain texture."""
+
     def kept(name: str) -> bool:
         if name == "texture" and scene.texture != "plain":
             return True
@@ -55,8 +64,10 @@ def plain_caption(scene: Scene) -> str:
     """The canonical full caption, e.g. "a large red sphere on the left, blue background"."""
     texture = "" if scene.texture == "plain" else scene.texture + " "
     where = "in" if scene.position == "center" else "on"
-    return (f"a {scene.size} {texture}{scene.color} {scene.shape} {where} the {scene.position}, "
-            f"{scene.background} background")
+    return (
+        f"a {scene.size} {texture}{scene.color} {scene.shape} {where} the {scene.position}, "
+        f"{scene.background} background"
+    )
 
 
 def vocabulary() -> list[str]:

@@ -43,20 +43,29 @@ def encode_prompts(clip: object, prompts: list[str]) -> list:
     return [[torch.cat([cond for cond, _ in conds]), {"pooled_output": pooled}]]
 
 
-def sample_images(checkpoint: tuple, prompts: list[str], seed: int = 0, steps: int = STEPS, cfg: float = CFG,
-                  sampler: str = SAMPLER, scheduler: str = SCHEDULER, batch: int = 32) -> Tensor:
+def sample_images(
+    checkpoint: tuple,
+    prompts: list[str],
+    seed: int = 0,
+    steps: int = STEPS,
+    cfg: float = CFG,
+    sampler: str = SAMPLER,
+    scheduler: str = SCHEDULER,
+    batch: int = 32,
+) -> Tensor:
     """Sample one image per prompt with ComfyUI's KSampler.
 
     checkpoint: (MODEL, CLIP, VAE). The noise comes from a generator of its own.
     Returns images (len(prompts), 96, 96, 3) in [0, 1].
     """
     from .networks import IMAGE_SIZE, ksampler
+
     model, clip, vae = checkpoint
     gen, side, images = torch.Generator().manual_seed(seed), IMAGE_SIZE // 8, []
     with torch.inference_mode():
         negative = encode_prompts(clip, [""])
         for start in range(0, len(prompts), batch):
-            positive = encode_prompts(clip, prompts[start:start + batch])
+            positive = encode_prompts(clip, prompts[start : start + batch])
             noise = torch.randn(len(positive[0][0]), 4, side, side, generator=gen)
             latent = ksampler(model, noise, steps, cfg, sampler, scheduler, positive, negative, seed)
             images.append(vae.decode(latent).float().cpu())
@@ -76,6 +85,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 def save_grid(images: Tensor, path: Path, columns: int = 16) -> None:
     """Write images (B, H, W, 3) in [0, 1] to one PNG; B is a multiple of `columns`."""
     from PIL import Image
+
     count, height, width, _ = images.shape
     rows = images.view(count // columns, columns, height, width, 3).permute(0, 2, 1, 3, 4)
     array = (rows.reshape(-1, columns * width, 3).clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy()
@@ -91,8 +101,12 @@ def measure(checkpoint: tuple, count: int, cfg: float, seed: int) -> tuple[dict[
     both = accuracy_of_pairs(images, wanted)
     seconds = min(seconds_for(checkpoint, prompts[:16], cfg) for _ in range(3))
     renders = render_batch([sample_scene(rng) for _ in range(1024)])[0]
-    figures = {**accuracy(images, wanted), "shape_and_color": both, "seconds_batch_16": seconds,
-               "frechet": frechet_distance(features(images), features(renders))}
+    figures = {
+        **accuracy(images, wanted),
+        "shape_and_color": both,
+        "seconds_batch_16": seconds,
+        "frechet": frechet_distance(features(images), features(renders)),
+    }
     return {k: round(v, 4) for k, v in figures.items()}, images
 
 
@@ -105,8 +119,9 @@ def seconds_for(checkpoint: tuple, prompts: list[str], cfg: float) -> float:
 
 def accuracy_of_pairs(images: Tensor, wanted: list[dict[str, str]]) -> float:
     """Fraction of images with both the shape and the colour of the prompt."""
-    return sum(all(r[n] == w[n] for n in ("shape", "color"))
-               for r, w in zip(read_attributes(images), wanted)) / len(wanted)
+    return sum(all(r[n] == w[n] for n in ("shape", "color")) for r, w in zip(read_attributes(images), wanted)) / len(
+        wanted
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -123,6 +138,7 @@ def main(argv: list[str]) -> None:
     import_host()
     torch.set_num_threads(args.threads)
     from .networks import load_demo_checkpoint
+
     checkpoint = load_demo_checkpoint(args.weights)
     for cfg in args.cfg:
         figures, images = measure(checkpoint, args.count, cfg, args.seed)

@@ -40,12 +40,13 @@ def tokenize(captions: list[str]) -> Tensor:
 
     from .make_tokenizer import TOKENIZER
     from .networks import END_TOKEN, MAX_TOKENS
+
     tokenizer = CLIPTokenizer.from_pretrained(str(TOKENIZER))
     rows = torch.full((len(captions), MAX_TOKENS), END_TOKEN, dtype=torch.int16)
     for row, ids in zip(rows, tokenizer(captions)["input_ids"]):
         if len(ids) > MAX_TOKENS:
             raise ValueError(f"a caption has {len(ids)} tokens, more than {MAX_TOKENS}")
-        row[:len(ids)] = torch.tensor(ids, dtype=torch.int16)
+        row[: len(ids)] = torch.tensor(ids, dtype=torch.int16)
     return rows
 
 
@@ -61,7 +62,7 @@ def encode_scenes(scenes: list[Scene]) -> tuple[np.ndarray, np.ndarray]:
 
 def encode_all(scenes: list[Scene], processes: int) -> tuple[Tensor, Tensor]:
     """`encode_scenes` for many scenes, distributed over single-threaded processes."""
-    parts = [scenes[i:i + 64] for i in range(0, len(scenes), 64)]
+    parts = [scenes[i : i + 64] for i in range(0, len(scenes), 64)]
     with get_context("fork").Pool(processes) as pool:
         latents, small = zip(*pool.imap(encode_scenes, parts))
     return torch.from_numpy(np.concatenate(latents)), torch.from_numpy(np.concatenate(small))
@@ -73,8 +74,10 @@ def fit_preview(latents: Tensor, small: Tensor) -> dict[str, list]:
     y = small.permute(0, 2, 3, 1).reshape(-1, 3) * 2 - 1
     design = torch.cat([x, torch.ones(len(x), 1)], 1)
     solution = torch.linalg.lstsq(design, y).solution
-    return {"factors": [[round(v, 4) for v in row] for row in solution[:4].tolist()],
-            "bias": [round(v, 4) for v in solution[4].tolist()]}
+    return {
+        "factors": [[round(v, 4) for v in row] for row in solution[:4].tolist()],
+        "bias": [round(v, 4) for v in solution[4].tolist()],
+    }
 
 
 def main(argv: list[str]) -> None:
@@ -92,10 +95,18 @@ def main(argv: list[str]) -> None:
     tokens = tokenize([caption(s, rng) for s in scenes for _ in range(CAPTIONS)])
     latents, small = encode_all(scenes, args.threads)
     args.cache.mkdir(parents=True, exist_ok=True)
-    save_file({"latents": latents, "tokens": tokens.view(len(scenes), CAPTIONS, -1)},
-              args.cache / "latents.safetensors")
-    (WEIGHTS / "latent_rgb.json").write_text(json.dumps(fit_preview(latents[:2000], small[:2000])) + "\n",
-                                             encoding="ascii")
+    save_file(
+        {"latents": latents, "tokens": tokens.view(len(scenes), CAPTIONS, -1)}, args.cache / "latents.safetensors"
+    )
+    (WEIGHTS / "latent_rgb.json").write_text(
+        json.dumps(fit_preview(latents[:2000], small[:2000])) + "\n", encoding="ascii"
+    )
     z = latents.float()
-    log("latents", scenes=len(scenes), seconds=clock(), mean=z.mean().item(), std=z.std().item(),
-        channel_std=[round(v, 4) for v in z.std((0, 2, 3)).tolist()])
+    log(
+        "latents",
+        scenes=len(scenes),
+        seconds=clock(),
+        mean=z.mean().item(),
+        std=z.std().item(),
+        channel_std=[round(v, 4) for v in z.std((0, 2, 3)).tolist()],
+    )

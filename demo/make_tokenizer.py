@@ -29,7 +29,7 @@ def encode_word(word: str, ranks: dict[Merge, int]) -> list[str]:
         rank, i = min((ranks.get(pair, len(ranks)), i) for i, pair in enumerate(zip(pieces, pieces[1:])))
         if rank == len(ranks):
             break
-        pieces[i:i + 2] = ["".join(pieces[i:i + 2])]
+        pieces[i : i + 2] = ["".join(pieces[i : i + 2])]
     return pieces
 
 
@@ -52,8 +52,13 @@ def main(argv: list[str]) -> None:
     lines = ["#version: 0.2", *(" ".join(m) for m in merges)]
     (TOKENIZER / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
-    config = {**special, "add_prefix_space": False, "do_lower_case": True, "errors": "replace",
-              "model_max_length": 8192, "tokenizer_class": "CLIPTokenizer"}
-    for name, data in (("vocab.json", vocab), ("special_tokens_map.json", special),
-                       ("tokenizer_config.json", config)):
+    config = {
+        **special,
+        "add_prefix_space": False,
+        "do_lower_case": True,
+        "errors": "replace",
+        "model_max_length": 8192,
+        "tokenizer_class": "CLIPTokenizer",
+    }
+    for name, data in (("vocab.json", vocab), ("special_tokens_map.json", special), ("tokenizer_config.json", config)):
         (TOKENIZER / name).write_text(json.dumps(data, indent=1) + "\n", encoding="ascii")

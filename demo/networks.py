@@ -31,16 +31,32 @@ TOKENIZER = Path(__file__).resolve().parent / "tokenizer"
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 UNET_CONFIG = {
-    "image_size": IMAGE_SIZE // 8, "in_channels": 4, "out_channels": 4, "model_channels": 64,
-    "num_res_blocks": [1, 1, 1], "channel_mult": [1, 2, 2],
-    "transformer_depth": [0, 1, 0], "transformer_depth_middle": 0,
+    "image_size": IMAGE_SIZE // 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 64,
+    "num_res_blocks": [1, 1, 1],
+    "channel_mult": [1, 2, 2],
+    "transformer_depth": [0, 1, 0],
+    "transformer_depth_middle": 0,
     "transformer_depth_output": [0, 0, 1, 1, 0, 0],
-    "use_spatial_transformer": True, "use_linear_in_transformer": True, "context_dim": CONTEXT_DIM,
-    "use_temporal_attention": False, "adm_in_channels": None, "legacy": False}
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": True,
+    "context_dim": CONTEXT_DIM,
+    "use_temporal_attention": False,
+    "adm_in_channels": None,
+    "legacy": False,
+}
 
 CLIP_CONFIG = {
-    "num_hidden_layers": 2, "hidden_size": CONTEXT_DIM, "num_attention_heads": 4, "intermediate_size": 256,
-    "hidden_act": "quick_gelu", "max_position_embeddings": MAX_TOKENS, "eos_token_id": END_TOKEN}
+    "num_hidden_layers": 2,
+    "hidden_size": CONTEXT_DIM,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+    "hidden_act": "quick_gelu",
+    "max_position_embeddings": MAX_TOKENS,
+    "eos_token_id": END_TOKEN,
+}
 
 
 class DemoLatentFormat(comfy.latent_formats.LatentFormat):
@@ -73,17 +89,23 @@ class DemoWordTokenizer(comfy.sd1_clip.SDTokenizer):
     """The host's tokenizer with the demo vocabulary; MAX_TOKENS tokens per chunk."""
 
     def __init__(self, embedding_directory=None, tokenizer_data: dict | None = None):
-        super().__init__(tokenizer_path=str(TOKENIZER), max_length=MAX_TOKENS, embedding_size=CONTEXT_DIM,
-                         embedding_key="clip_demo", embedding_directory=embedding_directory,
-                         tokenizer_data=tokenizer_data or {})
+        super().__init__(
+            tokenizer_path=str(TOKENIZER),
+            max_length=MAX_TOKENS,
+            embedding_size=CONTEXT_DIM,
+            embedding_key="clip_demo",
+            embedding_directory=embedding_directory,
+            tokenizer_data=tokenizer_data or {},
+        )
 
 
 class DemoTokenizer(comfy.sd1_clip.SD1Tokenizer):
     """Tokenizer of a single CLIP, named "l" as in Stable Diffusion 1."""
 
     def __init__(self, embedding_directory=None, tokenizer_data: dict | None = None):
-        super().__init__(embedding_directory=embedding_directory, tokenizer_data=tokenizer_data or {},
-                         tokenizer=DemoWordTokenizer)
+        super().__init__(
+            embedding_directory=embedding_directory, tokenizer_data=tokenizer_data or {}, tokenizer=DemoWordTokenizer
+        )
 
 
 class SmallVocabularyText(comfy.clip_model.CLIPTextModel):
@@ -93,7 +115,8 @@ class SmallVocabularyText(comfy.clip_model.CLIPTextModel):
         super().__init__(config_dict, dtype, "meta", operations)
         self.to_empty(device=device or "cpu")
         self.set_input_embeddings(
-            operations.Embedding(VOCAB_SIZE, config_dict["hidden_size"], dtype=dtype, device=device))
+            operations.Embedding(VOCAB_SIZE, config_dict["hidden_size"], dtype=dtype, device=device)
+        )
 
 
 class DemoClip(comfy.sd1_clip.SDClipModel):
@@ -101,9 +124,16 @@ class DemoClip(comfy.sd1_clip.SDClipModel):
 
     def __init__(self, device="cpu", dtype=None, model_options: dict | None = None):
         tokens = {"start": START_TOKEN, "end": END_TOKEN, "pad": END_TOKEN}
-        super().__init__(device=device, dtype=dtype, max_length=MAX_TOKENS, special_tokens=tokens,
-                         textmodel_json_config=dict(CLIP_CONFIG), model_class=SmallVocabularyText,
-                         return_projected_pooled=False, model_options=model_options or {})
+        super().__init__(
+            device=device,
+            dtype=dtype,
+            max_length=MAX_TOKENS,
+            special_tokens=tokens,
+            textmodel_json_config=dict(CLIP_CONFIG),
+            model_class=SmallVocabularyText,
+            return_projected_pooled=False,
+            model_options=model_options or {},
+        )
 
 
 class DemoTextModel(comfy.sd1_clip.SD1ClipModel):
@@ -150,8 +180,9 @@ def load_clip(weights: Path) -> comfy.sd.CLIP:
     target = DemoConfig(UNET_CONFIG).clip_target()
     target.params = {}
     state = load_file(weights / "clip.safetensors")
-    clip = comfy.sd.CLIP(target, parameters=sum(v.numel() for v in state.values()),
-                         model_options={"dtype": torch.float32})
+    clip = comfy.sd.CLIP(
+        target, parameters=sum(v.numel() for v in state.values()), model_options={"dtype": torch.float32}
+    )
     clip.load_sd({k: v.float() for k, v in state.items()}, full_model=True)
     return clip
 
@@ -170,13 +201,34 @@ def load_demo_checkpoint(folder: Path | str = WEIGHTS) -> tuple:
     folder = Path(folder)
     for name in ("unet", "clip", "vae"):
         if not (folder / f"{name}.safetensors").is_file():
-            raise FileNotFoundError(f"demo weights: {folder / name}.safetensors is missing; "
-                                    "copy the pack's demo/weights folder again")
+            raise FileNotFoundError(
+                f"demo weights: {folder / name}.safetensors is missing; copy the pack's demo/weights folder again"
+            )
     return load_model(folder), load_clip(folder), load_vae(folder)
 
 
-def ksampler(model: comfy.model_patcher.ModelPatcher, noise: torch.Tensor, steps: int, cfg: float,
-             sampler: str, scheduler: str, positive: list, negative: list, seed: int) -> torch.Tensor:
+def ksampler(
+    model: comfy.model_patcher.ModelPatcher,
+    noise: torch.Tensor,
+    steps: int,
+    cfg: float,
+    sampler: str,
+    scheduler: str,
+    positive: list,
+    negative: list,
+    seed: int,
+) -> torch.Tensor:
     """Latents (B, 4, h, w) that the KSampler node returns for the given noise (B, 4, h, w) and an empty latent."""
-    return comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, positive, negative,
-                               torch.zeros_like(noise), seed=seed, disable_pbar=True)
+    return comfy.sample.sample(
+        model,
+        noise,
+        steps,
+        cfg,
+        sampler,
+        scheduler,
+        positive,
+        negative,
+        torch.zeros_like(noise),
+        seed=seed,
+        disable_pbar=True,
+    )

@@ -31,8 +31,7 @@ class Reader(nn.Module):
         widths = (5, *_WIDTHS)
         self.stages = nn.Sequential(*(_stage(a, b) for a, b in zip(widths, widths[1:])))
         self.hidden = nn.Linear(2 * _WIDTHS[-1], FEATURES)
-        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, len(words))
-                                    for name, words in ATTRIBUTES.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, len(words)) for name, words in ATTRIBUTES.items()})
 
     def features(self, images: Tensor) -> Tensor:
         """Images (B, 3, 96, 96) in [0, 1] -> features (B, FEATURES)."""
@@ -50,16 +49,14 @@ class Reader(nn.Module):
 
 def _stage(n_in: int, n_out: int) -> nn.Sequential:
     """A convolution that halves the resolution."""
-    return nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride=2, padding=1, bias=False),
-                         nn.BatchNorm2d(n_out), nn.ReLU())
+    return nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU())
 
 
 @lru_cache(maxsize=1)
 def load_reader() -> Reader:
     """The trained classifier in float32 on the CPU, loaded once."""
     reader = Reader()
-    reader.load_state_dict({k: v.float() if v.is_floating_point() else v
-                            for k, v in load_file(_WEIGHTS).items()})
+    reader.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(_WEIGHTS).items()})
     return reader.eval().requires_grad_(False)
 
 

@@ -65,8 +65,11 @@ def _cone(o: Tensor, d: Tensor, radius: float = 1.0, height: float = 2.05) -> li
     """Upright cone on y = 0: x^2 + z^2 = (k (height - y))^2 with k = radius / height."""
     k2 = (radius / height) ** 2
     ox, oy, oz, dx, dy, dz = *o.unbind(-1), *d.unbind(-1)
-    roots = _roots(dx * dx + dz * dz - k2 * dy * dy, ox * dx + oz * dz + k2 * (height - oy) * dy,
-                   ox * ox + oz * oz - k2 * (height - oy) ** 2)
+    roots = _roots(
+        dx * dx + dz * dz - k2 * dy * dy,
+        ox * dx + oz * dz + k2 * (height - oy) * dy,
+        ox * ox + oz * oz - k2 * (height - oy) ** 2,
+    )
     hits = []
     for z in roots[:2]:
         p = o + z[..., None] * d
@@ -95,7 +98,12 @@ def _ring(o: Tensor, d: Tensor, outer: float = 1.0, inner: float = 0.55, half: f
 
 
 _SOLIDS: dict[str, Callable[[Tensor, Tensor], list[Hit]]] = {
-    "sphere": _sphere, "cube": _cube, "cone": _cone, "cylinder": _cylinder, "ring": _ring}
+    "sphere": _sphere,
+    "cube": _cube,
+    "cone": _cone,
+    "cylinder": _cylinder,
+    "ring": _ring,
+}
 
 
 def _nearest(hits: list[Hit]) -> tuple[Tensor, Tensor]:
@@ -159,9 +167,11 @@ def _trace(scenes: Sequence[Scene], size: int, color: bool) -> tuple[Tensor | No
     point = origin + depth[..., None] * d
     floor_shade = (_AMBIENT + _DIFFUSE * light[:, 1])[:, None] * _contact_shadow(point, center, radius, light)
     wall_shade = 0.82 + 0.09 * point[..., 1].clamp(0, 3)
-    room = torch.where((floor_z < wall_z)[..., None],
-                       _column(scenes, "floor_rgb")[:, None] * floor_shade[..., None],
-                       _column(scenes, "wall_rgb")[:, None] * wall_shade[..., None])
+    room = torch.where(
+        (floor_z < wall_z)[..., None],
+        _column(scenes, "floor_rgb")[:, None] * floor_shade[..., None],
+        _column(scenes, "wall_rgb")[:, None] * wall_shade[..., None],
+    )
     hit = torch.isfinite(solid_z) & (solid_z <= depth)
     height = torch.where(hit, point[..., 1] / radius[:, None], 0.0)
     solid = _shade_solid(scenes, height, normal, local_d, _yaw(light[:, None], yaw))
@@ -202,7 +212,7 @@ def render_batch(scenes: Sequence[Scene], size: int = 96, samples: int = 2) -> t
     for shape in _SOLIDS:
         rows = [i for i, s in enumerate(scenes) if s.shape == shape]
         for start in range(0, len(rows), _CHUNK):
-            part = rows[start:start + _CHUNK]
+            part = rows[start : start + _CHUNK]
             images[part], depths[part] = _render_chunk([scenes[i] for i in part], size, samples)
     return images, depths
 

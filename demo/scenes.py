@@ -23,8 +23,14 @@ TEXTURES = ("plain", "striped")
 SIZES = ("small", "large")
 POSITIONS = ("left", "center", "right")
 BACKGROUNDS = ("gray", "blue", "green", "tan", "black")
-ATTRIBUTES = {"shape": SHAPES, "color": COLORS, "texture": TEXTURES, "size": SIZES,
-              "position": POSITIONS, "background": BACKGROUNDS}
+ATTRIBUTES = {
+    "shape": SHAPES,
+    "color": COLORS,
+    "texture": TEXTURES,
+    "size": SIZES,
+    "position": POSITIONS,
+    "background": BACKGROUNDS,
+}
 
 HELD_OUT_PAIRS = (("purple", "cone"), ("yellow", "cube"), ("green", "ring"), ("pink", "cylinder"))
 HELD_OUT_COLORS = ("cyan",)
@@ -32,12 +38,24 @@ HELD_OUT_TEXTURES = ("striped",)
 
 # Hue, saturation and value of each name; below each table, the half widths of the uniform jitter on them.
 _OBJECT_HSV = {
-    "red": (0.995, 0.90, 0.86), "orange": (0.078, 0.92, 0.97), "yellow": (0.152, 0.85, 0.97),
-    "green": (0.345, 0.78, 0.68), "cyan": (0.500, 0.80, 0.88), "blue": (0.615, 0.85, 0.85),
-    "purple": (0.765, 0.72, 0.68), "pink": (0.925, 0.42, 0.99), "white": (0.120, 0.02, 0.96)}
+    "red": (0.995, 0.90, 0.86),
+    "orange": (0.078, 0.92, 0.97),
+    "yellow": (0.152, 0.85, 0.97),
+    "green": (0.345, 0.78, 0.68),
+    "cyan": (0.500, 0.80, 0.88),
+    "blue": (0.615, 0.85, 0.85),
+    "purple": (0.765, 0.72, 0.68),
+    "pink": (0.925, 0.42, 0.99),
+    "white": (0.120, 0.02, 0.96),
+}
 _OBJECT_JITTER = (0.012, 0.05, 0.03)
-_WALL_HSV = {"gray": (0.60, 0.03, 0.60), "blue": (0.585, 0.42, 0.66), "green": (0.350, 0.30, 0.60),
-             "tan": (0.090, 0.38, 0.74), "black": (0.650, 0.12, 0.15)}
+_WALL_HSV = {
+    "gray": (0.60, 0.03, 0.60),
+    "blue": (0.585, 0.42, 0.66),
+    "green": (0.350, 0.30, 0.60),
+    "tan": (0.090, 0.38, 0.74),
+    "black": (0.650, 0.12, 0.15),
+}
 _WALL_JITTER = (0.010, 0.03, 0.03)
 _FLOOR_HSV, _FLOOR_JITTER = (0.09, 0.12, 0.62), (0.02, 0.05, 0.08)
 _RADIUS = {"small": 0.52, "large": 0.82}
@@ -79,11 +97,24 @@ def _jittered_rgb(rng: np.random.Generator, hsv: tuple, jitter: tuple) -> tuple[
     return colorsys.hsv_to_rgb(h % 1.0, min(max(s, 0.0), 1.0), min(max(v, 0.0), 1.0))
 
 
-def make_scene(rng: np.random.Generator, shape: str, color: str, texture: str = "plain",
-               size: str = "large", position: str = "center", background: str = "gray") -> Scene:
+def make_scene(
+    rng: np.random.Generator,
+    shape: str,
+    color: str,
+    texture: str = "plain",
+    size: str = "large",
+    position: str = "center",
+    background: str = "gray",
+) -> Scene:
     """Sample the numbers of a scene with given words, held out or not. Raises ValueError for an unknown word."""
-    words = {"shape": shape, "color": color, "texture": texture, "size": size,
-             "position": position, "background": background}
+    words = {
+        "shape": shape,
+        "color": color,
+        "texture": texture,
+        "size": size,
+        "position": position,
+        "background": background,
+    }
     for name, word in words.items():
         if word not in ATTRIBUTES[name]:
             raise ValueError(f"{name} is {word!r}; choose one of {', '.join(ATTRIBUTES[name])}")
@@ -100,7 +131,8 @@ def make_scene(rng: np.random.Generator, shape: str, color: str, texture: str = 
         camera_y=1.75 + rng.uniform(-0.1, 0.1),
         camera_pitch=math.radians(14.0 + rng.uniform(-1.5, 1.5)),
         light_azimuth=rng.uniform(-1.0, 1.0),
-        light_elevation=math.radians(rng.uniform(42.0, 62.0)))
+        light_elevation=math.radians(rng.uniform(42.0, 62.0)),
+    )
 
 
 def sample_scene(rng: np.random.Generator, held_out: bool | None = False) -> Scene:

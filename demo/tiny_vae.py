@@ -27,8 +27,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.conv = nn.Sequential(_conv(width, width), nn.ReLU(), _conv(width, width), nn.ReLU(),
-                                  _conv(width, width))
+        self.conv = nn.Sequential(_conv(width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, width, H, W)."""
@@ -52,8 +51,7 @@ def decoder(widths: tuple[int, ...] = WIDTHS) -> nn.Sequential:
     """Latent -> image in about [0, 1], with the layers in the order of the host's decoder."""
     layers: list[nn.Module] = [Clamp(), _conv(LATENT_CHANNELS, widths[-1]), nn.ReLU()]
     for wide, narrow in zip(widths[:0:-1], widths[-2::-1]):
-        layers += [Block(wide), Block(wide), Block(wide), nn.Upsample(scale_factor=2),
-                   _conv(wide, narrow, bias=False)]
+        layers += [Block(wide), Block(wide), Block(wide), nn.Upsample(scale_factor=2), _conv(wide, narrow, bias=False)]
     return nn.Sequential(*layers, Block(widths[0]), _conv(widths[0], 3))
 
 

@@ -27,6 +27,7 @@ def import_host() -> None:
             raise SystemExit(f"COMFYUI_PATH is {root!r}; set it to a ComfyUI folder (the one with main.py)")
         sys.path.insert(0, root)
     import comfy.cli_args
+
     if not torch.cuda.is_available():
         comfy.cli_args.args.cpu = True
 
@@ -71,8 +72,7 @@ class Threads:
 
 def log(stage: str, **record) -> None:
     """Append one line to the training log and print it."""
-    line = json.dumps({"stage": stage, **{k: round(v, 6) if isinstance(v, float) else v
-                                          for k, v in record.items()}})
+    line = json.dumps({"stage": stage, **{k: round(v, 6) if isinstance(v, float) else v for k, v in record.items()}})
     print(line, flush=True)
     with LOG.open("a", encoding="ascii") as file:
         file.write(line + "\n")

@@ -20,8 +20,7 @@ BATCH, PEAK_LR = 64, 3e-3
 
 def labels(scenes: list[Scene]) -> dict[str, Tensor]:
     """Attribute -> index of its word in each scene, (N,)."""
-    return {name: torch.tensor([words.index(getattr(s, name)) for s in scenes])
-            for name, words in ATTRIBUTES.items()}
+    return {name: torch.tensor([words.index(getattr(s, name)) for s in scenes]) for name, words in ATTRIBUTES.items()}
 
 
 @torch.no_grad()
@@ -29,17 +28,18 @@ def round_trips(images: Tensor, gen: torch.Generator) -> Tensor:
     """uint8 images (N, 3, H, W) through the autoencoder, with latent noise of standard deviation 0 to 0.25; uint8."""
     vae, out = load_vae(), torch.empty_like(images)
     for start in range(0, len(images), 64):
-        part = images[start:start + 64].float() / 255
+        part = images[start : start + 64].float() / 255
         with torch.autocast("cpu", dtype=torch.bfloat16):
             z = vae.encode(part.contiguous(memory_format=torch.channels_last)).float()
             std = 0.25 * torch.rand(len(z), 1, 1, 1, generator=gen)
             decoded = vae.decode(z + std * torch.randn(z.shape, generator=gen)).float()
-        out[start:start + 64] = (decoded.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
+        out[start : start + 64] = (decoded.clamp(0, 1) * 255 + 0.5).to(torch.uint8)
     return out
 
 
 def augment(x: Tensor, gen: torch.Generator) -> Tensor:
     """Apply random blur, small random gain and offset, and noise to images (B, 3, H, W) in [0, 1]."""
+
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(len(x), 1, 1, 1, generator=gen)
 
@@ -103,5 +103,8 @@ def main(argv: list[str]) -> None:
     save_half(reader.state_dict(), WEIGHTS / "reader.safetensors")
     fresh = [sample_scene(rng, held_out=None) for _ in range(1024)]
     images, _ = render_pool(fresh, 96)
-    log("reader", fresh_renders=evaluate(reader, images, labels(fresh)),
-        round_trips=evaluate(reader, round_trips(images, gen), labels(fresh)))
+    log(
+        "reader",
+        fresh_renders=evaluate(reader, images, labels(fresh)),
+        round_trips=evaluate(reader, round_trips(images, gen), labels(fresh)),
+    )

@@ -56,6 +56,7 @@ def encode_text(text: nn.Module, tokens: Tensor) -> Tensor:
     text: DemoTextModel; tokens: (B, MAX_TOKENS) integers. Returns (B, MAX_TOKENS, CONTEXT_DIM).
     """
     from comfy.ldm.modules.attention import attention_pytorch
+
     model = text.clip_l.transformer.text_model
     x = model.embeddings(tokens.long())
     count = tokens.shape[1]
@@ -80,6 +81,7 @@ class Trainer:
 
     def __init__(self, cache: Path, minutes: float, seed: int, noisy_weight: float, noisy_share: float):
         from .networks import new_text_model, new_unet_model
+
         self.cache, self.budget, self.seed = cache, 60 * minutes, seed
         self.noisy_weight, self.noisy_share = noisy_weight, noisy_share
         data = load_file(cache / "latents.safetensors")
@@ -178,8 +180,14 @@ def run(trainer: Trainer, out: Path, threads: Threads) -> None:
         recent.append(trainer.step())
         if trainer.steps % LOG_EVERY == 0:
             loss, mse = (sum(column) / len(recent) for column in zip(*recent))
-            log("unet", step=trainer.steps, seconds=trainer.clock(), loss=loss, eps_mse=mse,
-                lr=trainer.opt.param_groups[0]["lr"])
+            log(
+                "unet",
+                step=trainer.steps,
+                seconds=trainer.clock(),
+                loss=loss,
+                eps_mse=mse,
+                lr=trainer.opt.param_groups[0]["lr"],
+            )
             recent.clear()
         if trainer.clock() - saved > SAVE_EVERY:
             trainer.save(out)

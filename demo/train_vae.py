@@ -125,8 +125,14 @@ def train(vae: TinyVAE, args: argparse.Namespace, images: Tensor, depths: Tensor
         opt.zero_grad()
         if step % 100 == 0:
             mse = (out.detach().clamp(0, 1) - x).square().mean()
-            log("vae", step=step, seconds=clock(), loss=loss.item(), psnr=-10 * mse.log10().item(),
-                std=z.detach().std().item())
+            log(
+                "vae",
+                step=step,
+                seconds=clock(),
+                loss=loss.item(),
+                psnr=-10 * mse.log10().item(),
+                std=z.detach().std().item(),
+            )
         step += 1
     return vae
 

@@ -68,7 +68,7 @@ class _Digest:
 
     def __init__(self, model: Any) -> None:
         self.hash = hashlib.sha256()
-        self._seen = {id(model.model): "model", id(model): "model"}
+        self._seen = {id(model): "model", **{id(part): "model" for part in model.model.modules()}}
         self._kept: list[Any] = []  # ids are those of living objects
 
     def add(self, value: Any, depth: int = 0) -> None:
@@ -115,6 +115,8 @@ class _Digest:
         if isinstance(value, types.FunctionType):
             return [f"{value.__module__}.{value.__qualname__}", value.__defaults__, value.__kwdefaults__,
                     [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]]  # fmt: skip
+        if hasattr(value, "original_forward"):  # a bypass LoRA on a layer
+            return [value.multiplier, _as_on_layer(value.adapter, value.module)]
         if hasattr(value, "cond_hint_original"):
             return {name: getattr(value, name, None) for name in _CONTROL}
         if hasattr(value, "model_options") and hasattr(value, "patches"):  # another MODEL
@@ -136,6 +138,15 @@ class _Digest:
 
     def _write(self, text: str) -> None:
         self.hash.update(f"{text};".encode())
+
+
+def _as_on_layer(adapter: Any, layer: nn.Module) -> list[Any]:
+    """An adapter's weights in the type that the host casts them to, once, when it loads them."""
+    dtype = getattr(getattr(layer, "weight", None), "dtype", None)
+    weights = adapter.weights if isinstance(adapter.weights, list | tuple) else [adapter.weights]
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return [type(adapter).__qualname__, *weights]
+    return [type(adapter).__qualname__, *(one.to(dtype) if isinstance(one, Tensor) else one for one in weights)]
 
 
 def _is_filled(cell: Any) -> bool:

@@ -69,8 +69,9 @@ def changes_calls(model: Any) -> bool:
 
 
 def names_of(model: Any) -> list[str]:
-    """Names of the nodes that have put something on a MODEL, as far as their functions tell, sorted."""
-    return sorted({_owner(function) for function in _functions(patches_of(model))})
+    """Names of the nodes that have put something on a MODEL, as far as their functions and keys tell, sorted."""
+    found = patches_of(model)
+    return sorted({_owner(function) for function in _functions(found)} | set(map(str, found.get("injections", {}))))
 
 
 def _functions(value: Any) -> Iterator[Callable[..., Any]]:

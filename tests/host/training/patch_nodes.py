@@ -13,6 +13,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "FreeU_V2": {"b2": 1.4, "s2": 0.3},
     "UNetSelfAttentionMultiply": {"q": 1.3, "v": 0.8},
     "UNetCrossAttentionMultiply": {"q": 1.3, "v": 0.8},
+    "FreSca": {"freq_cutoff": 2, "scale_high": 1.5},
     "PatchModelAddDownscale": {"block_number": 1, "end_percent": 0.5},
 }
 
@@ -29,7 +30,9 @@ def find() -> dict[str, type]:
             except ImportError:  # packages that only some nodes need
                 continue
             found |= {
-                name: cls for name, cls in vars(module).items() if inspect.isclass(cls) and is_patch(cls, module.__name__)
+                name: cls
+                for name, cls in vars(module).items()
+                if inspect.isclass(cls) and is_patch(cls, module.__name__)
             }
     return found
 

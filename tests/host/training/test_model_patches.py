@@ -266,7 +266,9 @@ def test_wrappers_around_calls_act(build, in_training):
         model.add_wrapper_with_key(kind, "theirs", wrapper)
         assert not torch.allclose(in_training(model), plain, atol=1e-3)
     model = build()
-    model.set_model_unet_function_wrapper(lambda call, given: 0.5 * call(given["input"], given["timestep"], **given["c"]))
+    model.set_model_unet_function_wrapper(
+        lambda call, given: 0.5 * call(given["input"], given["timestep"], **given["c"])
+    )
     assert not torch.allclose(in_training(model), plain, atol=1e-3)
     # sigma_ve of s = 0.9 and 0.3 around the whole call, timesteps around the network.
     assert seen[3:5] == pytest.approx([9.0, 3 / 7], rel=1e-4) and seen[8] > 900

@@ -72,8 +72,10 @@ def test_other_models_leave_the_device_first(build, dynamic, host, monkeypatch, 
     monkeypatch.setattr(
         management,
         "free_memory",
-        lambda memory, device, keep_loaded=(), **others: told.append((memory, [one.model for one in keep_loaded]))
-        or free(memory, device, keep_loaded=list(keep_loaded), **others),
+        lambda memory, device, keep_loaded=(), **others: (
+            told.append((memory, [one.model for one in keep_loaded]))
+            or free(memory, device, keep_loaded=list(keep_loaded), **others)
+        ),
     )
     other = build()
     management.load_models_gpu([other])
