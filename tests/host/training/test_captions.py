@@ -12,6 +12,7 @@ def nodes(name, conditioning):
     """A CONDITIONING out of one of the host's own nodes, or as it would leave one."""
     import comfy.hooks
     import node_helpers
+
     import nodes as host_nodes
 
     cls = host_nodes.NODE_CLASS_MAPPINGS

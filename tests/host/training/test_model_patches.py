@@ -1,4 +1,4 @@
-"""What nodes put on a MODEL before the trainer: each of the host's nodes acts as in the sampler, or is refused by name."""
+"""What nodes put on a MODEL before the trainer: each of the host's acts as in the sampler, or is refused by name."""
 
 import importlib.util
 from pathlib import Path
@@ -25,7 +25,7 @@ SAME_CALL = [
     "VideoTriangleCFGGuidance", "WanContextWindowsManualNode", "wanBlockSwap",
 ]  # fmt: skip
 REFUSED = {
-    "FluxKVCache": r"cannot be trained with what nodes have put on it \(FluxKVCache.*Connect the trainer to the model bef",
+    "FluxKVCache": r"cannot be trained with what nodes have put on it \(FluxKVCache.*to the model before those",
     "ModelSamplingAuraFlow": "is a flow matching model as it is",
     "ModelSamplingFlux": "is a flow matching model as it is",
     "ModelSamplingLTXV": "is a flow matching model as it is",

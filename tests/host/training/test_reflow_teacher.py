@@ -215,7 +215,7 @@ def test_a_set_of_earlier_code_is_continued(build, generate, output, part):
 
     texts = load_file(OLD / "pairs" / "before" / "conditions.safetensors")
     positive = [[[texts[f"{i}.c_crossattn"], {}]] for i in range(2)]
-    channels, height, width = map(int, str(settings["shape"]).split("x"))
+    _, height, width = map(int, str(settings["shape"]).split("x"))
     given = {"name": "before", "count": 6, "width": 8 * width, "height": 8 * height, "storage": settings["storage"]}
     given |= {name: settings[name] for name in ("steps", "cfg", "solver", "seed", "shard_size")}
     assert settings["cfg"] == 1
