@@ -6,8 +6,9 @@ too, must get none of these. ``frozen_copy`` therefore builds new module objects
     view = frozen_copy(network)        view(x) == network(x), bit for bit; no weight is copied
 
 Hooks, flags and forward functions of the view are its own, so that nothing has to be taken back afterwards, whatever
-happens. Tensors made under ``torch.inference_mode`` cannot be saved for a backward pass; the view's tensors are
-new ones over the same memory, which can.
+happens; a method that is bound to a module of the network is bound to its twin in the view. Tensors made under
+``torch.inference_mode`` cannot be saved for a backward pass; the view's tensors are new ones over the same memory,
+which can.
 
 With ``recompute`` the blocks of the view keep only their inputs and compute the rest again in the backward pass
 (Chen et al., arXiv 1604.06174): about a third more time for a fraction of the memory.
@@ -16,10 +17,12 @@ With ``recompute`` the blocks of the view keep only their inputs and compute the
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.checkpoint import checkpoint
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
@@ -62,6 +65,7 @@ class _Copier:
             twin = object.__new__(type(module))
             # Dicts hold hooks and parameters: the twin needs its own of each.
             twin.__dict__ = {k: v.copy() if isinstance(v, dict) else v for k, v in module.__dict__.items()}
+            _bind_methods(module, twin)
             twin._parameters.update({k: self.tensor(v) for k, v in module._parameters.items()})
             twin._buffers.update({k: self.tensor(v) for k, v in module._buffers.items()})
             self.done[id(module)] = twin
@@ -80,10 +84,27 @@ class _Copier:
         return self.done[id(tensor)]
 
 
+def _bind_methods(module: nn.Module, twin: nn.Module) -> None:
+    """Methods kept on the module itself, as hooks leave them behind: those of its class go, others are bound anew."""
+    for name, value in list(vars(module).items()):
+        if isinstance(value, MethodType) and value.__self__ is module:
+            if value.__func__ is getattr(type(module), name, None):
+                del twin.__dict__[name]
+            else:
+                twin.__dict__[name] = MethodType(value.__func__, twin)
+
+
 def for_autograd(tensor: Tensor) -> Tensor:
-    """A tensor over the same memory that a backward pass may use, also of one made under inference mode."""
+    """A tensor over the same memory that a backward pass may use, also of one made under inference mode.
+
+    One that only wraps others, such as a quantized weight, is built anew around theirs.
+    """
     if not tensor.is_inference():
         return tensor.detach()
+    if is_traceable_wrapper_subclass(tensor):
+        names, context = tensor.__tensor_flatten__()
+        inner = {name: for_autograd(getattr(tensor, name)) for name in names}
+        return type(tensor).__tensor_unflatten__(inner, context, tensor.shape, tensor.stride())
     empty = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     return empty.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
 

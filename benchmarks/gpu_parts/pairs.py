@@ -65,7 +65,6 @@ def runners_of(case: Case, count: int, batch: int, steps: int) -> dict[str, Any]
         settings = ReflowPairSettings(
             name, count, steps, CFG, "euler", case.size, case.size, batch, 0, "auto", "fp16", shard_size=256
         )
-        with host.training(model) as network:
-            ReflowPairGenerator(model, network, settings, Prompts(["caption"], entries_of([positive])), negative).run()
+        ReflowPairGenerator(model, settings, Prompts(["caption"], entries_of([positive])), negative).run()
 
     return {"sampling": sampling, "pairs": pairs}

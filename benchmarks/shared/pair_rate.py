@@ -37,8 +37,7 @@ def pair_rate(bench: Any, cfg: float, side: int, rounds: int, count: int, size: 
         prompts = gather_prompts(["\n".join(bench.prompts[:2])], "", bench.clip, None)
         shutil.rmtree(settings.folder, ignore_errors=True)
         start = time.process_time()
-        with host.training(bench.model) as network:
-            ReflowPairGenerator(bench.model, network, settings, prompts, bench.negative).run()
+        ReflowPairGenerator(bench.model, settings, prompts, bench.negative).run()
         return time.process_time() - start
 
     sampling(), pairs()

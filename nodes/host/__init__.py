@@ -42,6 +42,7 @@ from .model import (
     read_alignment,
     sampling_of,
 )
+from .model_call import as_teacher, extras_of, identity_of, in_guider, needs_negative, to_samples
 from .progress import LOGGER, NodeProgress, cancelled_on_shutdown, decode, quick_picture, tell, track
 from .sampling import (
     flow_sampling_in_call,
@@ -51,7 +52,7 @@ from .sampling import (
     stock_sigmas,
     throw_if_interrupted,
 )
-from .training import COMPUTE_DTYPES, Condition, TrainingNetwork, training
+from .training import COMPUTE_DTYPES, BatchCondition, Condition, TrainingNetwork, clear_device, inspected, training
 from .ve.levels import listed
 
 __all__ = [
@@ -62,23 +63,30 @@ __all__ = [
     "CONDITION_NODE",
     "LOGGER",
     "NODE_NAME",
+    "BatchCondition",
     "Condition",
     "NodeProgress",
     "TrainingNetwork",
     "alignment_of",
     "apply_lora",
+    "as_teacher",
     "cache_folder",
     "cancelled_on_shutdown",
     "check_models",
+    "clear_device",
     "clip_identity",
     "convert",
     "decode",
     "encode_caption",
     "encode_images",
+    "extras_of",
     "file_state",
     "flow_sampling_in_call",
     "flow_settings",
+    "identity_of",
+    "in_guider",
     "input_folder",
+    "inspected",
     "is_converted",
     "is_flow",
     "latent_factor",
@@ -92,6 +100,7 @@ __all__ = [
     "make_sampler",
     "may_read",
     "model_name",
+    "needs_negative",
     "pair_set_folder",
     "pair_sets",
     "pairs_folder",
@@ -104,6 +113,7 @@ __all__ = [
     "takes_sizes",
     "tell",
     "throw_if_interrupted",
+    "to_samples",
     "track",
     "training",
     "training_folder",

@@ -8,6 +8,7 @@ conditioning.
 
 from typing import Any
 
+import comfy.conds
 import comfy.lora
 import comfy.patcher_extension
 import comfy.utils
@@ -23,6 +24,7 @@ APPLY_NODE = "Apply Image Condition (Diff2Flow)"
 
 _WEIGHT = f"diffusion_model.{FIRST_CONV}.weight"
 _OUTER_SAMPLE = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
+_ON_CLONE = comfy.patcher_extension.CallbacksMP.ON_CLONE
 
 
 def widen(model: Any) -> Any:
@@ -40,6 +42,8 @@ def widen(model: Any) -> Any:
     clone.add_patches({_WEIGHT: ("diff", (torch.cat([-half, half], dim=1), {"pad_weight": True}))})
     clone.add_object_patch("concat_keys", ("concat_image",))
     clone.add_wrapper_with_key(_OUTER_SAMPLE, CONCAT_KEY, _guard_condition)
+    clone.add_callback_with_key(_ON_CLONE, CONCAT_KEY, _keep_from_saving)
+    _keep_from_saving(model, clone)
     return clone
 
 
@@ -51,11 +55,44 @@ def widened(model: Any) -> bool:
 def with_condition(conditioning: Any, samples: Tensor) -> Any:
     """A CONDITIONING with concat conditioning: latents that the host concatenates with the noisy ones.
 
+    The network of a model that takes none raises a ValueError when it is sampled.
+
     Args:
         conditioning: CONDITIONING; it is not changed.
         samples: latents in a LATENT's scale, (B, C, h, w); item i belongs to item i of the sampled batch.
     """
-    return [[text, {**options, ENTRY_KEY: samples}] for text, options in conditioning]
+    return [
+        [text, {**options, ENTRY_KEY: samples, "model_conds": _needed(options, samples)}]
+        for text, options in conditioning
+    ]
+
+
+class _NeededCondition(comfy.conds.CONDRegular):
+    """Concat conditioning that a model with an image condition replaces by its own; any other one cannot use it."""
+
+    def process_cond(self, batch_size: int, **kwargs: Any) -> Any:
+        raise ValueError(
+            f"the conditioning comes from '{APPLY_NODE}', but this model takes no image condition, so that the image "
+            f"would be ignored; put '{CONDITION_NODE}', or 'Load Diff2Flow LoRA' with a LoRA that was trained on one, "
+            f"before the sampler, or remove '{APPLY_NODE}'"
+        )
+
+
+def _needed(options: dict[str, Any], samples: Tensor) -> dict[str, Any]:
+    return {**options.get("model_conds", {}), CALL_KEY: _NeededCondition(samples)}
+
+
+def _keep_from_saving(model: Any, clone: Any) -> None:
+    """Let a clone, and clones of it, refuse to be saved: the file would say nothing of what it is."""
+    clone.state_dict_for_saving = _refuse_to_save
+
+
+def _refuse_to_save(*args: Any, **kwargs: Any) -> Any:
+    raise ValueError(
+        "a model with an image condition cannot be saved as a checkpoint: ComfyUI would open the file as another kind "
+        "of model (InstructPix2Pix); save the LoRA with 'Save Diff2Flow LoRA' instead, as 'Load Diff2Flow LoRA' adds "
+        "the image condition again"
+    )
 
 
 def sort_patches(model: Any) -> None:

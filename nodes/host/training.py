@@ -1,41 +1,39 @@
 """The network of a MODEL, ready for training: loaded, as a frozen copy, with its conditioning kwargs prepared.
 
-Nothing of the host's is changed: hooks and recomputed blocks sit on module objects of our own over the host's weights.
+It is called as the host's sampler calls it, through ``apply_model`` with complete ``transformer_options``, so that what
+nodes have put on the MODEL acts in training, too. Functions of guidance (CFG patches) have no part in one call of the
+network and are left out. Nothing of the host's is changed: hooks and recomputed blocks sit on module objects of our own
+over the host's weights.
 """
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from types import MappingProxyType
 from typing import Any
 
-import comfy.lora
 import comfy.model_management
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
-from comfy.ldm.modules import attention
 from torch import Tensor
 
-from ...d2f_core import for_autograd, frozen_copy
-from .image_condition import CALL_KEY, FIRST_CONV, sort_patches, widened
+from ...d2f_core import for_autograd
+from ...d2f_core.train_settings import seeded
+from .image_condition import FIRST_CONV, sort_patches, widened
 from .model import alignment_of
+from .model_call import CallOptions, check_caption, check_trainable, frozen_base, names_of, sigma_of
 
 # Conditioning kwargs of the network, besides input and timestep: name -> tensor (B, ...).
 Condition = Mapping[str, Tensor]
+# Those of a batch; where its texts do not fit together, (rows of the batch, their kwargs) for each call.
+BatchCondition = Condition | Sequence[tuple[list[int], Condition]]
 
-COMPUTE_DTYPES: Mapping[str, torch.dtype | None] = {
-    "auto": None,
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
+COMPUTE_DTYPES: Mapping[str, torch.dtype | None] = MappingProxyType(
+    {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+)
 
-# Attentions that have no backward pass.
-_FORWARD_ONLY = ("attention_sage", "attention3_sage", "attention_flash")
-
-# Attributes by which layers fetch their weights under the host's dynamic patcher.
-_FETCHING = ("_v", "weight_lowvram_function", "bias_lowvram_function")
+# More than any device has: training takes what it can get, so that the host clears the device, as its own trainer does.
+_EVERYTHING = 1e20
 
 
 class TrainingNetwork:
@@ -50,34 +48,42 @@ class TrainingNetwork:
     """
 
     def __init__(self, model: Any, dtype: torch.dtype | None, recompute: bool) -> None:
-        base = model.model
-        dynamic = getattr(model, "is_dynamic", lambda: False)()
-        self.module = frozen_copy(base.diffusion_model, dtype, recompute, partial(_fetch, model) if dynamic else None)
-        for layer in self.module.modules() if dynamic else ():
-            for name in _FETCHING:
-                layer.__dict__.pop(name, None)
+        self._base = frozen_base(model, dtype, recompute)
+        self._options, self._sigma, self._patched_by = CallOptions(model), sigma_of(model), names_of(model)
+        self.module = self._base.diffusion_model
         self.alignment = alignment_of(model)
         self.device = model.load_device
-        self.dtype = dtype or base.get_dtype_inference()
-        self.channels: int = base.latent_format.latent_channels
+        self.dtype = self._base.get_dtype_inference()
+        self.channels: int = self._base.latent_format.latent_channels
         self.widened: tuple[str, ...] = (FIRST_CONV,) if widened(model) else ()
-        # A shallow copy with this MODEL's concat keys, whichever clone is loaded.
-        self._base, self._options = copy.copy(base), _transformer_options(model)
-        self._base.concat_keys = model.get_model_object("concat_keys")
 
-    def __call__(self, network_input: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        kwargs = {name: value.to(self.device, self.dtype) for name, value in condition.items()}
-        concat = kwargs.pop(CALL_KEY, None)
-        x = network_input.to(self.dtype)
-        output = self.module(
-            x if concat is None else torch.cat([x, concat], dim=1),
-            timestep.to(self.device, torch.float32),
-            context=kwargs.pop("c_crossattn", None),
-            control=None,
-            transformer_options={**self._options, "cond_or_uncond": [0]},
-            **kwargs,
-        )
-        return output.float()
+    def __call__(self, network_input: Tensor, timestep: Tensor, condition: BatchCondition, role: int = 0) -> Tensor:
+        """The network's answer, (B, *), float32.
+
+        Args:
+            network_input, timestep: (B, *) and (B,).
+            condition: conditioning kwargs of the batch.
+            role: 0 for a positive prompt, 1 for a negative one; patches may ask.
+        """
+        calls = [(list(range(len(timestep))), condition)] if isinstance(condition, Mapping) else list(condition)
+        if self._options.change_calls:  # the host never mixes sigmas in a call, so patches look at the first
+            calls = [one for rows, kwargs in calls for one in _of_one_timestep(rows, kwargs, timestep.tolist())]
+        if len(calls) == 1:
+            return self._call(network_input, timestep, calls[0][1], role)
+        outputs = [self._call(network_input[rows], timestep[rows], kwargs, role) for rows, kwargs in calls]
+        order = torch.tensor([row for rows, _ in calls for row in rows])
+        return torch.cat(outputs)[order.argsort().to(network_input.device)]
+
+    def _call(self, x: Tensor, timestep: Tensor, condition: Condition, role: int) -> Tensor:
+        """One call, as the host's ``calc_cond_batch`` makes it."""
+        sigma = self._sigma(timestep).to(self.device)
+        self._base.model_sampling.given = timestep.to(self.device, torch.float32)
+        kwargs: dict[str, Any] = {name: value.to(self.device) for name, value in condition.items()}
+        kwargs["transformer_options"] = self._options.of_call(sigma, role)
+        if self._options.wrapper is None:
+            return self._base.apply_model(x, sigma, **kwargs)
+        given = {"input": x, "timestep": sigma, "c": kwargs, "cond_or_uncond": [role]}
+        return self._options.wrapper(self._base.apply_model, given)
 
     def latents(self, samples: Tensor) -> Tensor:
         """Samples of a LATENT in the model's own scale, on its device, float32."""
@@ -86,6 +92,43 @@ class TrainingNetwork:
     def samples(self, latents: Tensor) -> Tensor:
         """The inverse of ``latents``, on the CPU."""
         return self._base.process_latent_out(latents).cpu()
+
+    def check_caption(self, options: Mapping[str, Any], what: str) -> None:
+        """Raise ValueError if an entry of a CONDITIONING holds what cannot be learned; names the input ``what``."""
+        check_caption(options, what, takes_image=bool(self._base.concat_keys))
+
+    def check_patches(self, shape: Sequence[int], condition: Condition) -> None:
+        """Try a call and its gradient if nodes have changed the network's calls, before a step is trained.
+
+        Args:
+            shape: of one latent, (C, h, w).
+            condition: conditioning kwargs of one item, tensors (1, ...).
+
+        Raises:
+            ValueError: names the nodes, the error, and the remedy.
+        """
+        if not self._patched_by:
+            return
+        timesteps = torch.linspace(0, len(self.alignment.schedule) - 1, 3)
+        x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        batch = {name: value.repeat(3, *(1,) * (value.ndim - 1)) for name, value in condition.items()}
+        x.requires_grad_()
+        try:
+            with torch.enable_grad(), seeded(0, self.device):
+                (slope,) = torch.autograd.grad(self(x * 1, timesteps, batch).mean(), x)
+        except (comfy.model_management.InterruptProcessingException, comfy.model_management.OOM_EXCEPTION):
+            raise
+        except Exception as error:
+            raise ValueError(self._untrainable(f"{type(error).__name__}: {error}")) from error
+        if not bool(torch.isfinite(slope).all()):
+            raise ValueError(self._untrainable("the gradient is NaN or infinite"))
+
+    def _untrainable(self, reason: str) -> str:
+        nodes = ", ".join(self._patched_by)
+        return (
+            f"this model cannot be trained with what nodes have put on it ({nodes}): {reason}. Connect the trainer to "
+            "the model before those nodes, and use them when you sample"
+        )
 
     def condition(self, conditioning: Any, shape: Sequence[int]) -> Condition:
         """Conditioning kwargs of a CONDITIONING's first entry, for latents (C, h, w): tensors (1, ...) on the CPU.
@@ -106,53 +149,67 @@ class TrainingNetwork:
 def training(model: Any, dtype: str = "auto", recompute: bool = False) -> Iterator[TrainingNetwork]:
     """A MODEL ready for training, outside of inference mode; the host is restored afterwards, also after an error.
 
+    Text encoders, VAEs and other models leave the device first.
+
     Args:
         model: diffusion MODEL, converted or not.
         dtype: compute type, one of ``COMPUTE_DTYPES``; "auto" takes the model's own.
         recompute: recompute blocks in the backward pass, to save memory.
+
+    Raises:
+        ValueError: the MODEL cannot be trained; names what is on it.
     """
+    check_trainable(model)
     management = comfy.model_management
+    before = getattr(management, "in_training", None)
+    try:
+        with inspected(model, dtype, recompute) as network:
+            management.in_training = True
+            yield network
+    finally:
+        if before is None:
+            vars(management).pop("in_training", None)
+        else:
+            management.in_training = before
+
+
+@contextmanager
+def inspected(model: Any, dtype: str = "auto", recompute: bool = False) -> Iterator[TrainingNetwork]:
+    """The network of any MODEL, outside of inference mode, to read its weights and to encode conditionings with.
+
+    What takes the place of layers while the MODEL is loaded (a bypass LoRA) is not part of it. Arguments as of
+    ``training``.
+    """
     if widened(model):
         sort_patches(model)
-    if getattr(model, "is_dynamic", lambda: False)():
-        management.free_memory(1.2 * model.model_size() + management.minimum_inference_memory(), model.load_device)
-    else:
-        management.load_models_gpu([model], force_full_load=True)
-    before = getattr(management, "in_training", None)
+    clear_device(model)
     with torch.inference_mode(False):
-        try:
-            management.in_training = True
-            yield TrainingNetwork(model, COMPUTE_DTYPES[dtype], recompute)
-        finally:
-            if before is None:
-                del management.in_training
-            else:
-                management.in_training = before
+        yield TrainingNetwork(model, COMPUTE_DTYPES[dtype], recompute)
 
 
-def _fetch(model: Any, path: str) -> Tensor:
-    """A weight under the dynamic patcher, which loads it only when its layer runs: patched, on the load device.
+def clear_device(model: Any) -> None:
+    """Load a MODEL for training, and let text encoders, VAEs and all other models leave its device.
 
-    Until then it is of the file's type; that of the model is noted beside it. To quantized weights and to those of
-    8 bits nothing can be added, so that patched ones are of the type that the layers compute in.
+    The dynamic patcher loads nothing beforehand: its weights are fetched, patched, for the frozen copy.
     """
-    key, network = f"diffusion_model.{path}", model.model.diffusion_model
-    # Small layers are patched when any clone is loaded; their original weights are kept here.
-    plain = model.backup[key].weight if key in model.backup else network.get_parameter(path)
-    owner, _, name = path.rpartition(".")
-    dtype = getattr(network.get_submodule(owner), f"{name}_comfy_model_dtype", None) or plain.dtype
-    if key not in model.patches:
-        return plain.to(model.load_device, dtype, copy=True)
-    exact = plain.to(model.load_device, torch.float32, copy=True).dequantize()
-    patched = comfy.lora.calculate_weight(model.patches[key], exact, key)
-    return patched.to(dtype if dtype.itemsize > 1 else model.model.get_dtype_inference())
+    management = comfy.model_management
+    dynamic = getattr(model, "is_dynamic", lambda: False)()
+    if not dynamic:
+        management.load_models_gpu([model], memory_required=_EVERYTHING, force_full_load=True)
+    own = [one for one in management.current_loaded_models if one.model is not None and model.is_clone(one.model)]
+    management.free_memory(_EVERYTHING, model.load_device, keep_loaded=own)
+    if dynamic:
+        management.free_memory(1.2 * model.model_size() + management.minimum_inference_memory(), model.load_device)
 
 
-def _transformer_options(model: Any) -> dict[str, Any]:
-    options = dict(model.model_options.get("transformer_options", {}))
-    # An attention that a node has set may have no backward pass, either.
-    if "optimized_attention_override" in options or attention.optimized_attention.__name__ in _FORWARD_ONLY:
-        options["optimized_attention_override"] = lambda chosen, *args, **kwargs: attention.attention_pytorch(
-            *args, **kwargs
-        )
-    return options
+def _of_one_timestep(rows: list[int], kwargs: Condition, timesteps: list[float]) -> list[tuple[list[int], Condition]]:
+    """A call split into calls of one timestep each."""
+    groups: dict[float, list[int]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault(timesteps[row], []).append(place)
+    if len(groups) == 1:
+        return [(rows, kwargs)]
+    return [
+        ([rows[place] for place in places], {name: value[places] for name, value in kwargs.items()})
+        for places in groups.values()
+    ]

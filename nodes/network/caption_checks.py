@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .conditionings import Entry
+from ..host import TrainingNetwork
+from .conditionings import Entry, some_entries, text_entries
 
 # End of the path of a layer that reads the text, in the networks of SD1.x, SD2.x and SDXL.
 _READER = "attn2.to_k"
@@ -52,3 +53,29 @@ def _check(entry: Entry, width: int | None, which: str) -> None:
 
 def _is_finite(value: Any) -> bool:
     return not isinstance(value, Tensor) or bool(torch.isfinite(value).all())
+
+
+def captions_of(network: TrainingNetwork, conditionings: Any, what: str) -> list[Entry]:
+    """The entries of CONDITIONINGs whose texts a network learns from.
+
+    Raises:
+        ValueError: a CONDITIONING holds what only a sampler can use, is of another text encoder or not finite; names it
+            and the input ``what``.
+    """
+    entries = text_entries(conditionings, what)
+    for _, options in entries:
+        network.check_caption(options, what)
+    check_captions(entries, network.module, what)
+    return entries
+
+
+def null_caption(network: TrainingNetwork, negative: Any) -> Entry | None:
+    """The entry of the empty prompt for dropped captions; None without one.
+
+    Raises:
+        ValueError: as ``captions_of``, or there is no entry.
+    """
+    if not negative:
+        return None
+    captions_of(network, negative, "negative")
+    return some_entries(negative, "negative")[0]

@@ -1,16 +1,19 @@
-"""The velocity of a network in training, with classifier-free guidance in one call.
+"""The velocity of a network in training, with classifier-free guidance.
 
     velocity = v(null) + cfg (v(condition) - v(null))
 
-Velocities are affine in the network's output, with the same state in both, so the outputs are combined instead.
+Velocities are affine in the network's output, with the same state in both, so the outputs are combined instead. Both
+are asked in calls of their own, as patches may want to know which of the two a call is.
 """
 
-import torch
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from ...d2f_core import FlowAlignment, FlowTime
 from .. import host
-from .conditionings import join
+
+NEGATIVE = 1  # the role of a call, 0 for a positive prompt
 
 
 class CfgVelocity:
@@ -19,8 +22,8 @@ class CfgVelocity:
     Args:
         network: a network in training.
         coordinates: alignment that maps between the flow and the network.
-        condition: conditioning kwargs, tensors (B, ...).
-        null: conditioning kwargs of the empty prompt, tensors (1, ...) or (B, ...); None without guidance.
+        condition: conditioning kwargs of the batch.
+        null: those of the empty prompt, of the batch or tensors (1, ...); None without guidance.
         cfg: guidance scale; 1 disables guidance.
     """
 
@@ -28,30 +31,27 @@ class CfgVelocity:
         self,
         network: host.TrainingNetwork,
         coordinates: FlowAlignment,
-        condition: host.Condition,
-        null: host.Condition | None = None,
+        condition: host.BatchCondition,
+        null: host.BatchCondition | None = None,
         cfg: float = 1.0,
     ) -> None:
         self.network, self.coordinates, self.cfg = network, coordinates, cfg
-        self.guided = null is not None and cfg != 1
-        kwargs = condition
-        if null is not None and self.guided:
-            kwargs = join([condition, *[null] * (_count(condition) // _count(null))])
-        self.kwargs = {name: value.to(network.device) for name, value in kwargs.items()}
+        self.condition, self.null = condition, None if cfg == 1 else null
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
         host.throw_if_interrupted()
         time = FlowTime.of(t, x)
         state = self.coordinates.to_diffusion(x, time)
-        state = torch.cat([state, state]) if self.guided else state
         timestep = self.coordinates.timestep(time).expand(len(state))
-        output = self.network(state, timestep, self.kwargs)
-        if self.guided:
-            positive, negative = output.chunk(2)
-            output = negative + self.cfg * (positive - negative)
+        output = self.network(state, timestep, self.condition)
+        if self.null is not None:
+            negative = self.network(state, timestep, _of_batch(self.null, len(state)), NEGATIVE)
+            output = negative + self.cfg * (output - negative)
         return self.coordinates.velocity(output, x, time)
 
 
-def _count(condition: host.Condition) -> int:
-    """Batch size of conditioning kwargs."""
-    return max(len(value) for value in condition.values())
+def _of_batch(condition: host.BatchCondition, size: int) -> host.BatchCondition:
+    """Conditioning kwargs (1, ...) repeated for a batch; those of a batch as they are."""
+    if not isinstance(condition, Mapping):
+        return condition
+    return {name: value.expand(size, *value.shape[1:]) for name, value in condition.items()}

@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..host import Condition
+from ..host import BatchCondition, Condition
 
 Entry = list[Any]  # [cross attention (1, L, D), options]
+
+# Texts are repeated to a common length of at most this many times the shortest, as in the host.
+MOST_REPEATS = 4
 
 
 def entries_of(conditionings: Any) -> list[Entry]:
@@ -26,22 +29,33 @@ def entries_of(conditionings: Any) -> list[Entry]:
     return found
 
 
-def some_entries(conditionings: Any, what: str) -> list[Entry]:
-    """The entries of CONDITIONINGs.
+def text_entries(conditionings: Any, what: str) -> list[Entry]:
+    """The entries of CONDITIONINGs that hold one text each, or one batch of texts.
 
     Raises:
-        ValueError: there is no entry; names the input ``what``.
+        ValueError: several are combined in one CONDITIONING; names the input ``what``.
     """
-    entries = entries_of(conditionings)
+    for conditioning in conditionings:
+        if len(conditioning) > 1:
+            raise ValueError(
+                f"'{what}' holds a conditioning of {len(conditioning)} entries, which a sampler combines into one "
+                "prediction (Conditioning (Combine)) and training cannot; connect the conditioning of one text, or a "
+                "list of conditionings for several captions"
+            )
+    return entries_of(conditionings)
+
+
+def some_entries(conditionings: Any, what: str) -> list[Entry]:
+    """As ``text_entries``, at least one.
+
+    Raises:
+        ValueError: there is no entry, or several are combined; names the input ``what``.
+    """
+    entries = text_entries(conditionings, what)
     if not entries:
         prompt = "an empty prompt" if what == "negative" else "a prompt"
         raise ValueError(f"'{what}' is an empty conditioning; connect the conditioning of {prompt}")
     return entries
-
-
-def first_entry(conditionings: Any, what: str) -> Entry:
-    """The first of ``some_entries``."""
-    return some_entries(conditionings, what)[0]
 
 
 def _is_batch(value: Any, count: int) -> bool:
@@ -66,8 +80,11 @@ def entries_for(entries: list[Entry], sizes: Sequence[int], what: str) -> list[E
     )
 
 
-def join(conditions: Sequence[Condition]) -> Condition:
-    """Conditioning kwargs of items, joined into a batch; shorter texts are repeated to a common length, as in the host.
+def join(conditions: Sequence[Condition]) -> BatchCondition:
+    """Conditioning kwargs of items, joined into a batch.
+
+    Shorter texts are repeated to a common length, which attention does not notice. As in the host, texts whose common
+    length would be more than ``MOST_REPEATS`` times the shortest go into calls of their own.
 
     Raises:
         ValueError: the items have different kinds of conditioning.
@@ -75,6 +92,25 @@ def join(conditions: Sequence[Condition]) -> Condition:
     if any(condition.keys() != conditions[0].keys() for condition in conditions):
         kinds = sorted({", ".join(condition) for condition in conditions})
         raise ValueError(f"the conditionings differ in kind ({' | '.join(kinds)}); encode all captions in the same way")
+    groups: list[list[int]] = []
+    for row in range(len(conditions)):
+        group = next((one for one in groups if _fit([conditions[i] for i in (*one, row)])), None)
+        if group is None:
+            groups.append([row])
+        else:
+            group.append(row)
+    calls = [(group, _joined([conditions[row] for row in group])) for group in groups]
+    return calls[0][1] if len(calls) == 1 else calls
+
+
+def _fit(conditions: Sequence[Condition]) -> bool:
+    """Whether repeating texts to a common length costs little enough."""
+    lengths = [{condition[name].shape[1] for condition in conditions} for name in conditions[0]]
+    return all(math.lcm(*each) <= MOST_REPEATS * min(each) for each in lengths)
+
+
+def _joined(conditions: Sequence[Condition]) -> Condition:
+    """Conditioning kwargs (B, ...) of items that fit together."""
     joined = {}
     for name in conditions[0]:
         values = [condition[name] for condition in conditions]

@@ -82,16 +82,15 @@ class D2FReflowPairs(io.ComfyNode):
         **widgets: list[Any],
     ) -> io.NodeOutput:
         settings = ReflowPairSettings(**{name: values[0] for name, values in widgets.items()})
-        settings.check(has_negative=bool(negative))
+        settings.check(has_negative=bool(negative), model=model[0])
         encoded = gather_prompts(prompts, prompt_file[0], clip and clip[0], positive)
-        with host.training(model[0], settings.precision) as network:
-            null = negative[0] if negative else None
-            generator = ReflowPairGenerator(model[0], network, settings, encoded, null, cls.hidden.unique_id)
-            start = time.perf_counter()
-            pairs = generator.run()
-            report = describe(pairs, generator.generated, time.perf_counter() - start)
-            latents = pairs.read(range(min(PREVIEWED_PAIRS, len(pairs)))).x0
-            samples = network.samples(latents.to(network.device))
+        null = negative[0] if negative else None
+        generator = ReflowPairGenerator(model[0], settings, encoded, null, cls.hidden.unique_id)
+        start = time.perf_counter()
+        pairs = generator.run()
+        report = describe(pairs, generator.generated, time.perf_counter() - start)
+        latents = pairs.read(range(min(PREVIEWED_PAIRS, len(pairs)))).x0
+        samples = host.to_samples(model[0], latents)
         host.LOGGER.info("%r", pairs)
         return io.NodeOutput(pairs, report, _preview(model[0], vae and vae[0], latents, samples))
 

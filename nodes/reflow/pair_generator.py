@@ -1,10 +1,12 @@
 """Generation of reflow pairs: integrates the teacher's ODE from noise at t = 0 to a latent at t = 1 in batches.
 
+The host samples, so that the teacher is what the user's sampler would show. The student learns from noise, latent and
+text alone: what else the teacher was given (guidance, ControlNets, timestep ranges) is part of it as its weights are.
 Every finished batch is handed to the writer, so a cancelled run keeps it.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,10 @@ from ...d2f_data.reflow.plan import ReflowPairPlan
 from ...d2f_data.reflow.writer import ReflowPairWriter
 from .. import host
 from ..fingerprints import weights_fingerprint
-from ..network.cfg_velocity import CfgVelocity
-from ..network.conditionings import join
-from .guidance import check_guidance, null_condition
-from .prompts import Prompts
+from ..network.caption_checks import check_captions
+from ..network.conditionings import some_entries
+from .guidance import GuidedVelocity, check_guidance
+from .prompts import Prompts, sampling_groups
 
 GRID = "uniform"
 SECONDS_BETWEEN_PREVIEWS = 3.0
@@ -50,9 +52,9 @@ class ReflowPairSettings:
         """Folder of the set. Raises ValueError if the name leads out of the folder of all sets."""
         return host.pair_set_folder(self.name)
 
-    def check(self, has_negative: bool) -> None:
+    def check(self, has_negative: bool, model: Any) -> None:
         """Raise ValueError if the widgets contradict the connected inputs."""
-        check_guidance("cfg", self.cfg, has_negative)
+        check_guidance("cfg", self.cfg, has_negative, model)
         host.pair_set_folder(self.name)
 
 
@@ -60,8 +62,7 @@ class ReflowPairGenerator:
     """Generates the pairs that a set does not hold yet.
 
     Args:
-        model: MODEL of the teacher, converted or not, including its LoRAs.
-        network: the network of ``model``, from ``host.training``.
+        model: MODEL of the teacher, converted or not, with everything that nodes have put on it.
         settings: values of the widgets.
         prompts: prompts of the pairs; pair i has prompt i modulo their number.
         negative: CONDITIONING for guidance; not used if cfg is 1.
@@ -72,19 +73,19 @@ class ReflowPairGenerator:
     """
 
     def __init__(
-        self,
-        model: Any,
-        network: host.TrainingNetwork,
-        settings: ReflowPairSettings,
-        prompts: Prompts,
-        negative: Any,
-        node_id: str | None = None,
+        self, model: Any, settings: ReflowPairSettings, prompts: Prompts, negative: Any, node_id: str | None = None
     ) -> None:
-        self.model, self.network, self.settings, self.prompts = model, network, settings, prompts
+        self.settings, self.prompts = settings, prompts
+        self.model = host.as_teacher(model)
+        self.negative = negative if host.needs_negative(model, settings.cfg) else None
+        negatives = [] if self.negative is None else some_entries([negative[:1]], "negative")
         shape = host.latent_shape(model, settings.width, settings.height)
-        self.conditions = [network.condition([entry], shape) for entry in prompts.entries]
-        self.null = null_condition(network, negative, settings.cfg, shape)
-        teacher = self._teacher()
+        with host.inspected(model, settings.precision) as network:
+            check_captions(prompts.entries, network.module, prompts.source)
+            check_captions(negatives, network.module, "negative")
+            self.conditions = [network.condition([entry], shape) for entry in prompts.entries]
+            null = network.condition(negatives, shape) if negatives else None
+            teacher = {**self._teacher(network, null), **host.identity_of(model, self._conditionings())}
         self.plan = ReflowPairPlan(shape, settings.count, settings.seed, teacher, settings.shard_size, settings.storage)
         self.times = flow_grid(GRID, settings.steps)
         self.progress = host.NodeProgress(settings.count * settings.steps, node_id)
@@ -99,32 +100,61 @@ class ReflowPairGenerator:
             for items in writer.missing(self.settings.batch_size):
                 done = writer.done
                 eps = self.plan.noise(items)
-                condition = join([self.conditions[writer.prompt_of(item)] for item in items])
-                x0 = self.sample(eps, condition, done)
+                x0 = self.sample(eps, [writer.prompt_of(item) for item in items], done)
                 writer.add(items, eps, x0)
                 self.generated += len(items)
                 self._show(done + len(items), 0, len(items), x0)
         return ReflowPairSet(self.settings.folder)
 
-    def sample(self, eps: Tensor, condition: host.Condition, done: int = 0) -> Tensor:
+    def sample(self, eps: Tensor, prompts: Sequence[int], done: int = 0) -> Tensor:
         """Integrate the teacher's ODE from a batch of noise.
 
         Args:
             eps: noise, (B, C, h, w).
-            condition: conditioning kwargs, tensors (B, ...).
+            prompts: index of the prompt of each item.
             done: number of pairs that the set holds already, for the progress bar.
 
         Returns:
             Latents in model space, (B, C, h, w).
         """
-        velocity = CfgVelocity(self.network, self.network.alignment, condition, self.null, self.settings.cfg)
+        groups = sampling_groups([self.prompts.entries[prompt] for prompt in prompts])
+        x0 = torch.empty_like(eps)
+        for number, (rows, positive) in enumerate(groups):
 
-        def report(step: SolverStep) -> None:
-            self._show(done, step.index + 1, len(eps))
+            def report(step: SolverStep, before: float = number / len(groups)) -> None:
+                self._show(done, before * self.settings.steps + (step.index + 1) / len(groups), len(eps))
 
-        return solve(velocity, eps.to(self.network.device), self.times, self.settings.solver, on_step=report)
+            x0[rows] = self._sample(eps[rows], positive, report)
+        return x0
 
-    def _show(self, done: int, step: int, batch: int, x0: Tensor | None = None) -> None:
+    def _sample(self, eps: Tensor, positive: Any, report: Callable[[SolverStep], None]) -> Tensor:
+        """Latents in model space, (B, C, h, w) on the CPU, of noise under one CONDITIONING."""
+        settings, reached = self.settings, torch.empty(0)
+
+        def run(denoise: Any, x: Tensor) -> Tensor:
+            nonlocal reached
+            _check_start(x.cpu(), eps)
+            reached = solve(GuidedVelocity(denoise), x, self.times, settings.solver, on_step=report)
+            return reached
+
+        host.in_guider(
+            self.model,
+            eps,
+            positive,
+            self.negative,
+            settings.cfg,
+            (1 - self.times).float(),
+            run,
+            host.COMPUTE_DTYPES[settings.precision],
+            settings.seed,
+        )
+        return reached.cpu()
+
+    def _conditionings(self) -> list[Any]:
+        """All CONDITIONINGs of the run, the negative first."""
+        return [*([] if self.negative is None else [self.negative]), *([entry] for entry in self.prompts.entries)]
+
+    def _show(self, done: int, step: float, batch: int, x0: Tensor | None = None) -> None:
         """Update bar and text after ``step`` steps of a batch; with ``x0`` at times also the preview."""
         steps = self.settings.steps
         text = f"{done} of {self.plan.count} pairs"
@@ -132,7 +162,7 @@ class ReflowPairGenerator:
         if self.generated:
             minutes = seconds_per_pair * (self.plan.count - done) / 60
             text += f", {1 / seconds_per_pair:.3g} pairs/s, {round(minutes)} min left"
-        position = done * steps + step * min(batch, self.plan.count - done)
+        position = done * steps + int(step * min(batch, self.plan.count - done))
         self.progress.show(position, text, None if x0 is None else self._preview(x0))
 
     def _preview(self, x0: Tensor) -> Any | None:
@@ -142,12 +172,14 @@ class ReflowPairGenerator:
         picture, self._last_preview = host.quick_picture(self.model, x0[:1]), time.perf_counter()
         return picture
 
-    def _teacher(self) -> dict[str, str | int | float | bool | None]:
-        """Everything about the teacher that determines which latent a noise tensor leads to."""
-        settings, alignment = self.settings, self.network.alignment
+    def _teacher(
+        self, network: host.TrainingNetwork, null: host.Condition | None
+    ) -> dict[str, str | int | float | bool | None]:
+        """What determines which latent a noise leads to, besides what nodes have put on MODEL and CONDITIONINGs."""
+        settings, alignment = self.settings, network.alignment
         return {
             "base_model": host.model_name(self.model),
-            "base": weights_fingerprint(self.network.module),
+            "base": weights_fingerprint(network.module),
             "prediction": alignment.prediction,
             "coordinates": type(alignment).__name__,
             "schedule": schedule_fingerprint(alignment.schedule)[:16],
@@ -156,9 +188,18 @@ class ReflowPairGenerator:
             "steps": settings.steps,
             "grid": GRID,
             "cfg": settings.cfg,
-            "negative": "" if self.null is None else content_digest(self.null)[:16],
-            "precision": str(self.network.dtype).removeprefix("torch."),
+            "negative": "" if null is None else content_digest(null)[:16],
+            "precision": str(network.dtype).removeprefix("torch."),
         }
+
+
+def _check_start(x: Tensor, eps: Tensor) -> None:
+    """Raise ValueError unless sampling begins at the noise of the pairs."""
+    if not torch.allclose(x, eps, rtol=1e-4, atol=1e-4):
+        raise ValueError(
+            "a node on this model changes the noise that sampling starts from, so that a pair would hold another noise "
+            "than the one its latent came from; remove that node for generating pairs"
+        )
 
 
 def describe(pairs: ReflowPairSet, generated: int = 0, seconds: float = 0.0) -> str:
@@ -172,6 +213,7 @@ def describe(pairs: ReflowPairSet, generated: int = 0, seconds: float = 0.0) -> 
     settings = pairs.settings
     per_velocity = 1 if settings["cfg"] == 1 else 2  # guidance evaluates the network with and without the prompt
     evaluations = settings["steps"] * len(FIXED_METHODS[settings["solver"]].c) * per_velocity
+    besides = [str(settings[name]) for name in ("patches", "conditioning") if name in settings]
     lines = [
         repr(pairs).strip("<>"),
         f"teacher: {settings['base_model']} {settings['base']}, {settings['solver']} {settings['steps']} steps "
@@ -179,6 +221,8 @@ def describe(pairs: ReflowPairSet, generated: int = 0, seconds: float = 0.0) -> 
         f"latents: {settings['latent_space']}, {settings['storage']}",
         f"folder: {pairs.folder} ({pairs.bytes / 2**20:.1f} MiB)",
     ]
+    if besides:
+        lines.append(f"part of the teacher alone, which the student learns without: {'; '.join(besides)}")
     if generated:
         lines.append(f"generated {generated} pairs in {seconds:.1f} s ({generated / max(seconds, 1e-9):.3g} pairs/s)")
     return "\n".join([*lines, "prompts:", *_list_prompts(pairs.prompts)])

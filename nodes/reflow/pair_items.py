@@ -6,7 +6,8 @@ from typing import Any
 from ...d2f_core import Batch
 from ...d2f_data.reflow.pair_set import ReflowPairSet
 from .. import host
-from ..network.conditionings import first_entry, join
+from ..network.caption_checks import null_caption
+from ..network.conditionings import join
 
 # Settings of the teacher that the metadata of a student's LoRA records.
 _RECORDED_SETTINGS = ("solver", "steps", "cfg", "base", "seed")
@@ -34,7 +35,8 @@ class ReflowPairItems:
                 f", whose latents have {network.channels}; generate pairs with the model that you want to train"
             )
         self.groups = pairs.groups
-        self._null = network.condition([first_entry(negative, "negative")], pairs.shape) if negative else None
+        null = null_caption(network, negative)
+        self._null = None if null is None else network.condition([null], pairs.shape)
 
     def __len__(self) -> int:
         return len(self.pairs)

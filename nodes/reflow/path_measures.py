@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ...d2f_core import curvature, few_step_errors, flow_grid, follow, straightness
 from .. import host
-from ..network.cfg_velocity import CfgVelocity
-from ..network.conditionings import first_entry, join
-from .guidance import null_condition
+from ..network.caption_checks import check_captions
+from ..network.conditionings import some_entries
+from .guidance import GuidedVelocity
 
 STEP_COUNTS = (1, 2, 4, 8)
 
@@ -70,34 +70,36 @@ def measure(model: Any, settings: PathSettings, on_step: Callable[[int], None]) 
     Raises:
         ValueError: a conditioning is empty, or the model takes no images of this size.
     """
-    sampling = host.sampling_of(model if host.is_converted(model) else host.convert(model))
-    t_start = max(0.0, 1 - float(sampling.sigma_max))
-    with host.training(model) as network, torch.no_grad():
-        shape = host.latent_shape(model, settings.width, settings.height)
-        velocity = _velocity(network, settings, shape)
-        x = _initial_state(sampling, settings, shape).to(network.device)
-        path = follow(velocity, x, flow_grid("uniform", settings.steps, t_start=t_start), "heun", on_step)
-        times, acceleration = curvature(path)
-        errors = few_step_errors(velocity, x, path.end, STEP_COUNTS, t_start)
-        return PathMeasures(
-            t_start,
-            float(straightness(path).mean()),
-            _points(times, acceleration),
-            _points(torch.tensor(STEP_COUNTS), errors),
-        )
-
-
-def _velocity(network: host.TrainingNetwork, settings: PathSettings, shape: tuple[int, ...]) -> CfgVelocity:
-    """Velocity (t, x) -> (count, C, h, w) under the first entry of each conditioning."""
-    condition = network.condition([first_entry([settings.positive], "positive")], shape)
-    null = null_condition(network, settings.negative, settings.cfg, shape)
-    return CfgVelocity(network, network.alignment, join([condition] * settings.count), null, settings.cfg)
-
-
-def _initial_state(sampling: Any, settings: PathSettings, shape: tuple[int, ...]) -> Tensor:
-    """States in which the paths begin, noise scaled as the host's samplers scale it, (count, C, h, w)."""
+    flow = model if host.is_converted(model) else host.convert(model)
+    t_start = max(0.0, 1 - float(host.sampling_of(flow).sigma_max))
+    shape = host.latent_shape(model, settings.width, settings.height)
+    _check(settings, flow)
     noise = torch.randn((settings.count, *shape), generator=torch.Generator().manual_seed(settings.seed))
-    return sampling.noise_scaling(sampling.sigma_max.reshape(1), noise, torch.zeros_like(noise), True)
+    times = flow_grid("uniform", settings.steps, t_start=t_start)
+    found: list[PathMeasures] = []
+
+    def follow_path(denoise: Any, x: Tensor) -> Tensor:
+        velocity = GuidedVelocity(denoise)
+        path = follow(velocity, x, times, "heun", on_step)
+        errors = few_step_errors(velocity, x, path.end, STEP_COUNTS, t_start)
+        straight, bends = float(straightness(path).mean()), _points(*curvature(path))
+        found.append(PathMeasures(t_start, straight, bends, _points(torch.tensor(STEP_COUNTS), errors)))
+        return path.end
+
+    sigmas = (1 - times).float()
+    host.in_guider(
+        flow, noise, settings.positive, settings.negative, settings.cfg, sigmas, follow_path, seed=settings.seed
+    )
+    return found[0]
+
+
+def _check(settings: PathSettings, model: Any) -> None:
+    """Raise ValueError for a conditioning without a text, or of another text encoder, if it is used."""
+    used = [("positive", settings.positive)]
+    if host.needs_negative(model, settings.cfg):
+        used.append(("negative", settings.negative))
+    for name, conditioning in used:
+        check_captions(some_entries([[entry] for entry in conditioning], name), model.model.diffusion_model, name)
 
 
 def _points(x: Tensor, values: Tensor) -> list[tuple[float, float]]:

@@ -4,10 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from .. import host
 from ..network.conditionings import Entry, entries_of, some_entries
 
 MAX_FILE_BYTES = 16 << 20  # of a file of prompts: 200,000 of them
+# Options of an entry that is a text and nothing else; those of several can be put into one batch.
+_TEXT = {"pooled_output"}
 
 
 class Prompts(NamedTuple):
@@ -15,6 +19,8 @@ class Prompts(NamedTuple):
 
     texts: list[str]
     entries: list[Entry]
+    source: str = "prompts"
+    """Name of the input that they came from."""
 
 
 def gather_prompts(texts: Sequence[str], file: str, clip: Any, positive: Sequence[Any] | None) -> Prompts:
@@ -38,7 +44,7 @@ def gather_prompts(texts: Sequence[str], file: str, clip: Any, positive: Sequenc
         )
     if positive:
         entries = some_entries(positive, "positive")
-        return Prompts([f"conditioning {i}" for i in range(len(entries))], entries)
+        return Prompts([f"conditioning {i}" for i in range(len(entries))], entries, "positive")
     if not lines:
         raise ValueError(
             "there are no prompts; write one per line into 'prompts', set 'prompt_file', or connect 'positive'"
@@ -48,6 +54,30 @@ def gather_prompts(texts: Sequence[str], file: str, clip: Any, positive: Sequenc
             "'prompts' need a text encoder; connect the 'clip' of the checkpoint, or 'positive' instead of prompts"
         )
     return Prompts(lines, [_encode(clip, line) for line in lines])
+
+
+def sampling_groups(entries: Sequence[Entry]) -> list[tuple[list[int], list[Entry]]]:
+    """Items of a batch that can be sampled together: (rows, CONDITIONING for them).
+
+    Plain texts of one length go together, as one entry with a batch of texts; all others prompt by prompt.
+
+    Args:
+        entries: the prompt of each item.
+    """
+    if any(entry is not entries[0] for entry in entries) and _are_texts(entries):
+        pooled = [options["pooled_output"] for _, options in entries if options.get("pooled_output") is not None]
+        joined = {"pooled_output": torch.cat(pooled)} if pooled else {}
+        return [(list(range(len(entries))), [[torch.cat([cross for cross, _ in entries]), joined]])]
+    groups: dict[int, list[int]] = {}
+    for row, entry in enumerate(entries):
+        groups.setdefault(id(entry), []).append(row)
+    return [(rows, [entries[rows[0]]]) for rows in groups.values()]
+
+
+def _are_texts(entries: Sequence[Entry]) -> bool:
+    """Whether entries are plain texts of one length, all of them with or all without a pooled output."""
+    kinds = {(tuple(cross.shape), options.get("pooled_output") is None) for cross, options in entries}
+    return len(kinds) == 1 and all(options.keys() <= _TEXT for _, options in entries)
 
 
 def _encode(clip: Any, prompt: str) -> Entry:

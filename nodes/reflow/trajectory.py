@@ -26,7 +26,7 @@ class D2FTrajectory(io.ComfyNode):
             search_aliases=["diff2flow straightness", "trajectory", "curvature", "reflow report", "few step error"],
             inputs=[
                 io.Model.Input("model", tooltip="Diffusion model, converted to flow matching or not."),
-                io.Conditioning.Input("positive", tooltip="Prompt of all paths; only the first entry is used."),
+                io.Conditioning.Input("positive", tooltip="Prompt of all paths, used as in a sampler."),
                 *_widgets(),
                 io.Model.Input("model_2", optional=True, tooltip="A second model, measured from the same noise."),
                 io.Conditioning.Input(
@@ -68,8 +68,8 @@ class D2FTrajectory(io.ComfyNode):
         models = [("model", model, "cfg", cfg)]
         if model_2 is not None:
             models.append(("model_2", model_2, "cfg_2", cfg_2))
-        for _, _, widget, scale in models:
-            check_guidance(widget, scale, negative is not None)
+        for _, one, widget, scale in models:
+            check_guidance(widget, scale, negative is not None, one)
         progress = host.NodeProgress(reference_steps * len(models), cls.hidden.unique_id)
         measured: list[tuple[str, PathMeasures]] = []
         for number, (name, one, _, scale) in enumerate(models):

@@ -42,11 +42,26 @@ def training_items(
     pairs: ReflowPairSet | None,
     condition: Any = None,
 ) -> TrainingItems:
-    """The training items of the trainer's inputs.
+    """The training items of the trainer's inputs; the network has been tried with one of them.
 
     Raises:
-        ValueError: neither latents with captions nor pairs are given, or both; an image condition where there is none.
+        ValueError: neither latents with captions nor pairs are given, or both; an image condition where there is none;
+            what nodes have put on the model cannot be trained through.
     """
+    items = _chosen(network, model, latents, positive, negative, pairs, condition)
+    network.check_patches(items.shape, items.condition(0))
+    return items
+
+
+def _chosen(
+    network: host.TrainingNetwork,
+    model: Any,
+    latents: Any,
+    positive: Any,
+    negative: Any,
+    pairs: ReflowPairSet | None,
+    condition: Any,
+) -> TrainingItems:
     if pairs is not None:
         if latents or positive or condition:
             raise ValueError(

@@ -1,8 +1,8 @@
 """LATENTs and CONDITIONINGs as batches for the trainer.
 
 Items are numbered consecutively over all LATENTs, which form one group each, since all items of a batch have one shape.
-There is one CONDITIONING for all items, one per item (a list, or a batch in one conditioning), or one per LATENT. Image
-conditions are LATENTs of their own, with the items in the same order.
+There is one CONDITIONING for all items, one per item (a list, or a batch of texts in one entry), or one per LATENT.
+Image conditions are LATENTs of their own, with the items in the same order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ from torch import Tensor
 from ...d2f_core import Batch, for_autograd
 from ..fingerprints import items_fingerprint
 from ..host import CALL_KEY, CONDITION_NODE, Condition, TrainingNetwork
-from ..network.caption_checks import check_captions
-from ..network.conditionings import entries_for, entries_of, first_entry, join
+from ..network.caption_checks import captions_of, null_caption
+from ..network.conditionings import entries_for, join
 
 # Input of latents -> input of their image conditions.
 CONDITION_INPUTS = {"latents": "condition", "validation_latents": "validation_condition"}
 # Input of latents -> input of their captions.
-_CAPTION_INPUTS = {"latents": "positive", "validation_latents": "validation_positive"}
+CAPTION_INPUTS = {"latents": "positive", "validation_latents": "validation_positive"}
 
 
 class LatentItems:
@@ -58,10 +58,8 @@ class LatentItems:
         self.groups = [range(start, start + size) for start, size in zip(starts, sizes)]
         self._position = [(group, row) for group, size in enumerate(sizes) for row in range(size)]
         self._encoded: dict[tuple[int, tuple[int, ...]], Condition] = {}
-        self._entries = entries_for(entries_of(positive), sizes, what)
-        self._null = first_entry(negative, "negative") if negative else None
-        check_captions(self._entries, network.module, _CAPTION_INPUTS[what])
-        check_captions([] if self._null is None else [self._null], network.module, "negative")
+        self._entries = entries_for(captions_of(network, positive, CAPTION_INPUTS[what]), sizes, what)
+        self._null = null_caption(network, negative)
 
     def __len__(self) -> int:
         return len(self._position)
@@ -90,17 +88,17 @@ class LatentItems:
         rows = [self._position[item][1] for item in items]
         x0 = self.network.latents(self.samples[group][rows])
         mask = self.masks[group]
-        text = join([self._text(item, dropped) for item, dropped in zip(items, drop)])
-        return Batch(x0, {**text, **self._image(group, rows)}, None if mask is None else mask[rows].to(x0.device))
+        conditions = join([self.condition(item, dropped) for item, dropped in zip(items, drop)])
+        return Batch(x0, conditions, None if mask is None else mask[rows].to(x0.device))
 
     def condition(self, item: int, drop: bool = False) -> Condition:
         """Conditioning kwargs of an item, tensors (1, ...); dropping the caption keeps the image condition."""
         group, row = self._position[item]
-        return {**self._text(item, drop), **self._image(group, [row])}
+        return {**self._text(item, drop), **self._image(group, row)}
 
-    def _image(self, group: int, rows: list[int]) -> Condition:
-        """Concat conditioning of items, (B, C, h, w) in the model's scale; {} without an image condition."""
-        return {CALL_KEY: self.network.latents(self.images[group][rows])} if self.images else {}
+    def _image(self, group: int, row: int) -> Condition:
+        """Concat conditioning of an item, (1, C, h, w) in the model's scale; {} without an image condition."""
+        return {CALL_KEY: self.network.latents(self.images[group][row : row + 1])} if self.images else {}
 
     def _text(self, item: int, drop: bool = False) -> Condition:
         """Conditioning kwargs of the caption, with a placeholder for the image condition; prepared once per entry."""

@@ -1,8 +1,22 @@
 """The values of the trainer's widgets, and the settings of ``d2f_core`` that follow from them."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from ...d2f_core import OBJECTIVES, AdapterSettings, FlowAlignment, Objective, TimeDensity, TrainSettings
+import torch
+from torch import nn
+
+from ...d2f_core import (
+    OBJECTIVES,
+    AdapterSettings,
+    FlowAlignment,
+    Objective,
+    TimeDensity,
+    TrainSettings,
+    make_optimizer,
+    make_schedule,
+)
 
 AUTO_DENSITY = "auto"
 """The density that an objective is defined with."""
@@ -80,6 +94,25 @@ class TrainingPlan:
             dropout=self.dropout,
             full_ends=self.full_ends,
         )
+
+    @property
+    def file_rank(self) -> int:
+        """Rank for the metadata of a LoRA file; 0 if it differs between layers."""
+        return 0 if self.rank_ratio else self.rank
+
+    @property
+    def file_alpha(self) -> float:
+        """Alpha for the metadata of a LoRA file; 0 if it differs between layers."""
+        return 0.0 if self.rank_ratio else self.alpha or float(self.rank)
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer of those parameters that are trained."""
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        return make_optimizer(self.optimizer, trained, self.learning_rate, self.weight_decay)
+
+    def make_schedule(self, optimizer: torch.optim.Optimizer) -> Any:
+        """The learning rate schedule; None for a constant rate without warm-up."""
+        return make_schedule(self.lr_schedule, optimizer, self.warmup_steps, self.steps)
 
     def objective_for(self, alignment: FlowAlignment) -> Objective:
         """The training objective."""

@@ -11,14 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ...d2f_core import StepRecord, Trainer, make_adapters, make_optimizer, make_schedule
-from ...d2f_data.files.lora_file import (
-    LoraFacts,
-    LoraModel,
-    lora_tensors,
-    save_lora,
-    smallest_dtype,
-)
+from ...d2f_core import StepRecord, Trainer, make_adapters
+from ...d2f_data.files.lora_file import LoraFacts, LoraModel, lora_tensors, save_lora, smallest_dtype
 from ...d2f_data.files.names import free_path
 from ...d2f_data.files.run_folder import RunFolder
 from ...d2f_data.files.state_form import check_fits, check_trainer_state
@@ -131,8 +125,7 @@ class TrainingRun:
         make = host.ADAPTER_KINDS[plan.adapter]
         adapters = make_adapters(network.module, plan.adapters(), generator, make, network.widened)
         weights = nn.ModuleList(adapters.values()).to(network.device)
-        trained = [parameter for parameter in weights.parameters() if parameter.requires_grad]
-        optimizer = make_optimizer(plan.optimizer, trained, plan.learning_rate, plan.weight_decay)
+        optimizer = plan.make_optimizer(weights.parameters())
         return Trainer(
             network.module,
             network,
@@ -141,7 +134,7 @@ class TrainingRun:
             plan.times(),
             self.items,
             optimizer,
-            make_schedule(plan.lr_schedule, optimizer, plan.warmup_steps, plan.steps),
+            plan.make_schedule(optimizer),
             plan.train_settings(scale_gradients=network.dtype == torch.float16),
         )
 
@@ -225,8 +218,7 @@ class TrainingRun:
 
     def _facts(self) -> LoraFacts:
         plan, alignment = self.plan, self.network.alignment
-        start, shift = host.flow_settings(self.model) or ("t_min", 1.0)
-        facts = dict(self.items.facts)
+        facts, (start, shift) = dict(self.items.facts), host.flow_settings(self.model) or ("t_min", 1.0)
         start, condition = str(facts.pop("start", start)), str(facts.pop("condition", ""))
         own = {"run_name": self.folder.name, "items": len(self.items), "dtype": self._dtype()}
         settings: Mapping[str, Any] = {**plan.config(), **own, **facts}
@@ -239,8 +231,8 @@ class TrainingRun:
             base=self.base,
             base_model=host.model_name(self.model),
             steps=self.trainer.step,
-            rank=0 if plan.rank_ratio else plan.rank,
-            alpha=0.0 if plan.rank_ratio else plan.alpha or float(plan.rank),
+            rank=plan.file_rank,
+            alpha=plan.file_alpha,
             kind=plan.adapter,
             training=settings,
             condition=condition,

@@ -171,3 +171,22 @@ def test_a_tensor_of_inference_mode_can_be_saved_for_backward():
     weight = torch.ones(3, 3, requires_grad=True)
     (usable @ weight).sum().backward()
     assert weight.grad is not None
+
+
+def test_what_hooks_have_left_on_a_module_is_not_shared(network, x):
+    """A `forward` bound to the module itself, as taking a wrapper off leaves it, and a method of another kind."""
+    wanted, block = network(x), network.blocks[0]
+    block.forward = block.forward
+    view = frozen_copy(network)
+    assert torch.equal(view(x), wanted) and "forward" not in vars(view.blocks[0])
+
+    def doubled(self, x):
+        seen.append(self)
+        return 2 * type(self).forward(self, x)
+
+    seen = []
+    block.forward = doubled.__get__(block)
+    view = frozen_copy(network)
+    view(x)
+    assert set(map(id, seen)) == {id(view.blocks[0])}
+    assert torch.equal(view(x), network(x))

@@ -288,3 +288,37 @@ def test_our_loader_adds_the_condition_and_samples_the_same(
     theirs = sample(host.convert(host.widen(stock), "noise"), condition)
     ours = sample(loaded, condition)
     assert (ours - theirs).abs().max() <= 1e-5 * (theirs.max() - theirs.min())
+
+
+def test_an_image_condition_on_a_model_without_one_is_refused(build, host, conditioning, table_levels):
+    """Whatever samples it: the model's own sampler, a converted one, and one that has been cloned since."""
+    import comfy.samplers
+
+    image = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    applied = [host.with_condition(one, image) for one in conditioning]
+    model = build()
+    empty, euler = {"samples": torch.zeros(1, 4, 8, 8)}, comfy.samplers.ksampler("euler")
+    for one in (model, host.convert(model), model.clone()):
+        levels = host.stock_sigmas(one, "simple", 2)
+        with pytest.raises(
+            ValueError, match=r"'Apply Image Condition.*takes no image condition.*put 'Add Image Condit"
+        ):
+            host.sample(one, empty, *applied, 3.0, euler, levels, 1)
+        assert torch.isfinite(host.sample(one, empty, *conditioning, 3.0, euler, levels, 1)["samples"]).all()
+    wide = host.convert(host.widen(model))
+    levels = host.stock_sigmas(wide, "simple", 2)
+    plain = [[[text, {**options, "concat_latent_image": image}] for text, options in one] for one in conditioning]
+    one, other = (host.sample(wide, empty, *each, 3.0, euler, levels, 1)["samples"] for each in (applied, plain))
+    assert torch.equal(one, other)
+
+
+def test_a_model_with_an_image_condition_is_not_saved_as_a_checkpoint(build, host, tmp_path):
+    """The file would be taken for InstructPix2Pix."""
+    import comfy.sd
+
+    model = build()
+    for wide in (host.widen(model), host.convert(host.widen(model)), host.widen(host.convert(model)).clone().clone()):
+        with pytest.raises(ValueError, match=r"cannot be saved as a checkpoint.*'Save Diff2Flow LoRA' instead"):
+            comfy.sd.save_checkpoint(str(tmp_path / "wide.safetensors"), wide)
+    comfy.sd.save_checkpoint(str(tmp_path / "plain.safetensors"), model)
+    assert [path.name for path in tmp_path.iterdir()] == ["plain.safetensors"]

@@ -106,8 +106,8 @@ def around_network(part: Callable[[str], ModuleType], monkeypatch: pytest.Monkey
     original = cls.__call__
 
     def install(function: Callable[..., Any]) -> None:
-        def replaced(self: Any, x: torch.Tensor, timestep: torch.Tensor, condition: Any) -> torch.Tensor:
-            return function(lambda: original(self, x, timestep, condition), self, x)
+        def replaced(self: Any, x: torch.Tensor, *others: Any) -> torch.Tensor:
+            return function(lambda: original(self, x, *others), self, x)
 
         monkeypatch.setattr(cls, "__call__", replaced)
 

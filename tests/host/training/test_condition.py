@@ -202,12 +202,13 @@ def test_other_conditions_are_another_run(wide, train, seen, output):
 def test_previews_are_drawn_with_the_conditions_of_their_items(wide, train, seen, part, monkeypatch):
     told, preview = [], part("training.preview").Preview
     draw = preview.draw
-    monkeypatch.setattr(preview, "draw", lambda self, loras: told.append(self.velocity.kwargs) or draw(self, loras))
+    monkeypatch.setattr(preview, "draw", lambda self, loras: told.append(self.velocity) or draw(self, loras))
     train(wide(), condition=seen, negative=NULL, preview_every=1, preview_cfg=2.0, steps=1)
-    (condition,) = told
+    (velocity,) = told
     wanted = seen[[0, 1, 2, 3]] * 0.18215
-    torch.testing.assert_close(condition["c_concat"], torch.cat([wanted, wanted]))
-    assert bool((condition["c_crossattn"][4:] == 0).all()) and not bool((condition["c_crossattn"][:4] == 0).all())
+    torch.testing.assert_close(velocity.condition["c_concat"], wanted)
+    torch.testing.assert_close(velocity.null["c_concat"], wanted)
+    assert bool((velocity.null["c_crossattn"] == 0).all()) and not bool((velocity.condition["c_crossattn"] == 0).all())
 
 
 def test_conditions_may_be_inference_tensors_and_stay_as_they_are(wide, train, seen, unharmed):

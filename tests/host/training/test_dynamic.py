@@ -123,7 +123,7 @@ def test_a_patch_on_quantized_weights_is_kept(dynamic, part):
         small = kind.from_float(weight.bfloat16(), "TensorCoreFP8E4M3Layout")
         layer._parameters["weight"] = torch.nn.Parameter(small, requires_grad=False)
         model.add_patches({f"diffusion_model.{path}": ("diff", (delta,))})
-        fetched = part("host.training")._fetch(model, path)
+        fetched = part("host.model_call.frozen")._fetch(model, path)
         assert type(fetched) is torch.Tensor
         assert torch.equal(fetched, (small.dequantize().float() + delta).to(fetched.dtype))
 

@@ -43,22 +43,23 @@ def load(node, output):
 
 
 @pytest.fixture
-def cancel_after(part, monkeypatch):
+def cancel_after(comfy, monkeypatch):
     """`cancel_after(calls)`: the user presses cancel at that call of the network."""
+    import comfy.model_base
     import comfy.model_management
 
-    cls = part("host.training").TrainingNetwork
-    original = cls.__call__
+    cls = comfy.model_base.BaseModel
+    original = cls.apply_model
 
     def install(calls):
         count = iter(range(calls))
 
-        def replaced(self, *args):
+        def replaced(self, *args, **kwargs):
             if next(count, None) is None:
                 raise comfy.model_management.InterruptProcessingException
-            return original(self, *args)
+            return original(self, *args, **kwargs)
 
-        monkeypatch.setattr(cls, "__call__", replaced)
+        monkeypatch.setattr(cls, "apply_model", replaced)
 
     yield install
     monkeypatch.undo()
@@ -219,10 +220,10 @@ def test_flow_models_are_refused_by_name(generate, build, conditioning):
         generate(build(flow=True), positive=conditioning[0])
 
 
-def test_latents_that_are_not_finite(generate, build, conditioning, around_network):
-    around_network(lambda call, network, x: call() * float("nan"))
+def test_latents_that_are_not_finite(generate, build, conditioning, watch):
+    broken = watch(build(), lambda run, x, timesteps: run() * float("nan"))
     with pytest.raises(ArithmeticError, match="NaN or infinite between t"):
-        generate(build(), positive=conditioning[0])
+        generate(broken, positive=conditioning[0])
 
 
 def test_loading_nothing(load):

@@ -40,7 +40,7 @@ def measure(part, conditioning):
     return run
 
 
-def test_a_network_that_knows_the_only_image_has_straight_paths(build, host, part, measure, monkeypatch):
+def test_a_network_that_knows_the_only_image_has_straight_paths(build, watch, measure):
     """All data at 0: eps = x_dm / sigma, so the velocity points to 0 from everywhere inside of the table.
 
     Beyond t_max = 0.972 eps is read with the last row's sigma and the velocity falls to 0: a share of 0.028, of
@@ -48,14 +48,13 @@ def test_a_network_that_knows_the_only_image_has_straight_paths(build, host, par
     """
     sigmas = build().get_model_object("model_sampling").sigmas.double()
 
-    def ideal(self, x, timestep, condition):
+    def ideal(run, x, timestep):
         ve = torch.lerp(
-            sigmas.log()[timestep.long()], sigmas.log()[timestep.long().add(1).clamp(max=999)], timestep % 1
+            sigmas.log()[timestep.long()], sigmas.log()[timestep.long().add(1).clamp(max=999)], timestep.double() % 1
         )
         return x / (ve.exp() / (1 + ve.exp() ** 2).sqrt()).reshape(-1, 1, 1, 1).float()
 
-    monkeypatch.setattr(part("host.training").TrainingNetwork, "__call__", ideal)
-    found = measure(build())
+    found = measure(watch(build(), ideal))
     assert found.t_start == pytest.approx(0.064, abs=1e-3)
     assert found.straightness == pytest.approx(0.028 / 3, rel=0.3)
     assert [nfe for nfe, _ in found.errors] == [1, 2, 4, 8] and max(error for _, error in found.errors) < 0.05
@@ -127,17 +126,18 @@ def test_an_empty_conditioning_is_named(build, measure, unharmed, name, empty):
         measure(model, cfg=4.0, **{name: empty})
 
 
-def test_nothing_of_the_model_is_changed_and_it_can_be_cancelled(build, report, unharmed, part, monkeypatch):
+def test_nothing_of_the_model_is_changed_and_it_can_be_cancelled(build, report, unharmed, monkeypatch):
+    import comfy.model_base
     import comfy.model_management
 
     model = build()
     with unharmed(model):
         report(model, cfg=2.0)
 
-    def cancel(self, *args):
+    def cancel(self, *args, **kwargs):
         raise comfy.model_management.InterruptProcessingException
 
     with unharmed(model), monkeypatch.context() as patch:
-        patch.setattr(part("host.training").TrainingNetwork, "__call__", cancel)
+        patch.setattr(comfy.model_base.BaseModel, "apply_model", cancel)
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             report(model)

@@ -1,0 +1,150 @@
+"""The host's ``BaseModel`` around a frozen copy of its network: ``apply_model`` runs on our modules alone.
+
+Object patches are those of the MODEL, whichever clone is loaded and whichever patcher loads it; what a clone that was
+loaded before has left on a layer does not come along.
+"""
+
+from functools import partial
+from typing import Any
+
+import comfy.lora
+import comfy.utils
+import torch
+from torch import Tensor, nn
+
+from ....d2f_core import frozen_copy
+
+_NETWORK = "diffusion_model"
+# Attributes by which layers fetch their weights under the host's dynamic patcher.
+_FETCHING = ("_v", "weight_lowvram_function", "bias_lowvram_function")
+
+
+class GivenSampling:
+    """``model_sampling`` of a call whose input and timestep are given, and whose answer is the network's own.
+
+    Whatever else a wrapper asks of it comes from the MODEL's own.
+    """
+
+    def __init__(self, sampling: Any) -> None:
+        self._sampling = sampling
+        self.given = torch.empty(0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sampling, name)
+
+    def calculate_input(self, sigma: Tensor, noise: Tensor) -> Tensor:
+        """The network's input itself."""
+        return noise
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        """The timestep of the call, ``given``."""
+        return self.given
+
+    def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
+        """The network's answer itself."""
+        return model_output
+
+
+def frozen_base(model: Any, dtype: torch.dtype | None, recompute: bool) -> Any:
+    """A ``BaseModel`` of our own with a frozen copy of the MODEL's network, and ``GivenSampling``.
+
+    Args:
+        model: MODEL, loaded by the host unless its patcher is the dynamic one.
+        dtype: type that the network computes in; None for the model's own.
+        recompute: compute blocks again in the backward pass.
+    """
+    base = model.model
+    streamed = getattr(model, "is_dynamic", lambda: False)() or getattr(base, "model_lowvram", False)
+    network = frozen_copy(base.diffusion_model, dtype, recompute, partial(_fetch, model) if streamed else None)
+    for path, theirs, ours in _layers(base.diffusion_model, network):
+        _take_off(theirs, ours)
+        if streamed:
+            _hold_weights(ours, model, path)
+    twin = object.__new__(type(base))
+    twin.__dict__ = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(base).items()}
+    twin._modules[_NETWORK] = network
+    for path in {**getattr(model, "object_patches_backup", {}), **model.object_patches}:
+        _put(twin, path, model.get_model_object(path), dtype)
+    if dtype is not None:
+        _replace(twin, "manual_cast_dtype", dtype)
+    _replace(twin, "current_patcher", None)
+    _replace(twin, "model_sampling", GivenSampling(model.get_model_object("model_sampling")))
+    return twin
+
+
+def _layers(theirs: nn.Module, ours: nn.Module) -> list[tuple[str, nn.Module, nn.Module]]:
+    """(path, layer of the host, its copy) for each layer."""
+    return [(path, layer, twin) for (path, layer), twin in zip(theirs.named_modules(), ours.modules(), strict=True)]
+
+
+def _take_off(theirs: nn.Module, ours: nn.Module) -> None:
+    """Take a bypass LoRA off a copied layer: one of a clone that is loaded, or what ejecting one has left behind."""
+    forward = vars(theirs).get("forward")
+    if hasattr(getattr(forward, "__self__", None), "original_forward"):
+        ours.__dict__.pop("forward", None)
+
+
+def _hold_weights(layer: nn.Module, model: Any, path: str) -> None:
+    """A copied layer holds its weights, patched, and fetches none."""
+    for name in _FETCHING:
+        layer.__dict__.pop(name, None)
+    for name in ("weight", "bias"):
+        if f"{name}_function" in vars(layer):
+            key = f"{_NETWORK}.{path}.{name}"
+            setattr(layer, f"{name}_function", list(getattr(model, "weight_wrapper_patches", {}).get(key, [])))
+
+
+def _put(twin: Any, path: str, value: Any, dtype: torch.dtype | None) -> None:
+    """Put an object patch on our model, and on nothing that it shares with the host's.
+
+    Raises:
+        ValueError: the patch lies deep inside of something shared.
+    """
+    owner, _, name = path.rpartition(".")
+    if not owner:
+        if name != _NETWORK:
+            _replace(twin, name, value)
+            return
+        raise ValueError(
+            "a node before this one has replaced the whole network of the model, which cannot be trained; remove it"
+        )
+    if owner.split(".")[0] == "model_sampling":
+        return  # read through get_model_object where it counts
+    if owner.split(".")[0] != _NETWORK:
+        raise ValueError(
+            f"a node before this one has replaced '{path}' of the model, which training cannot do; remove that node"
+        )
+    layer = comfy.utils.get_attr(twin, owner)
+    if isinstance(value, nn.Module):
+        value = frozen_copy(value, dtype)
+    elif isinstance(getattr(value, "__self__", None), nn.Module):
+        value = partial(value.__func__, layer)
+    setattr(layer, name, value)
+
+
+def _replace(twin: Any, name: str, value: Any) -> None:
+    """Set an attribute of our model, a module or not, whatever it was before."""
+    twin._modules.pop(name, None)
+    if isinstance(value, nn.Module):
+        twin.__dict__.pop(name, None)
+        twin._modules[name] = value
+    else:
+        twin.__dict__[name] = value
+
+
+def _fetch(model: Any, path: str) -> Tensor:
+    """A weight that the host loads only when its layer runs: patched, on the load device.
+
+    Until then it is of the file's type; that of the model is noted beside it. To quantized weights and to those of
+    8 bits nothing can be added, so that patched ones are of the type that the layers compute in.
+    """
+    key, network = f"{_NETWORK}.{path}", model.model.diffusion_model
+    # Small layers are patched when any clone is loaded; their original weights are kept here.
+    plain = model.backup[key].weight if key in model.backup else network.get_parameter(path)
+    owner, _, name = path.rpartition(".")
+    dtype = getattr(network.get_submodule(owner), f"{name}_comfy_model_dtype", None) or plain.dtype
+    if key not in model.patches:
+        return plain.to(model.load_device, dtype, copy=True)
+    exact = plain.to(model.load_device, torch.float32, copy=True).dequantize()
+    patched = comfy.lora.calculate_weight(model.patches[key], exact, key)
+    return patched.to(dtype if dtype.itemsize > 1 else model.model.get_dtype_inference())

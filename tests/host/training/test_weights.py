@@ -1,0 +1,87 @@
+"""Weights that the host keeps in unusual ways, and what else is on the device: quantised, streamed, other models."""
+
+import pytest
+import torch
+
+LAYER = "middle_block.1.transformer_blocks.0.attn2.to_q"
+
+
+@pytest.fixture
+def slopes(host, conditioning):
+    """`slopes(model)` -> gradient of a loss by LoRAs on the attention layers."""
+    from diff2flow_kit.d2f_core import AdapterSettings, attached, make_adapters
+
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+
+    def of(model, recompute=False):
+        with host.training(model, recompute=recompute) as network, torch.enable_grad():
+            generator = torch.Generator().manual_seed(3)
+            adapters = make_adapters(network.module, AdapterSettings("attention", 2), generator)
+            parameters = [p for adapter in adapters.values() for p in adapter.parameters()]
+            for parameter in parameters:
+                parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+            condition = network.condition(conditioning[0], (4, 8, 8))
+            both = {name: tensor.repeat(2, 1, 1) for name, tensor in condition.items()}
+            with attached(network.module, adapters):
+                output = network(x.clone(), torch.tensor([900.0, 300.0]), both)
+                return torch.cat([g.flatten() for g in torch.autograd.grad((output**2).mean(), parameters)])
+
+    return of
+
+
+def test_quantized_weights_train_as_what_they_stand_for(build, slopes):
+    """Those of a loader, which are made under inference mode."""
+    from comfy import quant_ops
+
+    kind = getattr(quant_ops, "QuantizedTensor", None)
+    if not hasattr(kind, "from_float"):
+        pytest.skip("this ComfyUI has no quantized weights, or lacks the package that makes them")
+    models = [build(dtype=torch.bfloat16), build(dtype=torch.bfloat16)]
+    plain, small = (model.model.diffusion_model.get_submodule(LAYER) for model in models)
+    weight = kind.from_float(small.weight.detach().clone(), "TensorCoreFP8E4M3Layout")
+    small.weight = torch.nn.Parameter(weight, requires_grad=False)
+    plain.weight = torch.nn.Parameter(weight.dequantize().bfloat16(), requires_grad=False)
+    assert small.weight.is_inference()
+    wanted, found = (slopes(model) for model in models)
+    assert float((found - wanted).norm() / wanted.norm()) < 0.02 and bool(found.any())
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_streamed_weights_are_held_while_it_trains(build, slopes, stock, train, unharmed, monkeypatch, recompute):
+    """`--novram` leaves all weights on the CPU, and casts each one through a buffer that the next one overwrites."""
+    import comfy.model_management as management
+
+    lora = train(build(), steps=2, learning_rate=0.3, run_name="before", targets="all")[0]
+    plain, model = (stock("train", "LoraModelLoader").execute(build(), lora, 1.0).result[0] for _ in range(2))
+    wanted = slopes(plain, recompute)
+    with monkeypatch.context() as patch:
+        patch.setattr(management, "vram_state", management.VRAMState.NO_VRAM)
+        patch.setattr(management, "is_device_cpu", lambda device: False)
+        found = slopes(model, recompute)
+        layer = model.model.diffusion_model.get_submodule(LAYER)
+        assert model.model.model_lowvram and layer.weight_function  # the host would patch it when it runs
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["plain", "dynamic"])
+def test_other_models_leave_the_device_first(build, dynamic, host, monkeypatch, kind):
+    import comfy.model_management as management
+
+    told = []
+    model, free = dynamic() if kind == "dynamic" else build(), management.free_memory
+    monkeypatch.setattr(
+        management,
+        "free_memory",
+        lambda memory, device, keep_loaded=(), **others: (
+            told.append((memory, [one.model for one in keep_loaded]))
+            or free(memory, device, keep_loaded=list(keep_loaded), **others)
+        ),
+    )
+    other = build()
+    management.load_models_gpu([other])
+    assert other in [one.model for one in management.current_loaded_models]
+    told.clear()
+    with host.training(model):
+        assert other not in [one.model for one in management.current_loaded_models]
+        assert all(one.model.is_clone(model) for one in management.current_loaded_models)
+    assert max(memory for memory, _ in told) > 1e15 and all(kept in ([], [model]) for _, kept in told)
