@@ -83,7 +83,7 @@ def shown(part, monkeypatch):
     import comfy.utils
 
     texts, bars = [], []
-    monkeypatch.setattr(part("host.progress").NodeProgress, "_say", lambda self, text: texts.append(text))
+    monkeypatch.setattr(part("host.progress").NodeProgress, "say", lambda self, text: texts.append(text))
     monkeypatch.setattr(part("host.progress"), "SECONDS_BETWEEN_TEXTS", -1.0)
     monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0)
     monkeypatch.setattr(
