@@ -1,9 +1,6 @@
-"""Widgets that several nodes share (seed, solver, grid, steps, denoise, image size), and the check of their values."""
+"""Widgets that several nodes share: seed, solver, grid of noise levels, steps, denoise, size of training images."""
 
-import functools
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from numbers import Integral, Real
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from comfy_api.latest import io
@@ -205,45 +202,3 @@ def number(
 def choice(name: str, options: Iterable[str], default: str, tooltip: str) -> io.Combo.Input:
     """An advanced choice among names."""
     return io.Combo.Input(name, options=list(options), default=default, tooltip=tooltip, advanced=True)
-
-
-def checked(*open_choices: str) -> Callable[[Callable[..., io.NodeOutput]], Callable[..., io.NodeOutput]]:
-    """Decorates ``execute``: refuses what the node's widgets do not allow but for ``open_choices``, combos of files."""
-
-    def decorate(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
-        signature = inspect.signature(execute)
-
-        @functools.wraps(execute)
-        def run(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> io.NodeOutput:
-            given = dict(signature.bind(cls, *args, **kwargs).arguments)
-            given |= given.pop("widgets", {})
-            schema = cls.define_schema()
-            for widget in schema.inputs:
-                value = None if widget.id in open_choices else given.get(widget.id)
-                for one in value if schema.is_input_list and isinstance(value, list) else [value]:
-                    check_value(widget, one)
-            return execute(cls, *args, **kwargs)
-
-        return run
-
-    return decorate
-
-
-def check_value(widget: Any, value: Any) -> None:
-    """Raise ValueError for what a wire may bring, but a widget does not allow; None is an optional one left out."""
-    name, whole = getattr(widget, "display_name", None) or widget.id, isinstance(widget, io.Int.Input)
-    if value is None:
-        return
-    if isinstance(widget, io.Int.Input | io.Float.Input):
-        if not isinstance(value, Integral if whole else Real):
-            raise ValueError(f"{name} is {value!r}; it must be a {'whole ' if whole else ''}number")
-        if not widget.min <= value <= widget.max:
-            raise ValueError(f"{name} is {value}; allowed are {widget.min} to {widget.max}")
-    elif isinstance(widget, io.Combo.Input | io.DynamicCombo.Input):
-        nested = isinstance(widget, io.DynamicCombo.Input)
-        options = {one.key: one.inputs for one in widget.options} if nested else dict.fromkeys(widget.options, ())
-        chosen = value.get(widget.id) if nested else value
-        if chosen not in options:
-            raise ValueError(f"{name} is {chosen!r}; allowed are {', '.join(map(repr, options))}")
-        for inner in options[chosen]:
-            check_value(inner, value.get(inner.id))

@@ -13,7 +13,8 @@ from ...d2f_data.image_sets.samples import SetPlan, SetSettings, plan_set
 from ...d2f_data.image_sets.set_report import EncodingStats, InvalidFilesError, contact_sheet, describe, list_files
 from ...d2f_data.image_sets.training_set import batches, encode, encode_captions, gather, with_sizes
 from .. import host
-from ..widgets import CATEGORY, checked
+from ..checks import checked, fault_of
+from ..widgets import CATEGORY
 from .folders import existing_folder, folder_state
 from .widgets import dataset_inputs
 
@@ -60,6 +61,11 @@ class D2FFolderDataset(io.ComfyNode):
     def fingerprint_inputs(cls, folder: str | None = None, **inputs: Any) -> str:
         """State of the folder's files; ComfyUI compares the other inputs itself."""
         return folder_state(folder)
+
+    @classmethod
+    def validate_inputs(cls, folder: str | None = None) -> bool | str:
+        """Checked when the graph is queued; None is a value that comes through a wire."""
+        return folder is None or fault_of(lambda: existing_folder("folder", folder))
 
     @classmethod
     @checked()

@@ -1,6 +1,7 @@
 """Paired Folder: images and their targets in two folders -> IMAGEs of the same size and crop, one batch per bucket."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from ...d2f_data.image_sets.set_report import list_files
 from ...d2f_data.image_sets.target_pair_tensors import TargetPairTensors, describe_target_pairs, read_target_pairs
 from ...d2f_data.image_sets.target_pairs import FLIPS, RawValues, TargetPairSettings, find_target_pairs, plan_rows
 from .. import host
-from ..widgets import CATEGORY, bucket_step_input, checked, resolution_input, seed_input
+from ..checks import checked, fault_of
+from ..widgets import CATEGORY, bucket_step_input, resolution_input, seed_input
 from .folders import existing_folder, folder_state
 
 
@@ -77,6 +79,14 @@ class D2FPairedFolder(io.ComfyNode):
     def fingerprint_inputs(cls, images: str | None = None, targets: str | None = None, **inputs: Any) -> str:
         """State of the files in both folders; ComfyUI compares the other inputs itself."""
         return f"{folder_state(images)} {folder_state(targets)}"
+
+    @classmethod
+    def validate_inputs(
+        cls, images: str | None = None, targets: str | None = None, target_values: Any = None
+    ) -> bool | str:
+        """Checked when the graph is queued; None is a value that comes through a wire. The host passes combos as well."""
+        given = {"images": images, "targets": targets}
+        return fault_of(*(partial(existing_folder, name, path) for name, path in given.items() if path is not None))
 
     @classmethod
     @checked()

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..widgets import CATEGORY, checked
+from ..checks import checked
+from ..widgets import CATEGORY
 
 # Name of a set -> the words that all of its scenes share.
 SCENES = {

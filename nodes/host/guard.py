@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import comfy.patcher_extension
 import torch
 from torch import Tensor
 
@@ -11,6 +12,8 @@ from .progress import tell
 from .ve.functions import place_cfg_functions
 from .ve.levels import flow_levels
 from .ve.samplers import place_sampler
+
+GUIDANCE_KEY = "diff2flow_guidance"
 
 
 def guard_sampling(
@@ -36,6 +39,28 @@ def guard_sampling(
     place_cfg_functions(guider.model_options)
     sampler = place_sampler(sampler, sampling, float(sigmas[0])) if len(sigmas) else sampler
     return executor(noise, latent, sampler, sigmas, *args, **kwargs)
+
+
+def with_own_guidance(model: Any, cfg: float) -> Any:
+    """A clone of a MODEL that has learned guided answers, which says so where it is sampled with guidance once more.
+
+    Args:
+        model: MODEL with a reflow LoRA.
+        cfg: guidance scale of the LoRA's teacher.
+    """
+
+    def check_guidance(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        scale = getattr(executor.class_obj, "cfg", 1.0)
+        if scale != 1:
+            tell(
+                f"this LoRA has learned the images of CFG {cfg:g}, to which CFG {scale:g} is added: colours burn out. "
+                "Set cfg to 1, which takes half the time as well"
+            )
+        return executor(*args, **kwargs)
+
+    clone = model.clone()
+    clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, GUIDANCE_KEY, check_guidance)
+    return clone
 
 
 def _check_unit(noise: Tensor, latent: Tensor, sigmas: Tensor) -> None:

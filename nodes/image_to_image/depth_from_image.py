@@ -9,9 +9,10 @@ from torch import Tensor
 from ...d2f_core import ensemble as align_and_merge
 from ...d2f_data.plots.depth_images import COLORS, as_rgb, colorize, resize_depth, resize_image, working_size
 from .. import host
+from ..checks import checked
 from ..sampling.ode import OdeSampler
 from ..sampling.sigmas import flow_sigmas
-from ..widgets import CATEGORY, checked, seed_input
+from ..widgets import CATEGORY, seed_input
 
 SEED_RANGE = 2**64
 

@@ -4,7 +4,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...d2f_core import SPACES, DepthScores, depth_scores
-from ..widgets import CATEGORY, checked
+from ..checks import checked
+from ..widgets import CATEGORY
 from .depth_inputs import as_depth, depth_input, valid_input
 
 

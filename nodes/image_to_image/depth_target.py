@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ...d2f_core import DepthRange, depth_range, depth_target, valid_pixels
 from .. import host
-from ..widgets import CATEGORY, checked
+from ..checks import checked
+from ..widgets import CATEGORY
 from .depth_inputs import as_depth, depth_input, valid_input
 
 VALUES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(

@@ -1,6 +1,7 @@
 """Generate Reflow Pairs: MODEL and prompts -> D2F_PAIRS, stored on disk."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from ...d2f_core import FIXED_METHODS
 from ...d2f_data.plots.pil_images import from_pil, side_by_side
 from ...d2f_data.reflow.plan import STORAGE
 from .. import host
-from ..widgets import CATEGORY, checked, seed_input
+from ..checks import checked, fault_of
+from ..widgets import CATEGORY, seed_input
 from .pair_generator import ReflowPairGenerator, ReflowPairSettings, describe
-from .prompts import gather_prompts
+from .prompts import gather_prompts, read_prompts
 
 PREVIEWED_PAIRS = 4
 
@@ -66,6 +68,16 @@ class D2FReflowPairs(io.ComfyNode):
                 io.Image.Output(display_name="preview", tooltip="The latents of the first pairs as images."),
             ],
             hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls, name: Sequence[str | None] = (None,), prompt_file: Sequence[str | None] = (None,)
+    ) -> bool | str:
+        """Checked when the graph is queued; None is a value that comes through a wire."""
+        set_name, file = name[0], prompt_file[0]
+        return fault_of(
+            lambda: set_name is None or host.pair_set_folder(set_name), lambda: file is None or read_prompts(file)
         )
 
     @classmethod

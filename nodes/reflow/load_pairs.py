@@ -1,11 +1,14 @@
 """Load Reflow Pairs: a set of pairs on disk -> D2F_PAIRS."""
 
+from pathlib import Path
+
 from comfy_api.latest import io
 
 from ...d2f_data.reflow.manifest import MANIFEST
 from ...d2f_data.reflow.pair_set import ReflowPairSet
 from .. import host
-from ..widgets import CATEGORY, checked
+from ..checks import checked, fault_of
+from ..widgets import CATEGORY
 from .pair_generator import describe
 
 NONE = "none"
@@ -45,11 +48,21 @@ class D2FLoadPairs(io.ComfyNode):
         return NONE if pairs == NONE else host.file_state(lambda: host.pair_set_folder(pairs) / MANIFEST)
 
     @classmethod
+    def validate_inputs(cls, pairs: str | None = None) -> bool | str:
+        """Checked when the graph is queued; None is a value that comes through a wire."""
+        return pairs is None or fault_of(lambda: _chosen(pairs))
+
+    @classmethod
     @checked("pairs")
     def execute(cls, pairs: str) -> io.NodeOutput:
-        if pairs == NONE:
-            raise ValueError(
-                "no set of pairs is selected in 'pairs'; create one with Generate Reflow Pairs, then select it there"
-            )
-        found = ReflowPairSet(host.pair_set_folder(pairs))
+        found = ReflowPairSet(_chosen(pairs))
         return io.NodeOutput(found, describe(found))
+
+
+def _chosen(pairs: str) -> Path:
+    """Folder of the set. Raises ValueError if none is selected, or there is none of that name."""
+    if pairs == NONE:
+        raise ValueError(
+            "no set of pairs is selected in 'pairs'; create one with Generate Reflow Pairs, then select it there"
+        )
+    return host.pair_set_folder(pairs)

@@ -35,7 +35,7 @@ def gather_prompts(texts: Sequence[str], file: str, clip: Any, positive: Sequenc
     Raises:
         ValueError: there are no prompts, texts as well as conditionings, or texts without a CLIP.
     """
-    lines = [line.strip() for text in [*texts, _read(file)] for line in text.splitlines()]
+    lines = [line.strip() for text in [*texts, read_prompts(file)] for line in text.splitlines()]
     lines = [line for line in lines if line]
     if lines and positive:
         raise ValueError(
@@ -85,7 +85,8 @@ def _encode(clip: Any, prompt: str) -> Entry:
     return entries_of([host.encode_caption(clip, prompt)])[0]
 
 
-def _read(file: str) -> str:
+def read_prompts(file: str) -> str:
+    """The text of a file of prompts; "" for none. Raises ValueError if it cannot be read, or may not."""
     if not file.strip():
         return ""
     path = host.user_path("prompt_file", file)

@@ -6,7 +6,8 @@ from comfy_api.latest import io
 
 from ...d2f_data.plots.path_plot import PathCurves, plot_paths
 from .. import host
-from ..widgets import CATEGORY, checked, seed_input
+from ..checks import checked
+from ..widgets import CATEGORY, seed_input
 from .guidance import check_guidance
 from .path_measures import STEP_COUNTS, PathMeasures, PathSettings, measure
 

@@ -4,7 +4,8 @@ from comfy_api.latest import io
 
 from ...d2f_core import PREDICTIONS, STARTS
 from .. import host
-from ..widgets import CATEGORY, checked
+from ..checks import checked
+from ..widgets import CATEGORY
 
 AUTO = "auto"
 

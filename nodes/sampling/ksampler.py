@@ -5,7 +5,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from .. import host
-from ..widgets import CATEGORY, checked, denoise_input, grid_input, solver_input, solver_settings, steps_input
+from ..checks import checked
+from ..widgets import CATEGORY, denoise_input, grid_input, solver_input, solver_settings, steps_input
 from .ode import OdeSampler
 from .sigmas import flow_sigmas
 

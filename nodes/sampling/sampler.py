@@ -5,7 +5,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from .. import host
-from ..widgets import CATEGORY, checked, solver_input, solver_settings
+from ..checks import checked
+from ..widgets import CATEGORY, solver_input, solver_settings
 from .ode import OdeSampler
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..widgets import CATEGORY, checked, denoise_input, grid_input, steps_input
+from ..checks import checked
+from ..widgets import CATEGORY, denoise_input, grid_input, steps_input
 from .sigmas import flow_sigmas
 
 

@@ -1,5 +1,6 @@
 """Load Diff2Flow LoRA: MODEL + LoRA -> MODEL as the LoRA was trained."""
 
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
@@ -8,7 +9,8 @@ from ...d2f_core import OBJECTIVES
 from ...d2f_data.files.lora_file import LoraFacts, LoraModel, check_finite, load_lora
 from ...d2f_data.fingerprints import schedule_fingerprint
 from .. import host
-from ..widgets import CATEGORY, checked
+from ..checks import UNCONNECTED, checked, fault_of
+from ..widgets import CATEGORY
 
 NONE = "none"
 
@@ -69,16 +71,25 @@ class D2FLoadLora(io.ComfyNode):
         return host.file_state(lambda: host.lora_path(lora))
 
     @classmethod
+    def validate_inputs(cls, lora: str | None = None, lora_model: Any = UNCONNECTED) -> bool | str:
+        """Checked when the graph is queued; None is a value that comes through a wire."""
+        return lora is None or lora_model is None or fault_of(lambda: _chosen_path(lora))
+
+    @classmethod
     @checked("lora")
     def execute(cls, model, lora: str, strength: float, lora_model=None) -> io.NodeOutput:
         chosen, name = _choose(lora, lora_model)
         facts = getattr(chosen, "facts", None)
         remarks = [] if facts is None else _compare(model, facts)
         for remark in remarks:
-            host.LOGGER.warning("%s: %s", name, remark)
+            host.tell(f"{name}: {remark}")
         patched = host.apply_lora(model, chosen, strength) if strength else model
         seeing, added = _see(patched, facts)
         converted, deed = _convert(seeing, facts)
+        cfg = 1.0 if facts is None else facts.training.get("teacher_cfg", 1.0)
+        if strength and cfg != 1:
+            converted = host.with_own_guidance(converted, float(cfg))
+            deed += f"; sample it at CFG 1, as guidance at CFG {cfg:g} is part of it"
         deed = added + deed
         host.LOGGER.info("%s: %s", name, deed)
         return io.NodeOutput(converted, "\n".join([name, *_describe(chosen, facts), deed, *remarks]))
@@ -89,9 +100,14 @@ def _choose(lora: str, lora_model: Any) -> tuple[Any, str]:
     if lora_model is not None:
         _check_connected(lora_model)
         return lora_model, "connected LoRA"
+    return load_lora(_chosen_path(lora)), lora
+
+
+def _chosen_path(lora: str) -> Path:
+    """Path of the LoRA. Raises ValueError if none is chosen, or it is gone."""
     if lora == NONE:
         raise ValueError("no LoRA is chosen: pick a file, or connect a LoRA to lora_model")
-    return load_lora(host.lora_path(lora)), lora
+    return host.lora_path(lora)
 
 
 def _check_connected(lora: Any) -> None:

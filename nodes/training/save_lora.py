@@ -5,7 +5,8 @@ from comfy_api.latest import io, ui
 from ...d2f_data.files.lora_file import DTYPES, save_lora
 from ...d2f_data.files.names import check_name, free_path
 from .. import host
-from ..widgets import CATEGORY, checked
+from ..checks import checked, fault_of
+from ..widgets import CATEGORY
 
 SUFFIX = ".safetensors"
 
@@ -56,9 +57,14 @@ class D2FSaveLora(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, filename: str | None = None) -> bool | str:
+        """Checked when the graph is queued; None is a value that comes through a wire."""
+        return filename is None or fault_of(lambda: _checked_name(filename))
+
+    @classmethod
     @checked()
     def execute(cls, lora, filename: str, dtype: str, steps: int = 0) -> io.NodeOutput:
-        name = check_name(filename.removesuffix(SUFFIX), "the LoRA's file name")
+        name = _checked_name(filename)
         if getattr(lora, "facts", None) is None:
             host.LOGGER.warning(
                 "this LoRA has no metadata of its training (it is not from the Diff2Flow LoRA Trainer), so neither "
@@ -68,3 +74,8 @@ class D2FSaveLora(io.ComfyNode):
         path = free_path(host.lora_folder(), stem, SUFFIX)
         save_lora(path, lora, title=path.stem, dtype=dtype)
         return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))
+
+
+def _checked_name(filename: str) -> str:
+    """The name of the file without its suffix. Raises ValueError if it is invalid."""
+    return check_name(filename.removesuffix(SUFFIX), "the LoRA's file name")

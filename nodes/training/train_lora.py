@@ -1,12 +1,15 @@
 """Diff2Flow LoRA Trainer: MODEL, and LATENTs with CONDITIONINGs (and image conditions) or D2F_PAIRS -> LORA_MODEL."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
 
+from ...d2f_data.files.names import check_name
 from ...d2f_data.plots.loss_plot import plot_losses
 from .. import host
-from ..widgets import CATEGORY, checked
+from ..checks import checked, fault_of
+from ..widgets import CATEGORY
 from .items import training_items, validation_items
 from .plan import TrainingPlan, plottable
 from .run import Learned, TrainingRun
@@ -94,6 +97,12 @@ class D2FTrainLora(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, run_name: Sequence[str | None] = (None,)) -> bool | str:
+        """Checked when the graph is queued; None is a value that comes through a wire."""
+        name = run_name[0]
+        return name is None or fault_of(lambda: check_name(name, "the name of the training run"))
 
     @classmethod
     @checked()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..conversion import convert
 from ..model import is_converted
+from ..sampling import make_sampler
 
 # (sigma, x (B, *)) -> x0 (B, *), with guidance.
 Denoiser = Callable[[float, Tensor], Tensor]
@@ -54,7 +55,7 @@ def in_guider(
 
     empty = torch.zeros_like(noise)
     # Some nodes write into the noise.
-    guider.sample(noise.clone(), empty, comfy.samplers.KSAMPLER(sampler), sigmas, disable_pbar=True, seed=seed)
+    guider.sample(noise.clone(), empty, make_sampler(sampler), sigmas, disable_pbar=True, seed=seed)
 
 
 def needs_negative(model: Any, cfg: float) -> bool:

@@ -5,6 +5,8 @@ from typing import Any
 
 import comfy.patcher_extension
 
+from ..ve.functions import Placed
+
 _WRAPPERS = comfy.patcher_extension.WrappersMP
 # Wrappers around one call of the network; all others belong to a sampling run.
 CALL_WRAPPERS = (_WRAPPERS.APPLY_MODEL, _WRAPPERS.DIFFUSION_MODEL)
@@ -48,12 +50,16 @@ def merged_calls(model: Any, kind: str) -> dict[str, dict[Any, list[Any]]]:
 
 
 def _foreign(value: Any) -> Any:
-    """Nested dicts and lists without functions of this pack, and without what is empty then."""
+    """Nested dicts and lists without functions of this pack, and without what is empty then.
+
+    Functions that the conversion has wrapped, to call them in other coordinates, count as themselves.
+    """
     if isinstance(value, dict):
         kept = {key: _foreign(inner) for key, inner in value.items()}
         return {key: inner for key, inner in kept.items() if not _is_empty(inner)}
     if isinstance(value, list | tuple):
         return [inner for inner in map(_foreign, value) if not _is_empty(inner)]
+    value = value.function if isinstance(value, Placed) else value
     return None if getattr(value, "__module__", "").startswith(_PACK) and callable(value) else value
 
 

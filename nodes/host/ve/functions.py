@@ -31,7 +31,7 @@ _KINDS = comfy.patcher_extension.WrappersMP
 _POSITIONS = {_KINDS.PREDICT_NOISE: (0, 1), _KINDS.APPLY_MODEL: (0, 1), _KINDS.CALC_COND_BATCH: (2, 3)}
 
 
-class _Placed:
+class Placed:
     """A function with the coordinates that it is called in."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -39,14 +39,14 @@ class _Placed:
         self.__qualname__ = getattr(function, "__qualname__", type(function).__qualname__)
 
 
-class InFlow(_Placed):
+class InFlow(Placed):
     """A CFG function that is called in the coordinates of the flow."""
 
     def __call__(self, args: dict[str, Any]) -> Any:
         return self.function(args)
 
 
-class InVe(_Placed):
+class InVe(Placed):
     """A CFG function that is called in VE coordinates; in the host's protocol all but ``input - x0`` is x0."""
 
     def __call__(self, args: dict[str, Any]) -> Any:
@@ -75,7 +75,7 @@ class _InVeExecutor:
         return getattr(self.__dict__["executor"], name)
 
 
-class WrapperInVe(_Placed):
+class WrapperInVe(Placed):
     """A wrapper that is given a state and its sigma in VE coordinates."""
 
     def __init__(self, function: Callable[..., Any], at: tuple[int, int]) -> None:
@@ -86,7 +86,7 @@ class WrapperInVe(_Placed):
         return self.function(_InVeExecutor(executor, self.at), *_moved(args, self.at, state_to_ve, to_ve), **kwargs)
 
 
-class PatchInVe(_Placed):
+class PatchInVe(Placed):
     """A patch of the network that finds ``sigma_ve`` among the options that it is given."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -150,7 +150,7 @@ def cfg_functions_in_ve(model_options: dict[str, Any]) -> dict[str, Any]:
 
 def _change_cfg_functions(model_options: dict[str, Any], change: Callable[[Any], Any]) -> None:
     def placed(one: Any) -> Any:
-        return one if isinstance(one, _Placed) else change(one)
+        return one if isinstance(one, Placed) else change(one)
 
     for name in _ONE:
         if name in model_options:

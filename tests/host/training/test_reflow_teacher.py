@@ -251,3 +251,17 @@ def test_measures_with_a_node_before_them(build, host, part, sampled, conditioni
                  (("euler", 1), ("heun", 24)))  # fmt: skip
     error = float((one - fine).square().flatten(1).mean(1).sqrt().mean())
     assert found.errors[0][1] == pytest.approx(error, rel=0.05)
+
+
+@pytest.mark.parametrize("scale", [0.9, 0.5])
+def test_a_cfg_function_before_the_conversion_counts_in_the_teachers_identity(host, build, scale):
+    """The conversion wraps it, to call it in the diffusion model's coordinates."""
+
+    def patched(scale):
+        model = build().clone()
+        model.set_model_sampler_post_cfg_function(lambda args: scale * args["denoised"])
+        return model
+
+    before, plain = host.identity_of(host.convert(patched(scale)), []), host.identity_of(host.convert(build()), [])
+    assert plain == {} and before == host.identity_of(patched(scale), [])
+    assert before != host.identity_of(host.convert(patched(0.7)), [])

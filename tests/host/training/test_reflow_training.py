@@ -82,6 +82,23 @@ def test_the_file_says_that_it_was_reflowed(build, train, pairs, saved, node, ho
     assert host.flow_settings(loaded) == ("noise", 1.0) and "start noise" in info
 
 
+@pytest.mark.parametrize("converted", [False, True])
+def test_guidance_on_what_has_learned_guidance_is_said_at_the_sampler(
+    build, train, pairs, node, host, sample, caplog, converted
+):
+    """A reflow LoRA at CFG 7 once burned the pictures in silence."""
+    lora = on_pairs(train, build(), pairs)[0]
+    model = host.convert(build(), "noise") if converted else build()
+    loaded, info = node("D2FLoadLora").execute(model, "none", 1.0, lora).result
+    assert "sample it at CFG 1, as guidance at CFG 3 is part of it" in info
+    caplog.clear()
+    sample(loaded, torch.tensor([1.0, 0.5, 0.0]), cfg=1.0)
+    assert "colours burn out" not in caplog.text
+    sample(loaded, torch.tensor([1.0, 0.5, 0.0]), cfg=7.0)
+    assert "learned the images of CFG 3, to which CFG 7 is added: colours burn out. Set cfg to 1" in caplog.text
+    assert host.identity_of(loaded, []) == {}
+
+
 def test_latents_keep_the_models_start(build, train, host):
     assert train(build())[0].facts.start == "t_min"
     assert train(host.convert(build(), "noise"), run_name="b")[0].facts.start == "noise"
