@@ -84,7 +84,7 @@ class D2FPairedFolder(io.ComfyNode):
     def validate_inputs(
         cls, images: str | None = None, targets: str | None = None, target_values: Any = None
     ) -> bool | str:
-        """Checked when the graph is queued; None is a value that comes through a wire. The host passes combos as well."""
+        """Checked when the graph is queued; None is a value that comes through a wire. The host hands in the combo."""
         given = {"images": images, "targets": targets}
         return fault_of(*(partial(existing_folder, name, path) for name, path in given.items() if path is not None))
 
