@@ -2,7 +2,9 @@
 
 import hashlib
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -41,6 +43,16 @@ def part(pack: ModuleType) -> Callable[[str], ModuleType]:
 def stock(comfy: ModuleType) -> Callable[..., Any]:
     """`stock("model_advanced", "RescaleCFG")` -> that class of ComfyUI's own extra nodes."""
     return lambda module, name: getattr(importlib.import_module(f"comfy_extras.nodes_{module}"), name)
+
+
+@pytest.fixture(scope="session")
+def patch_nodes(comfy: ModuleType) -> ModuleType:
+    """The module `patch_nodes.py`: `.find()` and `.put(node, model)` for the host's nodes that patch a MODEL."""
+    spec = importlib.util.spec_from_file_location("patch_nodes", Path(__file__).with_name("patch_nodes.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

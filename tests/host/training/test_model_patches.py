@@ -1,14 +1,7 @@
 """What nodes put on a MODEL before the trainer: each of the host's acts as in the sampler, or is refused by name."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
-
-SPEC = importlib.util.spec_from_file_location("patch_nodes", Path(__file__).with_name("patch_nodes.py"))
-patch_nodes = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(patch_nodes)
 
 # Act inside of a call of the network; all others on guidance, on samplers or on other networks.
 IN_CALLS = [
@@ -41,12 +34,12 @@ LEVELS = (0.9, 0.3)  # s
 
 
 @pytest.fixture(scope="module")
-def nodes(comfy):
+def nodes(patch_nodes):
     return patch_nodes.find()
 
 
 @pytest.fixture
-def patched(nodes):
+def patched(patch_nodes, nodes):
     """`patched(name, model)` -> MODEL out of that node; skips where this ComfyUI has none."""
 
     def put(name, model):

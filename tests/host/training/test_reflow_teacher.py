@@ -1,6 +1,5 @@
 """The teacher of reflow pairs and of path measures is what the user's sampler makes of the same MODEL."""
 
-import importlib.util
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +9,6 @@ import torch
 
 from devtools.snapshot import read
 
-SPEC = importlib.util.spec_from_file_location("patch_nodes", Path(__file__).with_name("patch_nodes.py"))
-patch_nodes = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(patch_nodes)
 OLD = Path(__file__).resolve().parents[2] / "fixtures" / "before_rooms"
 
 # Nodes that act on guidance or inside of a call, right on any sampler.
@@ -96,7 +92,7 @@ def with_options(conditioning, **options):
 
 
 @pytest.mark.parametrize("name", NODES)
-def test_pairs_with_a_node_before_them(build, host, generate, sampled, conditioning, name):
+def test_pairs_with_a_node_before_them(build, host, patch_nodes, generate, sampled, conditioning, name):
     nodes = patch_nodes.find()
     if name not in nodes:
         pytest.skip(f"this ComfyUI has no {name}")
@@ -240,7 +236,7 @@ def test_a_node_that_needs_the_negative_prompt_says_so(build, generate, conditio
 
 
 @pytest.mark.parametrize("name", ["FreeU", "CFGNorm", "PatchModelAddDownscale", "TomePatchModel"])
-def test_measures_with_a_node_before_them(build, host, part, sampled, conditioning, name):
+def test_measures_with_a_node_before_them(patch_nodes, build, host, part, sampled, conditioning, name):
     """The end of one Euler step, which the report's first error is measured from."""
     model = patch_nodes.put(patch_nodes.find()[name], host.convert(build(), "noise"))
     paths, (positive, negative) = part("reflow.path_measures"), conditioning

@@ -53,15 +53,15 @@ def is_link(value: Any) -> bool:
     return isinstance(kind, str) and kind not in {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
 
-def put(cls: Any, model: Any) -> Any:
-    """MODEL out of a node with its defaults, or with the values above."""
+def put(cls: Any, model: Any, **chosen: Any) -> Any:
+    """MODEL out of a node with its defaults, with the values above, and with those that are chosen and that it has."""
     values: dict[str, Any] = {}
     for name, value in cls.INPUT_TYPES()["required"].items():
         options = value[1] if len(value) > 1 else {}
         if not is_link(value):
             choices = value[0] if isinstance(value[0], list) else options.get("options", [])
             values[name] = options.get("default", choices[0] if choices else None)
-    values |= VALUES.get(cls.__name__, {})
+    values |= VALUES.get(cls.__name__, {}) | {name: value for name, value in chosen.items() if name in values}
     function = getattr(cls, "execute", None) or getattr(cls(), cls.FUNCTION)
     found = function(model=model, **values)
     return getattr(found, "result", found)[0]
