@@ -84,9 +84,11 @@ class Checks:
 
     def trained(self, model: Any) -> Tensor:
         """All weights of a LoRA after a few steps, in one row."""
-        latents, captions = self.case.latents(), self.case.conditionings()
+        latents, entries = self.case.latents(), [one[0] for one in self.case.conditionings()]
+        pooled = {name: torch.cat([options[name] for _, options in entries]) for name in entries[0][1]}
+        captions = [[torch.cat([text for text, _ in entries]), pooled]]
         self.lora = call(
-            D2FTrainLora, model=model, latents={"samples": latents}, positive=[row for one in captions for row in one],
+            D2FTrainLora, model=model, latents={"samples": latents}, positive=captions,
             steps=STEPS, rank=4, batch_size=2, learning_rate=1e-2, save_every=0, preview_every=0,
             run_name=f"patcher_{next(self.runs)}", resume="new",
         )  # fmt: skip

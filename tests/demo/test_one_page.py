@@ -120,7 +120,7 @@ def test_a_reflow_pair_and_its_loss(kit, one_page, demo_checkpoint, network, flo
         precision="auto", storage="fp32", shard_size=16,
     )  # fmt: skip
     prompts = kit.prompts.gather_prompts(["a red sphere\na blue cube"], "", clip, None)
-    pairs = kit.generator.ReflowPairGenerator(model, network, settings, prompts, None).run()
+    pairs = kit.generator.ReflowPairGenerator(model, settings, prompts, None).run()
     batch = kit.items.ReflowPairItems(network, model, pairs, None).batch(range(BATCH), [False] * BATCH)
     ((x0, eps, condition),) = one_page.reflow_pairs(flow, [(batch.eps, batch.condition)], STEPS)
     assert torch.equal(eps, batch.eps)

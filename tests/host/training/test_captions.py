@@ -95,8 +95,8 @@ def test_lengths_that_do_not_fit_are_asked_in_calls_of_their_own(part):
     assert isinstance(join(kwargs[:1] + kwargs[3:]), dict)
 
 
-def test_the_loss_is_the_sum_over_the_items(build, train, latents, texts, around_network):
-    """A batch of texts of 7, 11 and 13 tokens: as each item alone, and nothing longer reaches the network."""
+def test_no_text_is_made_longer_than_it_need_be(build, train, latents, texts):
+    """Of a batch of texts of 7, 11 and 13 tokens nothing longer reaches the network."""
     from diff2flow_kit.nodes.host.training import TrainingNetwork
 
     captions, seen = texts(7, 11, 13), []

@@ -47,7 +47,7 @@ def test_quantized_weights_train_as_what_they_stand_for(build, slopes):
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_streamed_weights_are_held_while_it_trains(build, slopes, stock, train, unharmed, monkeypatch, recompute):
+def test_streamed_weights_are_held_while_it_trains(build, host, slopes, stock, train, monkeypatch, recompute):
     """`--novram` leaves all weights on the CPU, and casts each one through a buffer that the next one overwrites."""
     import comfy.model_management as management
 
@@ -60,6 +60,10 @@ def test_streamed_weights_are_held_while_it_trains(build, slopes, stock, train, 
         found = slopes(model, recompute)
         layer = model.model.diffusion_model.get_submodule(LAYER)
         assert model.model.model_lowvram and layer.weight_function  # the host would patch it when it runs
+        with host.training(model) as network:
+            held = network.module.get_submodule(LAYER)
+            assert not held.weight_function and held.weight.device == model.load_device
+            assert not torch.allclose(held.weight, layer.weight, atol=1e-3)  # the LoRA is in it
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
 
 
