@@ -166,6 +166,15 @@ def test_no_other_schedule_is_taken_for_one_that_spaces_sigma(host, converted, c
                     assert torch.equal(flow_levels(sampling, given)[0], given), (name, steps, start, length)
 
 
+def test_a_spacing_that_goes_on_beyond_the_ends_is_no_schedule_of_this_model(host, converted, part):
+    flow_levels, sampling = part("host.ve.levels").flow_levels, host.sampling_of(converted)
+    high, low = (float(end) ** (1 / 7) for end in (sampling.sigma_max, sampling.sigma_min))
+    for first in (-2, 95):
+        places = torch.arange(first, first + 10, dtype=torch.float64) / 99
+        given = ((high + places * (low - high)) ** 7).float()
+        assert float(given.max()) <= 1 and torch.equal(flow_levels(sampling, given)[0], given)
+
+
 def test_samplers_outside_of_the_menu_give_what_they_give_unconverted(run, exact, converted, stock):
     samplers = [
         stock("advanced_samplers", "SamplerEulerCFGpp").execute("alternative").result[0],
