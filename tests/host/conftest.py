@@ -277,11 +277,19 @@ def dynamic(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Itera
         return 0
 
     monkeypatch.setattr(patcher, "partially_unload", unload)
-    cast = comfy.ops.cast_bias_weight
+    cast, load = comfy.ops.cast_bias_weight, patcher.load
+
+    def load_and_mark(self: Any, *args: Any, **kwargs: Any) -> None:
+        """Note which layers are patched when they run: those that loading has not patched itself."""
+        load(self, *args, **kwargs)
+        for name, layer in self.model.named_modules():
+            layer.patched_when_run = not {f"{name}.weight", f"{name}.bias"} & self.backup.keys()
 
     def cast_and_patch(layer: Any, *args: Any, **kwargs: Any) -> Any:
         """What a GPU's path does: large layers are patched when they run, by functions that loading leaves on them."""
         weight, bias, *rest = cast(layer, *args, **kwargs)
+        if not getattr(layer, "patched_when_run", False):
+            return weight, bias, *rest
         patched = [
             function(value.clone()) if value is not None and function is not None else value
             for value, function in (
@@ -292,6 +300,7 @@ def dynamic(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Itera
         return *patched, *rest
 
     monkeypatch.setattr(comfy.ops, "cast_bias_weight", cast_and_patch)
+    monkeypatch.setattr(patcher, "load", load_and_mark)
 
     def make(model_type: str = "EPS", **types: Any) -> Any:
         plain = build(model_type, **types)

@@ -83,7 +83,7 @@ def test_numbers_outside_of_a_range_are_refused_by_name(with_numbers):
 
 
 def test_the_ends_of_a_range_are_allowed(part, with_numbers):
-    check = part("widgets").check_value
+    check = part("checks").check_value
     for cls in with_numbers:
         for _, widget in numeric(cls.define_schema().inputs):
             for value in (widget.min, widget.max, widget.default, None):

@@ -255,7 +255,7 @@ def test_captions_that_are_not_finite_are_named(build, train, unharmed, latents,
 
 
 def test_the_caption_at_fault_is_counted(build, train, latents, captions):
-    given = [[list(caption[0]) for caption in captions]]
-    given[0][3][0] = spoilt(given[0][3][0], 0, 0, 0)
+    given = [[list(caption[0])] for caption in captions]
+    given[3][0][0] = spoilt(given[3][0][0], 0, 0, 0)
     with pytest.raises(ValueError, match="conditioning 4 of 'positive' holds NaN"):
         train(build(), positive=given)
