@@ -15,6 +15,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "UNetCrossAttentionMultiply": {"q": 1.3, "v": 0.8},
     "FreSca": {"freq_cutoff": 2, "scale_high": 1.5},
     "PatchModelAddDownscale": {"block_number": 1, "end_percent": 0.5},
+    "TorchCompileModel": {"backend": "eager"},  # the others need a compiler, and minutes
 }
 
 
