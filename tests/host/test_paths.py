@@ -1,5 +1,6 @@
 """Widgets that take a path or a name, with everything that no file system can look up, and on a server of many."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -239,18 +240,21 @@ def test_a_shared_server_reads_what_it_shows_and_what_its_owner_allows(host, out
         host.user_path("folder", f"{root}-2")
 
 
-def test_the_owner_allows_a_folder_in_extra_model_paths(host, output, shared, tmp_path, monkeypatch):
+def test_the_owner_allows_a_folder_in_extra_model_paths(host, host_path, output, shared, tmp_path, monkeypatch):
     """The very lines of the refusal."""
     import folder_paths
-    from utils.extra_config import load_extra_path_config
 
+    # By its path: another module may be called utils by now.
+    spec = importlib.util.spec_from_file_location("extra_config", host_path / "utils" / "extra_config.py")
+    extra_config = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(extra_config)
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", dict(folder_paths.folder_names_and_paths))
     shared()
     with pytest.raises(ValueError, match="may not be read") as error:
         host.user_path("folder", str(tmp_path / "photos"))
     lines = str(error.value).split("restart:\n")[1].replace("/the/folder", str(tmp_path / "photos"))
     (tmp_path / "extra_model_paths.yaml").write_text(lines)
-    load_extra_path_config(str(tmp_path / "extra_model_paths.yaml"))
+    extra_config.load_extra_path_config(str(tmp_path / "extra_model_paths.yaml"))
     assert host.user_path("folder", str(tmp_path / "photos" / "cats")) == tmp_path / "photos" / "cats"
 
 
