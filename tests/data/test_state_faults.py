@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diff2flow_kit.d2f_data.files import run_folder
+from diff2flow_kit.d2f_data.files import run_settings
 from diff2flow_kit.d2f_data.files.atomic import load_tensors, save_tensors
 from diff2flow_kit.d2f_data.files.run_folder import RunFolder
 from diff2flow_kit.d2f_data.files.state_form import check_fits, check_trainer_state
@@ -202,7 +202,7 @@ def test_a_run_without_its_settings_is_known_by_its_state(run, content, caplog):
     path.unlink() if content is None else path.write_bytes(content)
     found = again(run)
     assert found.path == run.path and found.load()["step"] == 2
-    assert json.loads(path.read_text(encoding="utf-8")) == CONFIG
+    assert json.loads(path.read_text(encoding="utf-8")) == {**CONFIG, "run_name": "a"}
     assert "the settings are taken from state.safetensors" in caplog.text
     for name in ("settings.json", "state.safetensors"):
         (run.path / name).unlink()
@@ -278,7 +278,7 @@ def test_a_refused_run_leaves_the_folder_of_the_other(tmp_path):
 def test_two_new_runs_at_the_same_moment_get_two_folders(run, monkeypatch):
     """Both have looked for a free name before either has taken it."""
     names = iter([run.path, run.path.with_name("a_00002")])
-    monkeypatch.setattr(run_folder, "_next", lambda base, runs: next(names))
+    monkeypatch.setattr(run_settings, "_next", lambda base: next(names))
     assert again(run, "new").name == "a_00002" and run.load()["step"] == 2
 
 
