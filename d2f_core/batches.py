@@ -41,7 +41,7 @@ class BatchOrder:
 
     Args:
         groups: items of one shape each.
-        batch_size: most items of a batch; the last one of a group may have fewer.
+        batch_size: most items in a batch; the last batch of a group may have fewer.
         seed: of the run.
 
     Raises:

@@ -1,11 +1,11 @@
 """A network of our own over weights that belong to somebody else.
 
-Training needs hooks on layers, recomputation of blocks, and weights that autograd may keep. A network that others use,
-too, must get none of these. ``frozen_copy`` therefore builds new module objects around the same storage:
+Training needs hooks on layers, recomputation of blocks, and weights that autograd may keep. A network that others use
+as well must get none of these. ``frozen_copy`` therefore builds new module objects around the same storage:
 
     view = frozen_copy(network)        view(x) == network(x), bit for bit; no weight is copied
 
-Hooks, flags and forward functions of the view are its own, so that nothing has to be taken back afterwards, whatever
+Hooks, flags and forward functions of the view are its own, so that nothing has to be undone afterwards, whatever
 happens; a method that is bound to a module of the network is bound to its twin in the view. Tensors made under
 ``torch.inference_mode`` cannot be saved for a backward pass; the view's tensors are new ones over the same memory,
 which can.
@@ -97,7 +97,7 @@ def _bind_methods(module: nn.Module, twin: nn.Module) -> None:
 def for_autograd(tensor: Tensor) -> Tensor:
     """A tensor over the same memory that a backward pass may use, also of one made under inference mode.
 
-    One that only wraps others, such as a quantized weight, is built anew around theirs.
+    One that only wraps others, such as a quantized weight, is built anew around such tensors over their memory.
     """
     if not tensor.is_inference():
         return tensor.detach()

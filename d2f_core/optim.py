@@ -7,7 +7,7 @@ learning rate rises from 0 over ``warmup`` steps. Over the N steps after them it
     cosine                  (1 + cos(pi k / N)) / 2      polynomial    (1 - k / N)^2
     cosine_with_restarts    (1 + cos(pi ((3 k / N) mod 1))) / 2
 
-as transformers' ``get_scheduler`` has them, with three cycles, and with power 2 and no least rate.
+as transformers' ``get_scheduler`` has them, with three cycles, and with power 2 and a final rate of 0.
 """
 
 import math
@@ -126,6 +126,6 @@ def _factor(name: str, warmup: int, steps: int, step: int) -> float:
     """The learning rate of a step as a part of the full one."""
     if step < warmup:
         return step / warmup
-    if step >= steps:  # the rate after the last step, which none is taken with
+    if step >= steps:  # the rate after the last step, with which no step is taken
         return 1.0 if name == "constant" else 0.0
     return SCHEDULES[name](step - warmup, steps - warmup)

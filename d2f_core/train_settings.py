@@ -79,7 +79,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _seeded_backend(backend: Any, seed: int, device: torch.device) -> Iterator[None]:
-    """``seeded`` for torch.cuda, torch.xpu, torch.mps and those like them; the last one knows a single device."""
+    """``seeded`` for torch.cuda, torch.xpu, torch.mps and the like; torch.mps knows only a single device."""
     numbered = hasattr(backend, "device")
     where = (device,) if numbered else ()
     state = backend.get_rng_state(*where)

@@ -1,7 +1,7 @@
 """Checks of what a node is given: when a graph is queued, and when the node runs.
 
-``validate_inputs`` of a node sees the values of widgets before anything runs, and its sentence is shown on the node at
-once; a value that comes through a wire is known only when the node runs, and wires bring what no widget allows.
+``validate_inputs`` of a node sees the values of widgets before anything runs, and its message is shown on the node at
+once; a value that comes through a wire is known only when the node runs, and may be one that no widget allows.
 """
 
 import functools
@@ -27,7 +27,7 @@ def fault_of(*checks: Callable[[], object]) -> bool | str:
 
 
 def checked(*open_choices: str) -> Callable[[Callable[..., io.NodeOutput]], Callable[..., io.NodeOutput]]:
-    """Decorates ``execute``: refuses what the node's widgets do not allow but for ``open_choices``, combos of files."""
+    """Decorates ``execute``: refuses what the node's widgets do not allow, except for ``open_choices``, file combos."""
 
     def decorate(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
         signature = inspect.signature(execute)
@@ -49,7 +49,7 @@ def checked(*open_choices: str) -> Callable[[Callable[..., io.NodeOutput]], Call
 
 
 def check_value(widget: Any, value: Any) -> None:
-    """Raise ValueError for what a wire may bring, but a widget does not allow; None is an optional one left out."""
+    """Raise ValueError for what a wire may bring but a widget does not allow; None is an optional one left out."""
     name, whole = getattr(widget, "display_name", None) or widget.id, isinstance(widget, io.Int.Input)
     if value is None:
         return

@@ -76,7 +76,7 @@ def _unwritable(path: Path, error: OSError) -> OSError:
 
 
 def missing_folders(folder: Path) -> list[Path]:
-    """A folder and its parents, as far as they do not exist."""
+    """Those of a folder and its parents that do not exist."""
     return [one for one in (folder, *folder.parents) if not os.path.exists(one)]
 
 

@@ -178,7 +178,7 @@ def check_finite(lora: Mapping[str, Tensor]) -> None:
 
 
 def _widened(tensor: Tensor) -> Tensor:
-    """The tensor in a type that ``isfinite`` knows: it has no 8-bit floats."""
+    """The tensor in a type that ``isfinite`` supports: it takes no 8-bit floats."""
     return tensor.float() if tensor.element_size() == 1 else tensor
 
 

@@ -127,7 +127,7 @@ def write_facts(facts: LoraFacts) -> dict[str, str]:
 
 
 def _facts_digest(metadata: Mapping[str, str]) -> str:
-    """Hash of all ``diff2flow.*`` metadata but itself."""
+    """Hash of all ``diff2flow.*`` metadata except itself."""
     own = {name: text for name, text in metadata.items() if name.startswith(_PREFIX) and name != _DIGEST_KEY}
     return json_digest(own)
 

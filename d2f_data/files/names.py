@@ -50,11 +50,11 @@ def shorten(name: str) -> str:
 
 
 def unreadable(name: str, most: int) -> str | None:
-    """What in a name or a path no operating system can look up; None if there is nothing.
+    """What makes a name or a path impossible to look up on any operating system; None if nothing does.
 
     Args:
         name: the user's input.
-        most: bytes that it may have.
+        most: the most bytes that it may have.
     """
     try:
         size = len(name.encode())

@@ -1,8 +1,8 @@
 """The folder of a training run: its settings, its last states, its log and its previews.
 
-    settings.json                 the configuration, with which alone the run can be resumed, and the name of the run
+    settings.json                 the configuration, which a resume must match, and the name of the run
     state.safetensors             weights, averages, optimizer, schedule and step of the last save
-    state.previous.safetensors    those of the save before, for when the last one is damaged
+    state.previous.safetensors    those of the previous save, in case the last one is damaged
     log.jsonl                     one line per save: step, loss, learning rate
     preview_000100.jpg            images sampled during training
     run.lock                      held by the process that trains the run
@@ -151,7 +151,7 @@ class RunFolder:
     def save_picture(self, picture: Any, step: int) -> Path:
         """Save a PIL image as the preview of a step."""
         path, content = self.path / f"preview_{step:06}.jpg", BytesIO()
-        picture.save(content, "JPEG", quality=90)  # straight into a file, it would not notice a full disk
+        picture.save(content, "JPEG", quality=90)  # writing straight into a file, it would not notice a full disk
         atomic_write(path, lambda file: file.write_bytes(content.getvalue()))
         return path
 

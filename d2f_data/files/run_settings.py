@@ -89,7 +89,7 @@ def _says_its_name(run: Path) -> bool:
 
 
 def _numbered(base: Path) -> list[Path]:
-    """All folders that are called like a run with this name, sorted by number."""
+    """All folders that are named like a run with this name, sorted by number."""
     numbered = re.compile(re.escape(base.name) + r"(?:_(\d{5,}))?")
     existing = base.parent.iterdir() if base.parent.is_dir() else ()
     found = [
@@ -99,7 +99,7 @@ def _numbered(base: Path) -> list[Path]:
 
 
 def _next(base: Path) -> Path:
-    """The folder of a new run: numbered after all that are called like it, unless those are runs of other names."""
+    """The folder of a new run: numbered after all that are named like it, unless those are runs of other names."""
     existing = _numbered(base)
     if not find_runs(base) and all(map(_says_its_name, existing)):
         return base

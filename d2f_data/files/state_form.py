@@ -12,8 +12,8 @@ def check_trainer_state(found: Any, like: Mapping[str, Any]) -> None:
 
     Args:
         found: the loaded state.
-        like: the state of a trainer of the same settings, at any step. Its optimizer may not have moved yet, so that of
-            ``found`` is only checked for types that no optimizer keeps.
+        like: the state of a trainer of the same settings, at any step. Its optimizer may not have taken a step yet, so
+            that of ``found`` is only checked for types that no optimizer keeps.
 
     Raises:
         ValueError: names the part that does not fit.

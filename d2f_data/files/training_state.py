@@ -106,7 +106,7 @@ def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _damaged(path: Path, reason: str) -> ValueError:
-    return ValueError(f"{path} is damaged ({reason}); delete it to go on from the save before, if there is one")
+    return ValueError(f"{path} is damaged ({reason}); delete it to go on from the previous save, if there is one")
 
 
 def _digest(tensors: Mapping[str, Tensor], structure: str, config: str) -> str:

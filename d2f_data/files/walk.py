@@ -14,11 +14,11 @@ def walk(folder: Path, seconds: float = math.inf) -> Iterator[tuple[str, Path]]:
 
     Args:
         folder: an existing folder.
-        seconds: how long looking may take.
+        seconds: how long the search may take.
 
     Raises:
         ValueError: there are too many files or levels of folders for a training set; names the folder and the limit.
-        TimeoutError: looking took longer.
+        TimeoutError: the search took longer.
     """
     visited: set[str] = set()
     found, entries, end = list[Path](), 0, time.monotonic() + seconds

@@ -136,7 +136,7 @@ def shard_name(index: int) -> str:
 class Checksums:
     """SHA-256 of the files of a set, cached until the modification time or size of a file changes.
 
-    The cache makes opening a large set quick, but cannot see bytes that decay on the disk: who relies on a file hashes
+    The cache makes opening a large set quick, but cannot see corruption on the disk: whoever relies on a file hashes
     it with ``fresh``, once per session, and drops a wrong entry with ``forget``.
 
     Args:

@@ -1,8 +1,8 @@
 """Reads a finished set of reflow pairs from disk, row by row.
 
 All files are checked when a set is opened: size and SHA-256 must match the manifest, and no shard may be missing or
-unlisted. This is quick, as a file whose modification time and size are known is not hashed again. That misses bytes
-that decay on the disk, so every file is hashed once more before the first pair is read from it: a pass over the set at
+unlisted. This is quick, as a file whose modification time and size are known is not hashed again. That misses
+corruption on the disk, so every file is hashed once more before the first pair is read from it: a pass over the set at
 about 1 GB per second, spread over the first epoch of a training, instead of a wait before it.
 """
 

@@ -203,7 +203,7 @@ class ReflowPairWriter:
         for path in sorted(self.folder.glob("shard-*.safetensors")):
             known = listed.get(path.name)
             full = known is not None and known.entries == self.plan.shard_size
-            # One that is not full will be read and rewritten, so it must not have decayed.
+            # One that is not full will be read and rewritten, so it must not have been corrupted.
             stored = self._checksums.of(path.name) if full else self._checksums.fresh(path.name)
             count = known.entries if known and known.sha256 == stored.sha256 else self._count_pairs(path)
             if count and path.stem[6:].isdecimal():

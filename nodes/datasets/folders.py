@@ -16,7 +16,7 @@ SECONDS_TO_LOOK = 10.0  # that a fingerprint may take, as nothing is shown while
 def folder_state(folder: str | None) -> str:
     """Hash of the names, sizes and modification times of all files in a folder; "" if the folder does not exist.
 
-    Nothing is raised: a folder that may not be read, or is too large to look through, has another state at every call,
+    Nothing is raised: a folder that may not be read, or is too large to look through, has a new state at every call,
     so that the node runs and reports the error.
 
     Args:
@@ -51,7 +51,7 @@ def existing_folder(widget: str, folder: str) -> Path:
         folder: value of the widget.
 
     Raises:
-        ValueError: the folder does not exist, which lists similar ones that do, or may not be read.
+        ValueError: the folder does not exist (lists similar ones that do), or may not be read.
     """
     path = host.user_path(widget, folder)
     if folder.strip().strip("\"'") and os.path.isdir(path):

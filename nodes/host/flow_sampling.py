@@ -31,7 +31,7 @@ class FlowSampling(torch.nn.Module):
         alignment: schedule and prediction type of the network.
         start: "t_min", sampling starts at the network's noisiest level; "noise", it starts at s = 1.
         shift: how far the sigmas that schedulers see lean to noise; 1 leaves them as they are.
-        zsnr: whether the schedule has zero terminal SNR, as the host's schedulers ask.
+        zsnr: whether the schedule has zero terminal SNR, which the host's schedulers ask for.
         aligned: whether x0 comes from the network's own prediction, so that there is a diffusion model to agree with.
         sigmas: s of each timestep, float32, ascending, shape (T,).
     """

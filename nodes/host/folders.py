@@ -1,8 +1,9 @@
 """Folders of the host that the pack reads from and writes to, and what the paths in widgets may lead to.
 
-On a server that only its own computer reaches, whoever types a path could open the file without ComfyUI as well, so any
-path is allowed. On a server that others reach, widgets read what the server shows to them anyway (its input, output and
-temporary folders), its folder of datasets, and the folders that its owner has listed in extra_model_paths.yaml.
+On a server that only its own computer can reach, whoever types a path could open the file without ComfyUI as well, so
+any path is allowed. On a server that others can reach, widgets read what the server shows to them anyway (its input,
+output and temporary folders), its folder of datasets, and the folders that its owner has listed in
+extra_model_paths.yaml.
 """
 
 import ipaddress
@@ -94,7 +95,7 @@ def file_state(find: Callable[[], Path]) -> str:
     """Changes with the size and the modification time of a file. For fingerprints, in which nothing may be raised.
 
     Args:
-        find: returns the path; for one that is invalid or has no file, the state is another at every call, so that the
+        find: returns the path; for one that is invalid or has no file, the state differs at every call, so that the
             node runs and reports the error.
     """
     try:

@@ -1,4 +1,4 @@
-"""A wrapper around every sampling of a converted model: it chooses coordinates, and refuses what would go wrong."""
+"""A wrapper around every sampling run of a converted model: it chooses coordinates, and refuses what would go wrong."""
 
 from typing import Any
 
@@ -32,8 +32,8 @@ def guard_sampling(
         tell(remark)
     if "easycache" in guider.model_options.get("transformer_options", {}):
         tell(
-            "EasyCache and LazyCache choose the steps that they skip from the last model that ComfyUI has loaded; on a "
-            "converted model they may be others than on the diffusion model: compare with a run without them"
+            "EasyCache and LazyCache choose the steps to skip by the last model that ComfyUI has loaded; on a "
+            "converted model they may skip different steps than on the diffusion model: compare with a run without them"
         )
     _check_unit(noise, guider.model_patcher.model.process_latent_in(latent), sigmas)
     place_cfg_functions(guider.model_options)
@@ -42,7 +42,7 @@ def guard_sampling(
 
 
 def with_own_guidance(model: Any, cfg: float) -> Any:
-    """A clone of a MODEL that has learned guided answers, which says so where it is sampled with guidance once more.
+    """A clone of a MODEL that has learned guided answers, which warns when it is sampled with guidance once more.
 
     Args:
         model: MODEL with a reflow LoRA.
@@ -54,7 +54,7 @@ def with_own_guidance(model: Any, cfg: float) -> Any:
         if scale != 1:
             tell(
                 f"this LoRA has learned the images of CFG {cfg:g}, to which CFG {scale:g} is added: colours burn out. "
-                "Set cfg to 1, which takes half the time as well"
+                "Set cfg to 1, which also takes half the time"
             )
         return executor(*args, **kwargs)
 
@@ -66,7 +66,7 @@ def with_own_guidance(model: Any, cfg: float) -> Any:
 def _check_unit(noise: Tensor, latent: Tensor, sigmas: Tensor) -> None:
     """Refuse latents that AddNoise has already scaled by 1 - s if noise is off: they would be scaled twice.
 
-    A noisy latent outside of the sampler is x_fm / t, so its standard deviation is about s / t and more; AddNoise on a
+    A noisy latent outside the sampler is x_fm / t, so its standard deviation is about s / t and more; AddNoise on a
     flow model returns x_fm itself, of about s. The limit is their geometric mean, s / sqrt(t). The latent is in the
     model's own scale.
     """
@@ -78,6 +78,6 @@ def _check_unit(noise: Tensor, latent: Tensor, sigmas: Tensor) -> None:
             f"sampling starts at s = {s:.3f} with noise switched off, but the latent has too little noise for it, a "
             f"standard deviation of {float(latent.std()):.3g} instead of about {s / (1 - s):.3g}. Either AddNoise "
             "before a sampler without noise is scaled twice on flow models: remove AddNoise and let the sampler add "
-            "the noise. Or these sigmas do not begin where those of the sampler before ended: split one schedule for "
+            "the noise. Or these sigmas do not begin where those of the previous sampler ended: split one schedule for "
             "both samplers"
         )

@@ -72,7 +72,7 @@ class _NeededCondition(comfy.conds.CONDRegular):
 
     def process_cond(self, batch_size: int, **kwargs: Any) -> Any:
         raise ValueError(
-            f"the conditioning comes from '{APPLY_NODE}', but this model takes no image condition, so that the image "
+            f"the conditioning comes from '{APPLY_NODE}', but this model takes no image condition, so the image "
             f"would be ignored; put '{CONDITION_NODE}', or 'Load Diff2Flow LoRA' with a LoRA that was trained on one, "
             f"before the sampler, or remove '{APPLY_NODE}'"
         )
@@ -83,7 +83,7 @@ def _needed(options: dict[str, Any], samples: Tensor) -> dict[str, Any]:
 
 
 def _keep_from_saving(model: Any, clone: Any) -> None:
-    """Let a clone, and clones of it, refuse to be saved: the file would say nothing of what it is."""
+    """Make a clone, and clones of it, refuse to be saved: the file would not say what it is."""
     clone.state_dict_for_saving = _refuse_to_save
 
 

@@ -119,7 +119,7 @@ def _misfits(model: Any, patches: Mapping[Any, Any]) -> list[Any]:
 
 
 def _fits(patch: Any, key: str, shape: torch.Size, offset: Any, device: str) -> bool:
-    """Whether the host's own arithmetic changes a weight of this shape; it tells of errors in the console only."""
+    """Whether the host's own arithmetic changes a weight of this shape; it reports errors in the console only."""
     if isinstance(patch, tuple) and patch[0] == "set":  # the host would repeat a smaller one
         return patch[1][0].shape == shape
     if isinstance(patch, comfy.weight_adapter.LoRAAdapter) and patch.weights[5] is not None:
@@ -138,7 +138,7 @@ def _fits(patch: Any, key: str, shape: torch.Size, offset: Any, device: str) -> 
 
 
 class _SameRows(TorchFunctionMode):
-    """Refuses to reshape a product to a weight with other rows, whose number of values is the same by chance."""
+    """Refuses to reshape a product to a weight with other rows that happens to have as many values."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.reshape and isinstance(args[1], torch.Size) and len(args[0]) != args[1][0]:

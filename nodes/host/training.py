@@ -177,7 +177,7 @@ def training(model: Any, dtype: str = "auto", recompute: bool = False) -> Iterat
 def inspected(model: Any, dtype: str = "auto", recompute: bool = False) -> Iterator[TrainingNetwork]:
     """The network of any MODEL, outside of inference mode, to read its weights and to encode conditionings with.
 
-    What takes the place of layers while the MODEL is loaded (a bypass LoRA) is not part of it. Arguments as of
+    What takes the place of layers while the MODEL is loaded (a bypass LoRA) is not part of it. Arguments as for
     ``training``.
     """
     if widened(model):

@@ -112,7 +112,7 @@ def _report(limits: DepthRange, mask: Tensor) -> str:
 
 
 def _grows_downwards(depth: Tensor, valid: Tensor) -> int:
-    """In how many images (B, H, W) the lower third is farther than the upper one, by a tenth and more."""
+    """In how many images (B, H, W) the lower third is farther than the upper one, by a tenth or more."""
     third = max(1, depth.shape[1] // 3)
     ratios = [
         _median(one[-third:], known[-third:]) / _median(one[:third], known[:third]) for one, known in zip(depth, valid)

@@ -1,4 +1,4 @@
-"""Captions that a network cannot be trained with, told before the first step by the input that they came from."""
+"""Captions that a network cannot be trained with, reported before the first step with the input that they came from."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +14,7 @@ _READER = "attn2.to_k"
 
 
 def text_width(module: nn.Module) -> int | None:
-    """Size of the token embeddings that a network takes; None if it has no cross attention as SD's networks have it."""
+    """Size of the token embeddings that a network takes; None if it has no cross attention like SD's networks."""
     widths = (layer.in_features for path, layer in module.named_modules() if path.endswith(_READER))
     return next(widths, None)
 
@@ -41,7 +41,7 @@ def _check(entry: Entry, width: int | None, which: str) -> None:
     cross, options = entry[0], entry[1]
     if width is not None and cross.shape[-1] != width:
         raise ValueError(
-            f"{which} has token embeddings of size {cross.shape[-1]}, but this model takes {width}: it is of another "
+            f"{which} has token embeddings of size {cross.shape[-1]}, but this model takes {width}: it is from another "
             "model's text encoder; encode the captions with the CLIP of the checkpoint that is trained"
         )
     if not all(_is_finite(value) for value in (cross, options.get("pooled_output"))):

@@ -2,8 +2,8 @@
 
     velocity = v(null) + cfg (v(condition) - v(null))
 
-Velocities are affine in the network's output, with the same state in both, so the outputs are combined instead. Both
-are asked in calls of their own, as patches may want to know which of the two a call is.
+Velocities are affine in the network's output, with the same state in both, so the outputs are combined instead. Each
+gets a call of its own, as patches may want to know which of the two a call is for.
 """
 
 from collections.abc import Mapping

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .. import host
 
-# The s at which the end of a path is asked: at s = 0 the quotient does not exist. Beyond the network's cleanest level
-# its answer hardly changes, and rounding is multiplied by 1 / s.
+# The s at which the end of a path is evaluated: at s = 0 the quotient does not exist. Beyond the network's cleanest
+# level its answer hardly changes, and rounding is multiplied by 1 / s.
 END_SIGMA = 1e-3
 
 

@@ -1,7 +1,7 @@
 """Generation of reflow pairs: integrates the teacher's ODE from noise at t = 0 to a latent at t = 1 in batches.
 
-The host samples, so that the teacher is what the user's sampler would show. The student learns from noise, latent and
-text alone: what else the teacher was given (guidance, ControlNets, timestep ranges) is part of it as its weights are.
+The host samples, so the teacher is what the user's sampler would run. The student learns from noise, latent and
+text alone: what else the teacher was given (guidance, ControlNets, timestep ranges) is part of it, as its weights are.
 Every finished batch is handed to the writer, so a cancelled run keeps it.
 """
 
@@ -197,8 +197,8 @@ def _check_start(x: Tensor, eps: Tensor) -> None:
     """Raise ValueError unless sampling begins at the noise of the pairs."""
     if not torch.allclose(x, eps, rtol=1e-4, atol=1e-4):
         raise ValueError(
-            "a node on this model changes the noise that sampling starts from, so that a pair would hold another noise "
-            "than the one its latent came from; remove that node for generating pairs"
+            "a node on this model changes the noise that sampling starts from, so a pair would not hold the "
+            "noise that its latent came from; remove that node for generating pairs"
         )
 
 

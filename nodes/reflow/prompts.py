@@ -59,7 +59,7 @@ def gather_prompts(texts: Sequence[str], file: str, clip: Any, positive: Sequenc
 def sampling_groups(entries: Sequence[Entry]) -> list[tuple[list[int], list[Entry]]]:
     """Items of a batch that can be sampled together: (rows, CONDITIONING for them).
 
-    Plain texts of one length go together, as one entry with a batch of texts; all others prompt by prompt.
+    Plain texts of the same length go together, as one entry with a batch of texts; all others one by one.
 
     Args:
         entries: the prompt of each item.
@@ -100,7 +100,7 @@ def read_prompts(file: str) -> str:
 
 
 def _text_of(path: Path) -> str:
-    if path.exists() and not path.is_file():  # to open a pipe would wait for its writer
+    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
         raise ValueError("it is not a file")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ValueError(f"it has {path.stat().st_size >> 20} MiB; {MAX_FILE_BYTES >> 20} are allowed")

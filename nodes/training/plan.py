@@ -23,7 +23,7 @@ AUTO_DENSITY = "auto"
 
 LEAST_PRODIGY_RATE = 0.1
 
-# Schedules that were the curve of another one in earlier versions, with what they are now.
+# Schedules that had the curve of another one in earlier versions, with what they are now.
 _LR_CURVES = {"cosine_with_restarts": "3 cycles", "polynomial": "power 2"}
 
 # Settings that may change between sessions of a run.

@@ -84,7 +84,7 @@ def _optimizer() -> list[io.Input]:
             options=list(SCHEDULES),
             default="constant",
             tooltip="How the learning rate changes after the warm-up. All but constant fall to 0 at step 'steps': "
-            "linear in a straight line, polynomial with its square (fast at first), cosine along half a cosine, "
+            "linear in a straight line, polynomial as the square of that (fast at first), cosine along half a cosine, "
             "cosine_with_restarts along three of these, each from the full rate.",
         ),
         integer("warmup_steps", 0, 0, 100_000, "Number of steps over which the learning rate rises from 0."),
@@ -125,7 +125,7 @@ def _keeping() -> list[io.Input]:
             250,
             0,
             100_000,
-            "Save the state and a LoRA every so many steps; 0 saves them only at the end and on cancel. The state "
+            "Steps between saves of the state and a LoRA; 0 saves them only at the end and on cancel. The state "
             "alone is also saved every 5 minutes.",
         ),
         integer(

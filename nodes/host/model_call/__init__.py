@@ -1,4 +1,4 @@
-"""A MODEL is more than its weights: what nodes have put on it, and calls of it as the host's sampler makes them.
+"""A MODEL is more than its weights: what nodes have put on it, and calls to it as the host's sampler makes them.
 
 ``patches`` says what is on a MODEL, ``captions`` what is on a CONDITIONING, ``identity`` hashes both. ``frozen`` and
 ``options`` make the call of the network that training needs; ``guided`` runs a solver inside the host's CFG guider.

@@ -8,7 +8,7 @@ from ..image_condition import APPLY_NODE, CONDITION_NODE, ENTRY_KEY
 
 
 class Extra(NamedTuple):
-    """An option that the sampler reads and a network in training cannot: its name, and whether a value acts."""
+    """An option that the sampler reads and a network in training cannot: its name, and when a value matters."""
 
     name: str
     acts: Callable[[Any], bool] = lambda value: value is not None

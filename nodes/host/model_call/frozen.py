@@ -98,7 +98,7 @@ def _put(twin: Any, path: str, value: Any, dtype: torch.dtype | None) -> None:
     """Put an object patch on our model, and on nothing that it shares with the host's.
 
     Raises:
-        ValueError: the patch lies deep inside of something shared.
+        ValueError: the patch lies deep inside something shared.
     """
     owner, _, name = path.rpartition(".")
     if not owner:
@@ -106,13 +106,14 @@ def _put(twin: Any, path: str, value: Any, dtype: torch.dtype | None) -> None:
             _replace(twin, name, value)
             return
         raise ValueError(
-            "a node before this one has replaced the whole network of the model, which cannot be trained; remove it"
+            "a node before this one has replaced the whole network of the model, which cannot be trained; remove "
+            "that node"
         )
     if owner.split(".")[0] == "model_sampling":
         return  # read through get_model_object where it counts
     if owner.split(".")[0] != _NETWORK:
         raise ValueError(
-            f"a node before this one has replaced '{path}' of the model, which training cannot do; remove that node"
+            f"a node before this one has replaced '{path}' of the model, which training cannot handle; remove that node"
         )
     layer = comfy.utils.get_attr(twin, owner)
     if isinstance(value, nn.Module):
@@ -135,8 +136,8 @@ def _replace(twin: Any, name: str, value: Any) -> None:
 def _fetch(model: Any, path: str) -> Tensor:
     """A weight that the host loads only when its layer runs: patched, on the load device.
 
-    Until then it is of the file's type; that of the model is noted beside it. To quantized weights and to those of
-    8 bits nothing can be added, so that patched ones are of the type that the layers compute in.
+    Until then it has the file's type; that of the model is noted beside it. Nothing can be added to quantized and 8-bit
+    weights, so patched ones have the type that the layers compute in.
     """
     key, network = f"{_NETWORK}.{path}", model.model.diffusion_model
     # Small layers are patched when any clone is loaded; their original weights are kept here.

@@ -1,7 +1,7 @@
 """A hash of what nodes have put on a MODEL and on CONDITIONINGs: whether a teacher is still the same one.
 
-Functions count by name, defaults and what they have caught; networks by a sample of their weights; other objects by
-their attributes. What cannot be looked into gets a hash that never comes again.
+Functions count by name, defaults and what they have captured; networks by a sample of their weights; other objects by
+their attributes. What cannot be looked into gets a hash that never recurs.
 """
 
 import enum
@@ -69,7 +69,7 @@ class _Digest:
     def __init__(self, model: Any) -> None:
         self.hash = hashlib.sha256()
         self._seen = {id(model): "model", **{id(part): "model" for part in model.model.modules()}}
-        self._kept: list[Any] = []  # ids are those of living objects
+        self._kept: list[Any] = []  # kept alive, as ids may be used again
 
     def add(self, value: Any, depth: int = 0) -> None:
         """Add a value of any type."""

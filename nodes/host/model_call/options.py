@@ -22,7 +22,7 @@ class CallOptions:
     """Makes the options of a call.
 
     Attributes:
-        change_calls: whether patches and wrappers act inside of a call; the host asks them about one sigma per call.
+        change_calls: whether patches and wrappers act inside a call; the host asks them about one sigma per call.
         wrapper: the MODEL's wrapper around calls (``model_function_wrapper``), or None.
     """
 
@@ -74,7 +74,7 @@ def _kept(tensor: Tensor) -> Tensor:
 
 
 def _with_backward(options: dict[str, Any]) -> dict[str, Any]:
-    """Options with an attention that has a backward pass; one that a node has set may have none, either."""
+    """Options with an attention that has a backward pass; one that a node has set may not have one, either."""
     if "optimized_attention_override" in options or attention.optimized_attention.__name__ in _FORWARD_ONLY:
         options["optimized_attention_override"] = lambda chosen, *args, **kwargs: attention.attention_pytorch(
             *args, **kwargs

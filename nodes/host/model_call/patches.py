@@ -50,7 +50,7 @@ def merged_calls(model: Any, kind: str) -> dict[str, dict[Any, list[Any]]]:
 
 
 def _foreign(value: Any) -> Any:
-    """Nested dicts and lists without functions of this pack, and without what is empty then.
+    """Nested dicts and lists without functions of this pack, and without what is then empty.
 
     Functions that the conversion has wrapped, to call them in other coordinates, count as themselves.
     """
@@ -68,7 +68,7 @@ def _is_empty(value: Any) -> bool:
 
 
 def changes_calls(model: Any) -> bool:
-    """Whether something on a MODEL acts inside of a call of its network and may read where in the sampling it is."""
+    """Whether something on a MODEL acts inside a call of its network and may read where in the sampling it is."""
     found = patches_of(model)
     wrapped = {kind for kind in found.get("wrappers", {}) if kind in CALL_WRAPPERS}
     return bool(wrapped or found.keys() & {"patches", "patches_replace", "model_function_wrapper"})

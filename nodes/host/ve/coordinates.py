@@ -120,7 +120,7 @@ def translate_batch(executor: Any, model: Any, conds: Any, x_in: Tensor, timeste
 
 
 class VeDenoiser:
-    """The host's denoiser ``(x, sigma) -> x0`` in VE coordinates, with what samplers look up behind it.
+    """The host's denoiser ``(x, sigma) -> x0`` in VE coordinates, with what samplers look up through it.
 
     Args:
         denoiser: what the host gives a sampler's function.

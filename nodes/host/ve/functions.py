@@ -4,7 +4,7 @@
 
     before the conversion    it saw a diffusion model, and may have computed a window of sigma_ve: called in VE
     after it                 called in VE as well, unless the code that made it looks at ``model_sampling``, as repaired
-                             CFG functions of newer hosts do: that one saw a flow matching model, and is called in s
+                             CFG functions of newer hosts do: these saw a flow matching model and are called in s
 
 The second holds for CFG functions. Patches of the network and wrappers are called in s unless they were made before the
 conversion by code that looks at ``model_sampling``: only then can they hold a window of sigma_ve. Whether code does so
@@ -47,7 +47,7 @@ class InFlow(Placed):
 
 
 class InVe(Placed):
-    """A CFG function that is called in VE coordinates; in the host's protocol all but ``input - x0`` is x0."""
+    """A CFG function that is called in VE coordinates; the host's protocol has x0 everywhere but in ``input - x0``."""
 
     def __call__(self, args: dict[str, Any]) -> Any:
         x_fm, s = args["input"], args["sigma"]

@@ -1,13 +1,13 @@
 """The sigmas that a run on a converted model is given, as the noise levels that were meant.
 
-Sigmas above 1 are no flow sigmas: nodes that know no model (Align Your Steps, Karras) make those of a diffusion. And a
-few of ComfyUI's schedulers look at nothing but the first and the last sigma, between which they space a function of it
-evenly:
+Sigmas above 1 are no flow sigmas: nodes that know no model (Align Your Steps, Karras) make those of a diffusion
+model. And a few of ComfyUI's schedulers look at nothing but the first and the last sigma, between which they space a
+function of sigma evenly:
 
     karras: sigma^(1/7)        exponential: log sigma        kl_optimal: arctan sigma
 
 On a converted model they would space s, which gives other noise levels than sigma_ve spaced in the same way, and with
-them another strength of img2img. The function tells their sigmas, and any part of them, from all others.
+them another img2img strength. By that function, their sigmas, or any part of them, can be told from all others.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from ..flow_sampling import FlowSampling
 from .coordinates import from_ve, to_ve
 
 TOLERANCE = 2e-6  # relative, of sigmas in float32
-# Most steps of a schedule that two sigmas tell, and that more do: in a finer one any neighbours look evenly spaced.
+# Most steps of a schedule to recognise by two sigmas, and by more: in a finer one any neighbours look evenly spaced.
 MOST_STEPS = (50, 1000)
 
 
@@ -70,7 +70,7 @@ def listed(sigmas: Tensor) -> str:
 def _as_unconverted(flow: FlowSampling, sigmas: Tensor) -> Tensor:
     """Sigmas of a scheduler of ``SPACINGS`` at the levels that it has on the diffusion model; others as they are.
 
-    Without such levels, that is from pure noise or for a network that is no diffusion's any more, all stay.
+    Without such levels, that is from pure noise or for a network that is no longer a diffusion model's, all stay.
     """
     if flow.start != "t_min" or not flow.aligned:
         return sigmas

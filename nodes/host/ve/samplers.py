@@ -1,8 +1,8 @@
 """The host's samplers on a converted model, run in VE coordinates: they give what they give on the diffusion model.
 
-A run that starts at a noise level of the diffusion needs no more than a change of coordinates. From noisier ones, up to
-pure noise at s = 1, where sigma_ve is infinite, the first step would be a huge one in sigma_ve: such a run stays in s
-if its sampler is right there, and else takes the first step by Euler's method in s,
+A run that starts at a noise level of the diffusion model needs no more than a change of coordinates. From noisier ones,
+up to pure noise at s = 1, where sigma_ve is infinite, the first step would be a huge one in sigma_ve: such a run stays
+in s if its sampler is right there, and otherwise takes the first step by Euler's method in s,
 
     x_fm(s') = x0 + (s' / s) (x_fm(s) - x0)
 """
@@ -45,7 +45,7 @@ def place_sampler(sampler: Any, flow: FlowSampling, first: float) -> Any:
 
 
 def _is_right_in_s(function: Callable[..., Any]) -> bool:
-    """Whether a sampler's function adds no noise, or asks the model for what kind of noise."""
+    """Whether a sampler's function adds no noise, or asks the model what kind of noise to add."""
     adds_noise = "noise_sampler" in inspect.signature(function).parameters
     return getattr(function, "__name__", "") not in _WRONG_IN_S and (not adds_noise or looks_at_sampling(function))
 
@@ -80,7 +80,7 @@ def _in_ve(function: Callable[..., Tensor], noisiest: float) -> Callable[..., Te
 def _report(callback: Callable[[dict[str, Any]], None], step: dict[str, Any]) -> None:
     """Tell a callback of the flow about a step in VE coordinates."""
     moved = dict(step)
-    if "sigma" in step:  # not every sampler tells it
+    if "sigma" in step:  # not every sampler passes it
         moved |= {name: from_ve(torch.as_tensor(step[name])) for name in ("sigma", "sigma_hat") if name in step}
         moved["x"] = state_from_ve(step["x"], torch.as_tensor(step["sigma"]))
     callback(moved)
