@@ -44,8 +44,12 @@ loading.register()
 
 
 def pytest_configure() -> None:
-    """End as on Ctrl-C when pytest is told to end, so that its servers are stopped."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """End as on Ctrl-C when pytest is told to end, so that its servers are stopped.
+
+    A shell starts background jobs with Ctrl-C ignored, and servers would inherit that.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
