@@ -127,6 +127,34 @@ def test_the_first_step_from_noise_is_the_flows(host, original, run, node):
         assert distance(run(model, "euler", sigmas), run(model, flow, sigmas)) < 2e-4
 
 
+@pytest.mark.parametrize("sampler", ["ddpm", "res_multistep_ancestral"])
+def test_samplers_that_are_wrong_in_s_are_right_from_noise(host, original, run, sampler):
+    """In s they end at 1.34 and 1.44 of the deviation here."""
+    latents = run(host.convert(original, "noise"), sampler, torch.linspace(1, 0, 97))
+    assert float(latents.std()) == pytest.approx(DATA_STD, rel=0.05)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_the_first_step_from_noise_is_eulers_and_is_told_once(host, original, stock, node, conditioning, steps):
+    """Euler of another name, which goes to VE coordinates: without guidance it is Euler in s, step by step."""
+    import comfy.sample
+
+    model, sigmas = host.convert(original, "noise"), torch.linspace(1, 0, steps + 1)
+    flow = node("D2FSampler").execute({"solver": "euler"}).result[0]
+    other = stock("advanced_samplers", "SamplerEulerCFGpp").execute("alternative").result[0]
+    noise = torch.randn(2, 4, 8, 8, generator=torch.manual_seed(5))
+    found = []
+    for sampler in (flow, other):
+        told: list[int] = []
+        latents = comfy.sample.sample_custom(
+            model, noise, 1.0, sampler, sigmas, *conditioning, torch.zeros_like(noise), disable_pbar=True,
+            callback=lambda step, x0, x, total, told=told: told.append(step),
+        )  # fmt: skip
+        found.append(latents)
+        assert told == list(range(steps))
+    assert distance(found[1], found[0]) < 1e-4
+
+
 @pytest.mark.parametrize("denoise", [0.3, 0.55, 0.97])
 @pytest.mark.parametrize("scheduler", ["karras", "exponential", "kl_optimal", "normal", "simple"])
 def test_image_to_image_starts_where_it_starts_unconverted(original, converted, conditioning, scheduler, denoise):
