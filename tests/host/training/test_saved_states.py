@@ -1,9 +1,12 @@
 """States on disk as the trainer uses them: damaged, of others, in use, saved by the clock and when ComfyUI ends."""
 
+import asyncio
 import json
+import queue
 import re
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -248,33 +251,36 @@ def test_ending_comfyui_loses_nothing(host_path, tmp_path, graphs, what, number)
         assert re.search(r"shard-00000\.safetensors", json.dumps(found["shards"]))
 
 
+class _Loop(asyncio.AbstractEventLoop):
+    """The loop of a server, as far as signals need it: what it is to call waits for the test, in the main thread."""
+
+    def __init__(self):
+        self.calls = queue.Queue()
+
+    def is_running(self):
+        return True
+
+    def call_soon_threadsafe(self, callback, *args, context=None):
+        self.calls.put(callback)
+
+
 def test_a_signal_handler_is_gone_after_the_block_and_the_older_one_is_back(host, part, monkeypatch):
     """In the main thread of a server whose loop runs; a second Ctrl-C acts at once."""
-    import asyncio
-    import threading
-
     before = {number: signal.getsignal(number) for number in part("host.progress")._SIGNALS}
-    loop = asyncio.new_event_loop()
+    loop, go = _Loop(), threading.Event()
     monkeypatch.setattr(part("host.progress"), "_server", lambda: type("Server", (), {"loop": loop}))
-    seen, go = [], threading.Event()
 
     def worker():
         with torch.inference_mode(), host.cancelled_on_shutdown():
             go.wait(10)
-        loop.call_soon_threadsafe(loop.stop)
 
-    async def watch():
-        thread = threading.Thread(target=worker)
-        thread.start()
-        await asyncio.sleep(0.2)
-        seen.append({number: signal.getsignal(number) for number in before})
-        go.set()
-
-    task = loop.create_task(watch())
-    loop.run_forever()
-    loop.close()
-    assert task.done()
-    assert all(handler != before[number] for number, handler in seen[0].items())
+    thread = threading.Thread(target=worker)
+    thread.start()
+    loop.calls.get(timeout=10)()
+    assert all(signal.getsignal(number) != handler for number, handler in before.items())
+    go.set()
+    loop.calls.get(timeout=10)()
+    thread.join(10)
     assert {number: signal.getsignal(number) for number in before} == before
 
 
