@@ -1,8 +1,8 @@
 """What the pack costs on a CUDA card, whether it fits a smaller one, and whether the host's dynamic patcher agrees.
 
     sampler   ours, the stock KSampler and bare calls of the network: calls per second, launches and waits per call
-    trainer   ours, a bare PyTorch loop (eager and compiled) and the stock trainer in both modes: steps per second, peak
-              memory, and model FLOPs utilisation (MFU) against the card's own bf16 matrix product
+    trainer   ours and a bare PyTorch loop: steps per second, peak memory, and model FLOPs utilisation (MFU) against the
+              card's own bf16 matrix product; `compiled`: both with torch.compile; `stock`: its trainer, both modes
     memory    the README's settings under a cap of 6 to 24 GB: whether they fit, and at which speed
     patcher   every result under the host's dynamic patcher (CUDA's default) against the plain one
     pairs     making reflow pairs against plain sampling; training on a base in fp8
@@ -11,7 +11,7 @@
 SD1.5 at 512 and SDXL at 1024 pixels in their true shapes, random weights made on the card, bf16. Every part has a
 process of its own (with `--quick` all but `patcher` share one). Rows are kept as they are measured: when the minutes
 are over, what there is counts, and the same command goes on with what is missing (`--new` begins anew). On a machine
-without a card only `--quick` makes sense: it sends the demo model through every part.
+without a card only `--quick` makes sense: it sends the demo model through every part but `compiled`.
 """
 
 from __future__ import annotations
@@ -44,14 +44,17 @@ ORDERS: tuple[Order, ...] = (
     ("patcher", "sd15"),
     ("trainer", "sdxl"),
     ("demo", "demo"),
+    ("compiled", "sd15"),
     ("pairs", "sd15"),
     ("sampler", "sdxl"),
     ("stock", "sd15"),
     ("memory", "sd15"),
     ("stock", "sdxl"),
+    ("compiled", "sdxl"),
 )
+# Compiling takes a minute, also a small model.
 QUICK_ORDERS: tuple[list[Order], ...] = (
-    [(part, "demo") for part in dict.fromkeys(part for part, _ in ORDERS) if part != "patcher"],
+    [(part, "demo") for part in dict.fromkeys(part for part, _ in ORDERS) if part not in ("patcher", "compiled")],
     [("patcher", "demo")],
 )
 
@@ -173,7 +176,7 @@ def identity(row: Row) -> tuple[Any, ...]:
 
 def plot(rows: list[Row], axes: Any) -> None:
     """Steps per second of the trainers, a group of bars per model."""
-    rows = [row for row in rows if row["part"] == "trainer" and "steps_per_s" in row]
+    rows = [row for row in rows if row["part"] in ("trainer", "compiled", "stock") and "steps_per_s" in row]
     models = list(dict.fromkeys(row["model"] for row in rows))
     runners = list(dict.fromkeys(row["runner"] for row in rows))
     for i, runner in enumerate(runners):

@@ -26,6 +26,7 @@ The v of v-prediction is ``alpha * eps - sigma * x0``; it is never called veloci
 from .adapter import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, attached
 from .adaptive import ADAPTIVE_METHODS
 from .batches import Batch, TrainingData, derive_seed
+from .compiled import compile_blocks, compiler_fault
 from .depth import DepthRange, align_to, depth_from_target, depth_range, depth_target, ensemble, valid_pixels
 from .frozen_copy import for_autograd, frozen_copy
 from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_sigmas
@@ -86,6 +87,8 @@ __all__ = [
     "WidenedAdapter",
     "align_to",
     "attached",
+    "compile_blocks",
+    "compiler_fault",
     "curvature",
     "depth_from_target",
     "depth_range",

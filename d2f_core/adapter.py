@@ -11,7 +11,7 @@ zero, so that training starts at the model itself. The parameters are float32; a
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -139,21 +139,59 @@ def is_linear(layer: Layer) -> bool:
     return isinstance(layer, nn.Linear) or hasattr(layer, "in_features")
 
 
+class AdapterSlot:
+    """A place for an adapter on a layer whose hooks must not change, because it is compiled.
+
+    Attributes:
+        adapter: what is on the layer now; None for nothing.
+    """
+
+    def __init__(self) -> None:
+        self.adapter: Adapter | None = None
+
+    @staticmethod
+    def put(layer: Layer) -> None:
+        """Give a layer its slot."""
+        slot = AdapterSlot()
+
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return output if slot.adapter is None else _added(slot.adapter, inputs, output)
+
+        layer.register_forward_hook(hook)
+        setattr(layer, _SLOT, slot)
+
+    @contextmanager
+    def filled(self, adapter: Adapter) -> Iterator[None]:
+        """The slot with an adapter; the one of before is back afterwards."""
+        before, self.adapter = self.adapter, adapter
+        try:
+            yield
+        finally:
+            self.adapter = before
+
+
+_SLOT = "_adapter_slot"
+
+
 @contextmanager
 def hooked(pairs: Iterable[tuple[Layer, Adapter]]) -> Iterator[None]:
     """Layers with their adapters on; leaving the block takes them off, after an error, too."""
 
     def hook(adapter: Adapter) -> Any:
-        return lambda layer, inputs, output: output + adapter(inputs[0]).to(output.dtype)
+        return lambda layer, inputs, output: _added(adapter, inputs, output)
 
-    handles = []
-    try:
+    with ExitStack() as stack:
         for layer, adapter in pairs:
-            handles.append(layer.register_forward_hook(hook(adapter)))
+            slot = vars(layer).get(_SLOT)
+            if slot is not None:
+                stack.enter_context(slot.filled(adapter))
+            else:
+                stack.callback(layer.register_forward_hook(hook(adapter)).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+def _added(adapter: Adapter, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output + adapter(inputs[0]).to(output.dtype)
 
 
 def attached(network: nn.Module, adapters: Mapping[str, Adapter]) -> AbstractContextManager[None]:

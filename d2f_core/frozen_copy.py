@@ -33,6 +33,7 @@ def frozen_copy(
     dtype: torch.dtype | None = None,
     recompute: bool = False,
     fetch: Callable[[str], Tensor] | None = None,
+    compiled: Callable[[list[nn.Module]], None] | None = None,
 ) -> nn.Module:
     """New modules over the weights and buffers of ``network``, frozen, in evaluation mode.
 
@@ -41,6 +42,7 @@ def frozen_copy(
         dtype: compute in this floating point type; weights of another one are copied. None shares all of them.
         recompute: compute the blocks again in the backward pass instead of keeping what is inside them.
         fetch: gives the tensor to use for the parameter of a path, where those of ``network`` are not the ones.
+        compiled: compiles the blocks, such as ``compile_blocks``; what is recomputed is then compiled, too.
     """
     copier = _Copier(dtype)
     if fetch is not None:
@@ -48,7 +50,10 @@ def frozen_copy(
             copier.tensor(parameter, fetch(path))
     view = copier.module(network)
     view.eval()
-    for block in _blocks(view) if recompute else ():
+    blocks = _blocks(view)
+    if compiled is not None:
+        compiled(blocks)
+    for block in blocks if recompute else ():
         block.forward = _recomputed(block)
     return view
 

@@ -1,6 +1,6 @@
 """The parts of `bench gpu`, each with `rows(case)`, and the host's dynamic patcher switched on as in its `main.py`."""
 
-MODULES = {"stock": "trainer"}
+MODULES = {"stock": "trainer", "compiled": "trainer"}
 """Part -> module, where the names differ."""
 
 

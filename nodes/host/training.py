@@ -21,7 +21,7 @@ from ...d2f_core import for_autograd
 from ...d2f_core.train_settings import seeded
 from .image_condition import FIRST_CONV, sort_patches, widened
 from .model import alignment_of
-from .model_call import CallOptions, check_caption, check_trainable, frozen_base, names_of, sigma_of
+from .model_call import CallOptions, check_caption, check_trainable, compiler, frozen_base, names_of, sigma_of
 
 # Conditioning kwargs of the network, besides input and timestep: name -> tensor (B, ...).
 Condition = Mapping[str, Tensor]
@@ -45,10 +45,15 @@ class TrainingNetwork:
         device, dtype: device and data type of the computation.
         channels: number of channels of the latents.
         widened: paths of the convolutions in ``module`` that are wider than the checkpoint's, for an image condition.
+        compiled: whether its blocks are compiled.
+        remarks: sentences about it for the user, such as why it is not; more may come with the first call.
     """
 
-    def __init__(self, model: Any, dtype: torch.dtype | None, recompute: bool) -> None:
-        self._base = frozen_base(model, dtype, recompute)
+    def __init__(self, model: Any, dtype: torch.dtype | None, recompute: bool, compiled: bool = False) -> None:
+        self.remarks: list[str] = []
+        found = compiler(model.load_device, self.remarks) if compiled else None
+        self.compiled = found is not None
+        self._base = frozen_base(model, dtype, recompute, found)
         self._options, self._sigma, self._patched_by = CallOptions(model), sigma_of(model), names_of(model)
         self.module = self._base.diffusion_model
         self.alignment = alignment_of(model)
@@ -146,7 +151,9 @@ class TrainingNetwork:
 
 
 @contextmanager
-def training(model: Any, dtype: str = "auto", recompute: bool = False) -> Iterator[TrainingNetwork]:
+def training(
+    model: Any, dtype: str = "auto", recompute: bool = False, compiled: bool = False
+) -> Iterator[TrainingNetwork]:
     """A MODEL ready for training, outside of inference mode; the host is restored afterwards, also after an error.
 
     Text encoders, VAEs and other models leave the device first.
@@ -155,6 +162,7 @@ def training(model: Any, dtype: str = "auto", recompute: bool = False) -> Iterat
         model: diffusion MODEL, converted or not.
         dtype: compute type, one of ``COMPUTE_DTYPES``; "auto" takes the model's own.
         recompute: recompute blocks in the backward pass, to save memory.
+        compiled: compile the blocks, where that works.
 
     Raises:
         ValueError: the MODEL cannot be trained; names what is on it.
@@ -163,7 +171,7 @@ def training(model: Any, dtype: str = "auto", recompute: bool = False) -> Iterat
     management = comfy.model_management
     before = getattr(management, "in_training", None)
     try:
-        with inspected(model, dtype, recompute) as network:
+        with inspected(model, dtype, recompute, compiled) as network:
             management.in_training = True
             yield network
     finally:
@@ -174,7 +182,9 @@ def training(model: Any, dtype: str = "auto", recompute: bool = False) -> Iterat
 
 
 @contextmanager
-def inspected(model: Any, dtype: str = "auto", recompute: bool = False) -> Iterator[TrainingNetwork]:
+def inspected(
+    model: Any, dtype: str = "auto", recompute: bool = False, compiled: bool = False
+) -> Iterator[TrainingNetwork]:
     """The network of any MODEL, outside of inference mode, to read its weights and to encode conditionings with.
 
     What takes the place of layers while the MODEL is loaded (a bypass LoRA) is not part of it. Arguments as for
@@ -184,7 +194,7 @@ def inspected(model: Any, dtype: str = "auto", recompute: bool = False) -> Itera
         sort_patches(model)
     clear_device(model)
     with torch.inference_mode(False):
-        yield TrainingNetwork(model, COMPUTE_DTYPES[dtype], recompute)
+        yield TrainingNetwork(model, COMPUTE_DTYPES[dtype], recompute, compiled)
 
 
 def clear_device(model: Any) -> None:

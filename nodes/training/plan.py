@@ -26,8 +26,8 @@ LEAST_PRODIGY_RATE = 0.1
 # Schedules that had the curve of another one in earlier versions, with what they are now.
 _LR_CURVES = {"cosine_with_restarts": "3 cycles", "polynomial": "power 2"}
 
-# Settings that may change between sessions of a run.
-_FREE = ("steps", "save_every", "preview_every", "preview_cfg", "validate_every", "run_name", "resume")
+# Settings that may change between sessions of a run; whether it is compiled is known only to the network.
+_FREE = ("steps", "save_every", "preview_every", "preview_cfg", "validate_every", "run_name", "resume", "compile")
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class TrainingPlan:
     ema: float
     validate_every: int
     preview_cfg: float
+    compile: bool = False
 
     def check(self, has_negative: bool) -> None:
         """Raise ValueError if the widgets contradict the inputs or each other."""

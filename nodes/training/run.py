@@ -82,7 +82,8 @@ class TrainingRun:
         """
         with host.cancelled_on_shutdown(), self.folder:
             self._restore()
-            clock = StatusLine(self.trainer.step, self.plan.steps, self._why_new() + self.folder.note)
+            notes = [self._why_new(), self.folder.note]
+            clock = StatusLine(self.trainer.step, self.plan.steps, "".join(notes), self.network.remarks)
             try:
                 self._show(None, clock.opening())
                 for record in self.trainer.run(self.plan.steps - self.trainer.step):
@@ -113,6 +114,7 @@ class TrainingRun:
             "prediction": network.alignment.prediction,
             "noise_schedule": schedule_fingerprint(network.alignment.schedule)[:16],
             "dtype": self._dtype(),
+            **({"compiled": True} if network.compiled else {}),
         }
 
     def _dtype(self) -> str:

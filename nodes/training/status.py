@@ -1,6 +1,7 @@
 """The status line of a training run: what the node shows while it trains."""
 
 import time
+from collections.abc import Sequence
 
 from ...d2f_core import StepRecord
 
@@ -12,10 +13,17 @@ class StatusLine:
         done: number of steps done before this session.
         steps: number of steps of the whole run.
         note: appended to every line.
+        remarks: likewise, also those that are added later.
     """
 
-    def __init__(self, done: int, steps: int, note: str = "") -> None:
-        self.first, self.steps, self.note, self.start = done, steps, note, time.perf_counter()
+    def __init__(self, done: int, steps: int, note: str = "", remarks: Sequence[str] = ()) -> None:
+        self.first, self.steps, self.start = done, steps, time.perf_counter()
+        self._note, self._remarks = note, remarks
+
+    @property
+    def note(self) -> str:
+        """What every line ends with."""
+        return "".join([self._note, *(f"; {remark}" for remark in self._remarks)])
 
     def opening(self) -> str:
         """The line before the first step."""

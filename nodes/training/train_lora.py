@@ -10,6 +10,7 @@ from ...d2f_data.plots.loss_plot import plot_losses
 from .. import host
 from ..checks import checked, fault_of
 from ..widgets import CATEGORY
+from .advanced_widgets import compile_widget
 from .items import training_items, validation_items
 from .plan import TrainingPlan, plottable
 from .run import Learned, TrainingRun
@@ -78,6 +79,7 @@ class D2FTrainLora(io.ComfyNode):
                 io.Latent.Input(
                     "validation_condition", optional=True, tooltip="Image conditions of the validation latents."
                 ),
+                compile_widget(),
             ],
             outputs=[
                 io.Custom("LORA_MODEL").Output(
@@ -122,7 +124,7 @@ class D2FTrainLora(io.ComfyNode):
     ) -> io.NodeOutput:
         plan = TrainingPlan(**{name: values[0] for name, values in widgets.items()})
         plan.check(has_negative=bool(negative))
-        with host.training(model[0], plan.precision, plan.checkpointing) as network:
+        with host.training(model[0], plan.precision, plan.checkpointing, plan.compile) as network:
             reflow = pairs[0] if pairs else None
             items = training_items(network, model[0], latents, positive, negative, reflow, condition)
             captions = validation_positive or positive

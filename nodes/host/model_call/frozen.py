@@ -4,6 +4,7 @@ Object patches are those of the MODEL, whichever clone is loaded and whichever p
 loaded before has left on a layer does not come along.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -45,17 +46,24 @@ class GivenSampling:
         return model_output
 
 
-def frozen_base(model: Any, dtype: torch.dtype | None, recompute: bool) -> Any:
+def frozen_base(
+    model: Any,
+    dtype: torch.dtype | None,
+    recompute: bool,
+    compiled: Callable[[list[nn.Module]], None] | None = None,
+) -> Any:
     """A ``BaseModel`` of our own with a frozen copy of the MODEL's network, and ``GivenSampling``.
 
     Args:
         model: MODEL, loaded by the host unless its patcher is the dynamic one.
         dtype: type that the network computes in; None for the model's own.
         recompute: compute blocks again in the backward pass.
+        compiled: compiles the blocks, such as that of ``compiler``.
     """
     base = model.model
     streamed = getattr(model, "is_dynamic", lambda: False)() or getattr(base, "model_lowvram", False)
-    network = frozen_copy(base.diffusion_model, dtype, recompute, partial(_fetch, model) if streamed else None)
+    fetch = partial(_fetch, model) if streamed else None
+    network = frozen_copy(base.diffusion_model, dtype, recompute, fetch, compiled)
     for path, theirs, ours in _layers(base.diffusion_model, network):
         _take_off(theirs, ours)
         if streamed:
