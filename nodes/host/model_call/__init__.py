@@ -5,7 +5,7 @@
 """
 
 from .captions import check_caption, extras_of
-from .frozen import frozen_base
+from .frozen import frozen_base, has_cross_attention
 from .guided import as_teacher, in_guider, needs_negative, to_samples
 from .identity import identity_of
 from .options import CallOptions, sigma_of
@@ -18,6 +18,7 @@ __all__ = [
     "check_trainable",
     "extras_of",
     "frozen_base",
+    "has_cross_attention",
     "identity_of",
     "in_guider",
     "names_of",
