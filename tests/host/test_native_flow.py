@@ -104,13 +104,13 @@ def test_other_flow_models_are_refused_by_name(host, node, eps_model, stock_samp
     patched = stock_sampling(eps_model, "img_to_img_flow")
     with pytest.raises(ValueError, match="IMG_TO_IMG_FLOW"):
         node("D2FConvert").execute(patched, "t_min", 1.0, "auto")
-    with pytest.raises(ValueError, match="IMG_TO_IMG_FLOW.*'a node'"):
+    with pytest.raises(ValueError, match=r"IMG_TO_IMG_FLOW.*'a node'"):
         host.alignment_of(patched, "a node")
     sampling = build(flow=True)
     noisy = sampling.clone()
     own = host.sampling_of(sampling)
     own.noise_scale = 8.0
-    with pytest.raises(ValueError, match="noise of the scale 8; 'a node' takes .*remove ModelNoiseScale"):
+    with pytest.raises(ValueError, match=r"noise of the scale 8; 'a node' takes .*remove ModelNoiseScale"):
         host.alignment_of(noisy, "a node")
 
 
