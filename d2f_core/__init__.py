@@ -27,11 +27,12 @@ from .adapter import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, attac
 from .adaptive import ADAPTIVE_METHODS
 from .batches import Batch, TrainingData, derive_seed
 from .compiled import compile_blocks, compiler_fault
+from .continuous import TIME_SCALES, ContinuousSchedule, FlowSchedule, Schedule
 from .depth import DepthRange, align_to, depth_from_target, depth_range, depth_target, ensemble, valid_pixels
 from .frozen_copy import for_autograd, frozen_copy
 from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_sigmas
 from .lora import TARGETS, AdapterSettings, make_adapters
-from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Interpolant, Objective, TimeDensity
+from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Interpolant, Objective, TimeDensity, objective_on
 from .metrics import SPACES, DepthScores, depth_scores
 from .naive import NaiveAlignment
 from .nfe import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, SolverStep
@@ -59,16 +60,19 @@ __all__ = [
     "SPACES",
     "STARTS",
     "TARGETS",
+    "TIME_SCALES",
     "WEIGHTS",
     "Adapter",
     "AdapterSettings",
     "Batch",
+    "ContinuousSchedule",
     "CountedVelocity",
     "DepthRange",
     "DepthScores",
     "EvaluationLimitError",
     "FlowAlignment",
     "FlowPath",
+    "FlowSchedule",
     "FlowTime",
     "FullAdapter",
     "Interpolant",
@@ -78,6 +82,7 @@ __all__ = [
     "NonFiniteLossError",
     "NonFiniteVelocityError",
     "Objective",
+    "Schedule",
     "SolverStep",
     "StepRecord",
     "TimeDensity",
@@ -105,6 +110,7 @@ __all__ = [
     "make_adapters",
     "make_optimizer",
     "make_schedule",
+    "objective_on",
     "per_item",
     "seeded",
     "shift_sigmas",

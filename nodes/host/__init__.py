@@ -4,7 +4,7 @@ This module is the room's one door: the nodes use ``host.NAME`` and nothing behi
 host shares.
 """
 
-from .conversion import convert
+from .conversion import as_flow, convert, pass_through
 from .encoding import (
     check_models,
     clip_identity,
@@ -33,10 +33,12 @@ from .image_condition import APPLY_NODE, CALL_KEY, CONDITION_NODE, widen, widene
 from .lora import ADAPTER_KINDS, apply_lora, lora_names
 from .model import (
     NODE_NAME,
+    REPORT_NODE,
     alignment_of,
     flow_settings,
     is_converted,
     is_flow,
+    is_native_flow,
     latent_shape,
     latent_space,
     model_name,
@@ -64,12 +66,14 @@ __all__ = [
     "CONDITION_NODE",
     "LOGGER",
     "NODE_NAME",
+    "REPORT_NODE",
     "BatchCondition",
     "Condition",
     "NodeProgress",
     "TrainingNetwork",
     "alignment_of",
     "apply_lora",
+    "as_flow",
     "as_teacher",
     "cache_folder",
     "cancelled_on_shutdown",
@@ -90,6 +94,7 @@ __all__ = [
     "inspected",
     "is_converted",
     "is_flow",
+    "is_native_flow",
     "latent_factor",
     "latent_shape",
     "latent_space",
@@ -105,6 +110,7 @@ __all__ = [
     "pair_set_folder",
     "pair_sets",
     "pairs_folder",
+    "pass_through",
     "quick_picture",
     "read_alignment",
     "sample",

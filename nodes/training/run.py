@@ -22,7 +22,7 @@ from ..fingerprints import items_fingerprint, weights_fingerprint
 from .items import TrainingItems
 from .plan import TrainingPlan
 from .preview import Preview
-from .status import StatusLine
+from .status import StatusLine, due
 
 AUTOSAVE_S = 300.0  # seconds between saves of the state; longer if a save takes more than a fiftieth of that
 _AUTOSAVE_SHARE = 50
@@ -40,7 +40,7 @@ class TrainingRun:
     """A run of the trainer node.
 
     Args:
-        model: diffusion MODEL, converted or not.
+        model: MODEL, diffusion, converted or native flow matching.
         network: its network.
         items, validation: training set and validation set.
         plan: values of the widgets.
@@ -82,7 +82,7 @@ class TrainingRun:
         """
         with host.cancelled_on_shutdown(), self.folder:
             self._restore()
-            notes = [self._why_new(), self.folder.note]
+            notes = [self.plan.note(self.trainer.objective), self._why_new(), self.folder.note]
             clock = StatusLine(self.trainer.step, self.plan.steps, "".join(notes), self.network.remarks)
             try:
                 self._show(None, clock.opening())
@@ -112,7 +112,7 @@ class TrainingRun:
             "negative": _words_fingerprint(items.condition(0, drop=True)) if drops else None,
             "base": self.base,
             "prediction": network.alignment.prediction,
-            "noise_schedule": schedule_fingerprint(network.alignment.schedule)[:16],
+            "noise_schedule": schedule_fingerprint(network.alignment.schedule, network.alignment.sigma_data)[:16],
             "dtype": self._dtype(),
             **({"compiled": True} if network.compiled else {}),
         }
@@ -159,13 +159,13 @@ class TrainingRun:
     def _after(self, record: StepRecord, clock: StatusLine) -> None:
         """Validate, save, preview and report, as far as they are due."""
         plan, step = self.plan, record.step
-        if self.validation is not None and (_due(step, plan.validate_every) or step == plan.steps):
+        if self.validation is not None and (due(step, plan.validate_every) or step == plan.steps):
             self.checks.append((step, self.trainer.validate(self.validation)))
-        if _due(step, plan.save_every):
+        if due(step, plan.save_every):
             self._save()
         elif time.monotonic() > self._autosave_at:
             self._save_state(with_lora=False)
-        picture = self._draw(step) if _due(step, plan.preview_every) else None
+        picture = self._draw(step) if due(step, plan.preview_every) else None
         self._show(picture, clock.line(record, self.losses, self.checks))
 
     def _why_new(self) -> str:
@@ -222,12 +222,13 @@ class TrainingRun:
         plan, alignment = self.plan, self.network.alignment
         facts, (start, shift) = dict(self.items.facts), host.flow_settings(self.model) or ("t_min", 1.0)
         start, condition = str(facts.pop("start", start)), str(facts.pop("condition", ""))
-        own = {"run_name": self.folder.name, "items": len(self.items), "dtype": self._dtype()}
+        objective = self.trainer.objective.name
+        own = {"run_name": self.folder.name, "items": len(self.items), "dtype": self._dtype(), "objective": objective}
         settings: Mapping[str, Any] = {**plan.config(), **own, **facts}
         return LoraFacts(
-            objective=plan.objective,
+            objective=objective,
             prediction=alignment.prediction,
-            schedule=schedule_fingerprint(alignment.schedule),
+            schedule=schedule_fingerprint(alignment.schedule, alignment.sigma_data),
             start=start,
             shift=shift,
             base=self.base,
@@ -244,7 +245,3 @@ class TrainingRun:
 def _words_fingerprint(condition: host.Condition) -> str:
     """Fingerprint of conditioning kwargs without the concat conditioning."""
     return items_fingerprint([], [{name: tensor for name, tensor in condition.items() if name != host.CALL_KEY}])
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0

@@ -41,6 +41,11 @@ class StatusLine:
         )
 
 
+def due(step: int, every: int) -> bool:
+    """Whether something that is done every so many steps is done after this one; 0 for never."""
+    return every > 0 and step % every == 0
+
+
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s"

@@ -146,6 +146,29 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_is_told_once(network):
     assert len(told) == 1 and "cannot be compiled" in told[0] and "no compiler" in told[0]
 
 
+def test_blocks_that_add_in_place_are_compiled_out_of_place(network):
+    """As Flux does it: without a new x, autograd would refuse."""
+    Layer.forward, before = in_place, Layer.forward
+    try:
+        x, graphs = torch.randn(5, 3, 6), Graphs()
+        compiled = partial(compile_blocks, backend=graphs)
+        plain, fast = (
+            frozen_copy(network, compiled=how, out_of_place=(Layer, Block, Single)) for how in (None, compiled)
+        )
+        wanted, found = (results(view, adapters_of(view, 1), x) for view in (plain, fast))
+        torch.testing.assert_close(found, wanted)
+        assert graphs.number > 0
+    finally:
+        Layer.forward = before
+
+
+def in_place(self, x, options=None):
+    x = x * 1.5
+    y = x.square()  # needs x in the backward pass
+    x += self.down(torch.tanh(self.up(x)))
+    return x + y
+
+
 def test_errors_of_the_network_are_its_own(network):
     view = frozen_copy(network, compiled=partial(compile_blocks, backend=Graphs()))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):

@@ -7,7 +7,7 @@ inside the host's CFG guider.
 
 from .captions import check_caption, extras_of
 from .compiled import compiler
-from .frozen import frozen_base
+from .frozen import frozen_base, has_cross_attention
 from .guided import as_teacher, in_guider, needs_negative, to_samples
 from .identity import identity_of
 from .options import CallOptions, sigma_of
@@ -21,6 +21,7 @@ __all__ = [
     "compiler",
     "extras_of",
     "frozen_base",
+    "has_cross_attention",
     "identity_of",
     "in_guider",
     "names_of",
