@@ -27,11 +27,12 @@ from .adapter import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, attac
 from .adaptive import ADAPTIVE_METHODS
 from .batches import Batch, TrainingData, derive_seed
 from .continuous import TIME_SCALES, ContinuousSchedule, FlowSchedule, Schedule
+from .density import DENSITIES, TimeDensity
 from .depth import DepthRange, align_to, depth_from_target, depth_range, depth_target, ensemble, valid_pixels
 from .frozen_copy import for_autograd, frozen_copy
 from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_sigmas
 from .lora import TARGETS, AdapterSettings, make_adapters
-from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Interpolant, Objective, TimeDensity, objective_on
+from .loss import OBJECTIVES, WEIGHTS, Interpolant, Objective, objective_on
 from .metrics import SPACES, DepthScores, depth_scores
 from .naive import NaiveAlignment
 from .nfe import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, SolverStep
@@ -45,6 +46,7 @@ from .time_map import FlowTime, per_item
 from .train import NonFiniteLossError, StepRecord, Trainer, TrainSettings
 from .train_settings import seeded
 from .velocity import FlowAlignment
+from .windows import WINDOWS, check_steps, coarser, edges, solve_windows, virtual_pair
 
 __all__ = [
     "ADAPTIVE_METHODS",
@@ -61,6 +63,7 @@ __all__ = [
     "TARGETS",
     "TIME_SCALES",
     "WEIGHTS",
+    "WINDOWS",
     "Adapter",
     "AdapterSettings",
     "Batch",
@@ -91,12 +94,15 @@ __all__ = [
     "WidenedAdapter",
     "align_to",
     "attached",
+    "check_steps",
+    "coarser",
     "curvature",
     "depth_from_target",
     "depth_range",
     "depth_scores",
     "depth_target",
     "derive_seed",
+    "edges",
     "ensemble",
     "few_step_errors",
     "flow_grid",
@@ -112,6 +118,8 @@ __all__ = [
     "seeded",
     "shift_sigmas",
     "solve",
+    "solve_windows",
     "straightness",
     "valid_pixels",
+    "virtual_pair",
 ]
