@@ -28,11 +28,12 @@ from .adaptive import ADAPTIVE_METHODS
 from .batches import Batch, TrainingData, derive_seed
 from .compiled import compile_blocks, compiler_fault
 from .continuous import TIME_SCALES, ContinuousSchedule, FlowSchedule, Schedule
+from .density import DENSITIES, TimeDensity
 from .depth import DepthRange, align_to, depth_from_target, depth_range, depth_target, ensemble, valid_pixels
 from .frozen_copy import for_autograd, frozen_copy
 from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_sigmas
 from .lora import TARGETS, AdapterSettings, make_adapters
-from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Interpolant, Objective, TimeDensity, objective_on
+from .loss import OBJECTIVES, WEIGHTS, Interpolant, Objective, objective_on
 from .metrics import SPACES, DepthScores, depth_scores
 from .naive import NaiveAlignment
 from .nfe import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, SolverStep
@@ -46,6 +47,7 @@ from .time_map import FlowTime, per_item
 from .train import NonFiniteLossError, StepRecord, Trainer, TrainSettings
 from .train_settings import seeded
 from .velocity import FlowAlignment
+from .windows import WINDOWS, check_steps, coarser, edges, solve_windows, virtual_pair
 
 __all__ = [
     "ADAPTIVE_METHODS",
@@ -62,6 +64,7 @@ __all__ = [
     "TARGETS",
     "TIME_SCALES",
     "WEIGHTS",
+    "WINDOWS",
     "Adapter",
     "AdapterSettings",
     "Batch",
@@ -92,6 +95,8 @@ __all__ = [
     "WidenedAdapter",
     "align_to",
     "attached",
+    "check_steps",
+    "coarser",
     "compile_blocks",
     "compiler_fault",
     "curvature",
@@ -100,6 +105,7 @@ __all__ = [
     "depth_scores",
     "depth_target",
     "derive_seed",
+    "edges",
     "ensemble",
     "few_step_errors",
     "flow_grid",
@@ -115,6 +121,8 @@ __all__ = [
     "seeded",
     "shift_sigmas",
     "solve",
+    "solve_windows",
     "straightness",
     "valid_pixels",
+    "virtual_pair",
 ]

@@ -23,6 +23,13 @@ class Batch(NamedTuple):
     mask: Tensor | None = None
     eps: Tensor | None = None
     """Noise coupled to x0 (reflow pairs); None draws it."""
+    waypoints: Tensor | None = None
+    """States between them at the edges of windows, (B, windows - 1, *), as of ``virtual_pair``; None for one window."""
+
+    @property
+    def windows(self) -> int:
+        """Number of windows of the paths from eps to x0."""
+        return 1 if self.waypoints is None else self.waypoints.shape[1] + 1
 
 
 class TrainingData(Protocol):

@@ -1,4 +1,4 @@
-"""What is learned: objectives, densities of t, and weights.
+"""What is learned: objectives and weights.
 
 Given x0 and eps, an objective asks the network at a flow time t and compares:
 
@@ -29,65 +29,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .density import check_name
 from .naive import NaiveAlignment
 from .time_map import FlowTime, per_item
 from .velocity import FlowAlignment
-
-# Steepness of the U-shaped density: its ends are cosh(4), 27 times, as likely as its middle.
-U_STEEPNESS = 4.0
-
-
-@dataclass(frozen=True)
-class TimeDensity:
-    """How flow times are drawn.
-
-    Attributes:
-        name: one of ``DENSITIES``: "uniform" in t; "logit_normal"; "u_shaped", dense at both ends (for reflow,
-            arXiv 2405.20320); "timestep", uniform over the network's timesteps, as diffusion models are trained.
-        mean, std: of logit(t), for "logit_normal".
-    """
-
-    name: str = "uniform"
-    mean: float = 0.0
-    std: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_name("density", self.name, DENSITIES)
-        if not self.std > 0:
-            raise ValueError(f"the std of a density must be above 0, got {self.std}; 1 is usual")
-
-    def sample(self, count: int, alignment: FlowAlignment, generator: torch.Generator) -> Tensor:
-        """``count`` flow times in [0, 1], float64, on the CPU, from a private generator.
-
-        ``alignment`` is that of the objective's coordinates: where a timestep lies in flow time depends on them.
-        """
-        u = torch.rand(count, generator=generator, dtype=torch.float64)
-        return DENSITIES[self.name](u, self, alignment)
-
-
-def _logit_normal(u: Tensor, density: TimeDensity, alignment: FlowAlignment) -> Tensor:
-    return torch.sigmoid(density.mean + density.std * torch.special.ndtri(u))
-
-
-def _u_shaped(u: Tensor, density: TimeDensity, alignment: FlowAlignment) -> Tensor:
-    """Quantile of p(t) proportional to cosh(a (2 t - 1))."""
-    a = torch.tensor(U_STEEPNESS, dtype=u.dtype)
-    return (1 + torch.asinh(torch.sinh(a) * (2 * u - 1)) / a) / 2
-
-
-def _timestep(u: Tensor, density: TimeDensity, alignment: FlowAlignment) -> Tensor:
-    return alignment.flow_time(alignment.schedule.drawn(u))
-
-
-DENSITIES: Mapping[str, Callable[[Tensor, TimeDensity, FlowAlignment], Tensor]] = MappingProxyType(
-    {
-        "uniform": lambda u, density, alignment: u,
-        "logit_normal": _logit_normal,
-        "u_shaped": _u_shaped,
-        "timestep": _timestep,
-    }
-)
-"""Name of a density -> its quantile function: u in [0, 1), settings, alignment -> t."""
 
 WEIGHTS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {
@@ -176,7 +121,7 @@ def objective_on(alignment: FlowAlignment, name: str) -> str:
     Raises:
         ValueError: it makes no sense there.
     """
-    _check_name("objective", name, OBJECTIVES)
+    check_name("objective", name, OBJECTIVES)
     found = OBJECTIVES[name].on_flow if alignment.row.is_flow else name
     if not found:
         raise ValueError(
@@ -203,8 +148,8 @@ class Objective:
     huber: float | None = None
 
     def __post_init__(self) -> None:
-        _check_name("objective", self.name, OBJECTIVES)
-        _check_name("weight", self.weight, WEIGHTS)
+        check_name("objective", self.name, OBJECTIVES)
+        check_name("weight", self.weight, WEIGHTS)
         if self.huber is not None and not self.huber > 0:
             raise ValueError(f"the threshold of the Huber loss must be above 0, got {self.huber}; leave it out for MSE")
         self.coordinates  # noqa: B018, refuses a network that does not have them
@@ -237,8 +182,3 @@ class Objective:
         if self.huber is None:
             return torch.nn.functional.mse_loss(value, target.to(value), reduction="none")
         return torch.nn.functional.huber_loss(value, target.to(value), reduction="none", delta=self.huber)
-
-
-def _check_name(kind: str, name: str, table: Mapping[str, object]) -> None:
-    if name not in table:
-        raise ValueError(f"unknown {kind} {name!r}; allowed are {', '.join(map(repr, table))}")

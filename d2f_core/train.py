@@ -22,8 +22,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .adapter import Adapter, attached, hooked
 from .batches import Batch, BatchOrder, TrainingData, derive_seed
-from .loss import Interpolant, Objective, TimeDensity
+from .density import TimeDensity
+from .loss import Interpolant, Objective
 from .train_settings import NonFiniteLossError, StepRecord, TrainSettings, seeded
+from .windows import virtual_pair
 
 
 class Trainer:
@@ -117,7 +119,8 @@ class Trainer:
         items = self.order.items(index)
         drop = torch.rand(len(items), generator=generator) < self.settings.drop_condition
         batch = self.data.batch(items, drop.tolist())
-        pair = self._pair(batch, self.density.sample(len(items), self.objective.coordinates, generator), generator)
+        t = self.density.sample(len(items), self.objective.coordinates, generator, batch.windows)
+        pair = self._pair(batch, t, generator)
         # Dropout, and blocks that recompute it, draw from the global generators.
         with seeded(derive_seed(self.settings.seed, ~index), self.device), hooked(self._pairs), torch.enable_grad():
             loss = self._loss(batch, pair).mean() / self.settings.accumulation
@@ -147,7 +150,10 @@ class Trainer:
 
     def _pair(self, batch: Batch, t: Tensor, generator: torch.Generator) -> Interpolant:
         noise = torch.randn(batch.x0.shape, generator=generator) if batch.eps is None else batch.eps
-        return Interpolant(batch.x0, noise.to(batch.x0), t)
+        x0, eps = batch.x0, noise.to(batch.x0)
+        if batch.waypoints is not None:
+            eps, x0 = virtual_pair(eps, batch.waypoints, x0, t)
+        return Interpolant(x0, eps, t)
 
     def _broken(self, what: str) -> str:
         return (

@@ -3,7 +3,8 @@
     manifest.json            settings, prompts, and name, SHA-256 and size of all other files; written last, when all
                              pairs exist
     progress.json            the same for a set that is not finished
-    shard-00000.safetensors  "eps" and "x0" (n, C, h, w) of the pairs 0 to n - 1, and so on
+    shard-00000.safetensors  "eps" and "x0" (n, C, h, w) of the pairs 0 to n - 1, and so on; in sets of several windows
+                             "waypoints" (n, windows - 1, C, h, w), the states between them
     conditions.safetensors   conditioning kwargs of each prompt, as "<prompt index>.<name>"
     checked.json             cached SHA-256 of the files, with their modification time and size
     writer.lock              see ``files.lock``
@@ -96,7 +97,13 @@ def _matches(pattern: str, wanted: str) -> Any:
 
 _SETTINGS = record(
     {"shape": _matches(r"[1-9]\d{0,8}(x[1-9]\d{0,8})*", "sizes like '4x64x64'"), "shard_size": whole(1)},
-    {"storage": text(("fp16", "fp32")), "seed": whole(0, 2**64 - 1), "steps": whole(1), "cfg": number()},
+    {
+        "storage": text(("fp16", "fp32")),
+        "seed": whole(0, 2**64 - 1),
+        "steps": whole(1),
+        "cfg": number(),
+        "windows": whole(2),
+    },
     rest=scalar,
 )
 _SHARD = row(_matches(r"shard-\d{5,}\.safetensors", "the name of a shard"), text(), whole(0), whole(0))

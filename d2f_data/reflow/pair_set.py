@@ -6,6 +6,7 @@ corruption on the disk, so every file is hashed once more before the first pair 
 about 1 GB per second, spread over the first epoch of a training, instead of a wait before it.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -15,28 +16,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...d2f_core import coarser
 from ..fingerprints import text_digest
-from .manifest import (
-    CONDITIONS,
-    MANIFEST,
-    PROGRESS,
-    REGENERATE,
-    Checksums,
-    Manifest,
-    StoredFile,
-    read_manifest,
-    shard_name,
-)
+from .manifest import CONDITIONS, MANIFEST, REGENERATE, Checksums, shard_name
+from .set_files import changed, check_files, fault, finished_manifest, open_tensors
 
 CACHED_PROMPTS = 256  # number of prompts whose conditioning kwargs are kept in memory
 
 
 class ReflowPairs(NamedTuple):
-    """A batch of pairs: noise and latents (B, C, h, w), float32 in model space, and the index of each pair's prompt."""
+    """A batch of pairs: noise and latents (B, C, h, w), float32 in model space, the index of each pair's prompt, and in
+    a set of several windows the states between them, (B, windows - 1, C, h, w)."""
 
     eps: Tensor
     x0: Tensor
     prompts: list[int]
+    waypoints: Tensor | None = None
 
 
 class ReflowPairSet:
@@ -45,27 +40,33 @@ class ReflowPairSet:
     Args:
         folder: folder of the set.
 
+    Attributes:
+        windows: number of windows in which its paths are read.
+
     Raises:
         ValueError: the set is unfinished, incomplete or damaged; names the file and the remedy.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self._manifest = _finished_manifest(self.folder)
+        self._manifest = finished_manifest(self.folder)
         settings = self._manifest.settings
         self.shape = tuple(int(size) for size in str(settings["shape"]).split("x"))
         self._shard_size = int(settings["shard_size"] or 0)
+        self.windows = self.stored_windows
         self._tensor_names: dict[int, list[str]] = {}
         self._cache: dict[int, dict[str, Tensor]] = {}
         self._unverified = {stored.file: stored for stored in (self._manifest.conditions, *self._manifest.shards)}
-        _check_files(self.folder, self._manifest)
+        check_files(self.folder, self._manifest)
 
     def __len__(self) -> int:
         return self._manifest.count
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.shape))
-        return f"<{len(self)} reflow pairs of {shape} under {self._manifest.conditions.entries} prompts: {self.name}>"
+        windows = f" in {self.windows} windows" if self.windows > 1 else ""
+        prompts = self._manifest.conditions.entries
+        return f"<{len(self)} reflow pairs of {shape}{windows} under {prompts} prompts: {self.name}>"
 
     @property
     def name(self) -> str:
@@ -76,6 +77,24 @@ class ReflowPairSet:
     def settings(self) -> Mapping[str, Any]:
         """Everything that determines the pairs, as a flat mapping."""
         return self._manifest.settings
+
+    @property
+    def stored_windows(self) -> int:
+        """Number of windows that the set was generated with."""
+        return int(self.settings.get("windows") or 1)
+
+    def in_windows(self, windows: int) -> "ReflowPairSet":
+        """The same set, read in fewer windows. Raises ValueError if it has not the states for it."""
+        if self.stored_windows % windows:
+            allowed = [str(n) for n in range(1, self.stored_windows + 1) if self.stored_windows % n == 0]
+            raise ValueError(
+                f"the set of pairs {self.name} was generated with {self.stored_windows} windows and cannot be read in "
+                f"{windows}; choose {' or '.join(allowed)}, or generate pairs with windows {windows}"
+            )
+        found = copy.copy(self)
+        found.__dict__.pop("fingerprint", None)
+        found.windows = windows
+        return found
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -94,8 +113,9 @@ class ReflowPairSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the settings and the number of pairs, 16 hex digits."""
-        return text_digest(f"{self._manifest.identity} {len(self)}")[:16]
+        """Hash of the settings, the number of pairs and the windows in which they are read, 16 hex digits."""
+        read = "" if self.windows == self.stored_windows else f" in {self.windows} windows"
+        return text_digest(f"{self._manifest.identity} {len(self)}{read}")[:16]
 
     def read(self, indices: Sequence[int]) -> ReflowPairs:
         """Read pairs in the order of ``indices``; only their rows of the shards are read.
@@ -103,16 +123,20 @@ class ReflowPairSet:
         Raises:
             ValueError: a file was removed or damaged; names it.
         """
+        shapes = {"eps": self.shape, "x0": self.shape}
+        if self.windows > 1:
+            shapes["waypoints"] = (self.stored_windows - 1, *self.shape)
         with torch.inference_mode(False):
-            eps, x0 = (torch.empty(len(indices), *self.shape) for _ in range(2))
+            found = {name: torch.empty(len(indices), *shape) for name, shape in shapes.items()}
         for shard in sorted({index // self._shard_size for index in indices}):
             with self._open(shard_name(shard)) as file:
                 for row, index in enumerate(indices):
                     if index // self._shard_size == shard:
                         at = index % self._shard_size
-                        eps[row] = file.get_slice("eps")[at : at + 1][0]
-                        x0[row] = file.get_slice("x0")[at : at + 1][0]
-        return ReflowPairs(eps, x0, [self.prompt_of(index) for index in indices])
+                        for name, tensor in found.items():
+                            tensor[row] = file.get_slice(name)[at : at + 1][0]
+        waypoints = coarser(found["waypoints"], self.windows) if self.windows > 1 else None
+        return ReflowPairs(found["eps"], found["x0"], [self.prompt_of(index) for index in indices], waypoints)
 
     def prompt_of(self, index: int) -> int:
         """Index of the prompt of a pair."""
@@ -140,7 +164,7 @@ class ReflowPairSet:
         """A file of the set, hashed if nothing has been read from it yet. Raises ValueError if it is damaged."""
         if name in self._unverified:
             self._verify(name)
-        with _open_tensors(self.folder / name) as file:
+        with open_tensors(self.folder / name) as file:
             yield file
 
     def _verify(self, name: str) -> None:
@@ -148,11 +172,11 @@ class ReflowPairSet:
         try:
             found = checksums.fresh(name)
         except OSError as error:
-            raise ValueError(_changed(path, error)) from error
+            raise ValueError(changed(path, error)) from error
         if found[:3] != stored[:3]:
             checksums.forget(name)
-            raise ValueError(_fault(path, found, stored, self._manifest.identity))
-        with _open_tensors(path) as file:
+            raise ValueError(fault(path, found, stored, self._manifest.identity))
+        with open_tensors(path) as file:
             owner = (file.metadata() or {}).get("set")
         if name != CONDITIONS and owner != self._manifest.identity:
             raise ValueError(
@@ -167,71 +191,3 @@ class ReflowPairSet:
                 prompt, name = key.split(".", 1)
                 self._tensor_names.setdefault(int(prompt), []).append(name)
         return self._tensor_names
-
-
-@contextmanager
-def _open_tensors(path: Path) -> Iterator[Any]:
-    """A safetensors file of which parts are read; errors become ValueErrors that name the file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with torch.inference_mode(False), safe_open(str(path), "pt") as file:
-            yield file
-    except (SafetensorError, OSError, KeyError, RuntimeError) as error:
-        raise ValueError(_changed(path, error)) from error
-
-
-def _changed(path: Path, error: Exception) -> str:
-    return f"{path} was removed or changed while it was in use ({error}); {REGENERATE}"
-
-
-def _finished_manifest(folder: Path) -> Manifest:
-    """The manifest of a finished set. Raises ValueError if the set is unfinished or does not exist."""
-    if (folder / MANIFEST).is_file():
-        return read_manifest(folder / MANIFEST)
-    if (folder / PROGRESS).is_file():
-        found = read_manifest(folder / PROGRESS)
-        raise ValueError(
-            f"the set of pairs {folder} is unfinished, {found.stored_pairs} of {found.count} exist; {REGENERATE}"
-        )
-    raise ValueError(f"there are no reflow pairs in {folder}; choose another set, or {REGENERATE}")
-
-
-def _check_counts(folder: Path, manifest: Manifest) -> None:
-    """Raise ValueError if the shards of a manifest do not hold the pairs that it promises."""
-    size, entries = int(manifest.settings["shard_size"] or 0), {shard.file: shard.entries for shard in manifest.shards}
-    full, rest = divmod(manifest.count, size)
-    if manifest.stored_pairs < manifest.count or any(
-        entries.get(shard_name(index), 0) < (size if index < full else rest) for index in range(full + (rest > 0))
-    ):
-        raise ValueError(f"{folder / MANIFEST} is damaged: its shards do not hold {manifest.count} pairs; {REGENERATE}")
-
-
-def _check_files(folder: Path, manifest: Manifest) -> None:
-    """Raise ValueError if the files are not exactly those of the manifest."""
-    _check_counts(folder, manifest)
-    listed = {stored.file: stored for stored in (manifest.conditions, *manifest.shards)}
-    existing = {path.name for path in folder.glob("*.safetensors")}
-    for name in sorted(listed.keys() - existing):
-        raise ValueError(f"{folder / name} is missing; {REGENERATE}")
-    for name in sorted(existing - listed.keys()):
-        raise ValueError(f"{folder / name} is not in the manifest of this set; remove it, or choose another set")
-    checksums = Checksums(folder)
-    for name, stored in listed.items():
-        found = checksums.of(name)
-        if found[:3] != stored[:3]:
-            raise ValueError(_fault(folder / name, found, stored, manifest.identity))
-    checksums.save()
-
-
-def _fault(path: Path, found: StoredFile, stored: StoredFile, identity: str) -> str:
-    """The error for a file whose checksum is not that of the manifest."""
-    try:
-        with _open_tensors(path) as file:
-            owner = (file.metadata() or {}).get("set", identity)
-    except ValueError:
-        owner = identity
-    if owner != identity:
-        return f"{path} is stale: it belongs to another set of pairs; remove it and {REGENERATE}"
-    difference = f"{found.bytes} bytes instead of {stored.bytes}" if found.bytes != stored.bytes else "another SHA-256"
-    return f"{path} is damaged: it has {difference}; {REGENERATE}"

@@ -28,6 +28,7 @@ class ReflowPairPlan:
         teacher: everything else that determines the x0 of a noise, as a flat mapping.
         shard_size: pairs per file.
         storage: a name of ``STORAGE``.
+        windows: number of windows whose edges the states of a path are stored at, besides its ends.
     """
 
     shape: tuple[int, ...]
@@ -36,9 +37,10 @@ class ReflowPairPlan:
     teacher: Settings
     shard_size: int = 256
     storage: str = "fp32"
+    windows: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("count", "shard_size"):
+        for name in ("count", "shard_size", "windows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.storage not in STORAGE:
@@ -52,7 +54,12 @@ class ReflowPairPlan:
     @property
     def pair_bytes(self) -> int:
         """Size of a pair on disk."""
-        return 2 * self.dtype.itemsize * torch.Size(self.shape).numel()
+        return (self.windows + 1) * self.dtype.itemsize * torch.Size(self.shape).numel()
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of the tensors in a shard."""
+        return ("eps", "x0") if self.windows == 1 else ("eps", "x0", "waypoints")
 
     @property
     def shard_sizes(self) -> list[int]:
@@ -74,4 +81,6 @@ class ReflowPairPlan:
             "shard_size": self.shard_size,
             "seed": self.seed,
         }
+        if self.windows > 1:  # left out where there is one, as in sets of earlier versions
+            own["windows"] = self.windows
         return {**own, "conditions": conditions, **self.teacher}

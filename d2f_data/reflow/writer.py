@@ -28,10 +28,13 @@ SPARE_BYTES = 64 << 20  # disk space that is kept free
 
 
 class _OpenShard:
-    """The shard that is being filled, in memory: tensors (C, h, w)."""
+    """The shard that is being filled, in memory: a list of tensors, one per pair, by name."""
 
-    def __init__(self, index: int, eps: Sequence[Tensor] = (), x0: Sequence[Tensor] = ()) -> None:
-        self.index, self.eps, self.x0 = index, list(eps), list(x0)
+    def __init__(self, index: int, columns: Mapping[str, Sequence[Tensor]]) -> None:
+        self.index, self.columns = index, {name: list(column) for name, column in columns.items()}
+
+    def __len__(self) -> int:
+        return len(self.columns["eps"])
 
 
 class ReflowPairWriter:
@@ -107,27 +110,29 @@ class ReflowPairWriter:
         """Index of the prompt of a pair."""
         return index % self.prompts
 
-    def add(self, indices: Sequence[int], eps: Tensor, x0: Tensor) -> None:
+    def add(self, indices: Sequence[int], eps: Tensor, x0: Tensor, waypoints: Tensor | None = None) -> None:
         """Add a batch of pairs; full shards are saved at once.
 
         Args:
             indices: indices of the pairs.
             eps, x0: noise and latents, (B, C, h, w) in model space.
+            waypoints: states between them, (B, windows - 1, C, h, w), if the plan has more than one window.
 
         Raises:
             ValueError: latents are NaN or infinite.
             OSError: a shard could not be written; names the file.
         """
-        if not bool(torch.isfinite(x0.to(self.plan.dtype)).all()):
+        given = {"eps": eps, "x0": x0} if waypoints is None else {"eps": eps, "x0": x0, "waypoints": waypoints}
+        if not all(bool(torch.isfinite(given[name].to(self.plan.dtype)).all()) for name in self.plan.tensors[1:]):
             raise ValueError(
                 f"the teacher's latents of pairs {indices[0]} to {indices[-1]} are NaN or infinite in "
                 f"{self.plan.storage}; set precision and storage to fp32, lower cfg, or check the LoRA"
             )
         for row, index in enumerate(indices):
             shard = self._open_shard(index // self.plan.shard_size)
-            shard.eps.append(self._to_storage(eps[row]))
-            shard.x0.append(self._to_storage(x0[row]))
-            if len(shard.eps) == self.plan.shard_size:
+            for name in self.plan.tensors:
+                shard.columns[name].append(self._to_storage(given[name][row]))
+            if len(shard) == self.plan.shard_size:
                 self._flush()
 
     def _to_storage(self, latent: Tensor) -> Tensor:
@@ -136,7 +141,7 @@ class ReflowPairWriter:
     def _pairs_in(self, shard: int) -> int:
         """Number of pairs of a shard that exist, including those in memory."""
         if self._open is not None and self._open.index == shard:
-            return len(self._open.eps)
+            return len(self._open)
         return self._shards[shard].entries if shard in self._shards else 0
 
     def _open_shard(self, index: int) -> _OpenShard:
@@ -144,19 +149,19 @@ class ReflowPairWriter:
         if self._open is None or self._open.index != index:
             self._flush()
             tensors = load_tensors(self.folder / shard_name(index))[0] if index in self._shards else {}
-            self._open = _OpenShard(index, list(tensors.get("eps", ())), list(tensors.get("x0", ())))
+            self._open = _OpenShard(index, {name: list(tensors.get(name, ())) for name in self.plan.tensors})
         return self._open
 
     def _flush(self) -> None:
         """Save the open shard, if it has new pairs."""
         shard, self._open = self._open, None
-        if shard is None or len(shard.eps) <= self._pairs_in(shard.index):
+        if shard is None or len(shard) <= self._pairs_in(shard.index):
             return
         name = shard_name(shard.index)
-        tensors = {"eps": torch.stack(shard.eps), "x0": torch.stack(shard.x0)}
+        tensors = {name: torch.stack(column) for name, column in shard.columns.items()}
         metadata = {"set": self._manifest.identity, "content": content_digest(tensors)}
         save_tensors(self.folder / name, tensors, metadata)
-        self._shards[shard.index] = self._checksums.of(name)._replace(entries=len(shard.eps))
+        self._shards[shard.index] = self._checksums.of(name)._replace(entries=len(shard))
         self._write_manifest(PROGRESS)
 
     def _write_manifest(self, name: str) -> None:

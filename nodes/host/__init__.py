@@ -28,7 +28,7 @@ from .folders import (
     training_folder,
     user_path,
 )
-from .guard import with_own_guidance
+from .guard import with_own_guidance, with_own_windows
 from .image_condition import APPLY_NODE, CALL_KEY, CONDITION_NODE, widen, widened, with_condition
 from .lora import ADAPTER_KINDS, apply_lora, lora_names
 from .model import (
@@ -130,4 +130,5 @@ __all__ = [
     "widened",
     "with_condition",
     "with_own_guidance",
+    "with_own_windows",
 ]

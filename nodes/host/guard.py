@@ -6,6 +6,7 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor
 
+from ...d2f_core import edges
 from .flow_sampling import FlowSampling
 from .model import NODE_NAME, sampling_of
 from .progress import tell
@@ -13,7 +14,8 @@ from .ve.functions import place_cfg_functions
 from .ve.levels import flow_levels
 from .ve.samplers import place_sampler
 
-GUIDANCE_KEY = "diff2flow_guidance"
+GUIDANCE_KEY, WINDOWS_KEY = "diff2flow_guidance", "diff2flow_windows"
+EDGE_TOLERANCE = 1e-3
 
 
 def guard_sampling(
@@ -61,6 +63,38 @@ def with_own_guidance(model: Any, cfg: float) -> Any:
     clone = model.clone()
     clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, GUIDANCE_KEY, check_guidance)
     return clone
+
+
+def with_own_windows(model: Any, windows: int) -> Any:
+    """A clone of a MODEL whose paths are straight in windows of t, which warns when sampling does not stop at an edge.
+
+    Args:
+        model: MODEL with a LoRA of piecewise reflow.
+        windows: their number.
+    """
+
+    def check_edges(executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any) -> Any:
+        missed = _missed(sigmas, windows)
+        if missed:
+            tell(
+                f"this LoRA has learned {windows} straight parts of the path, but these {len(sigmas) - 1} steps do not "
+                f"stop at {', '.join(f'{s:g}' for s in missed)}, where a part ends: use Flow Scheduler or Diff2Flow "
+                f"KSampler with the grid uniform and {windows} steps, or a multiple of {windows}"
+            )
+        return executor(noise, latent, sampler, sigmas, *args)
+
+    clone = model.clone()
+    clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, WINDOWS_KEY, check_edges)
+    return clone
+
+
+def _missed(sigmas: Tensor, windows: int) -> list[float]:
+    """Sigmas s of edges between the first and the last sigma at which no step stops."""
+    given = sigmas.double().cpu()
+    if len(given) < 2:
+        return []
+    between = [float(s) for s in 1 - edges(windows)[1:-1] if given[-1] < s < given[0]]
+    return [s for s in between if float((given - s).abs().min()) > EDGE_TOLERANCE]
 
 
 def _check_unit(noise: Tensor, latent: Tensor, sigmas: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...d2f_core import FIXED_METHODS
+from ...d2f_core import FIXED_METHODS, WINDOWS, check_steps
 from ...d2f_data.plots.pil_images import from_pil, side_by_side
 from ...d2f_data.reflow.plan import STORAGE
 from .. import host
@@ -60,6 +60,7 @@ class D2FReflowPairs(io.ComfyNode):
                     optional=True,
                     tooltip="Decodes the preview images; without it they are rough approximations.",
                 ),
+                _windows(),
             ],
             outputs=[
                 io.Custom("D2F_PAIRS").Output(
@@ -73,12 +74,18 @@ class D2FReflowPairs(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, name: Sequence[str | None] = (None,), prompt_file: Sequence[str | None] = (None,)
+        cls,
+        name: Sequence[str | None] = (None,),
+        prompt_file: Sequence[str | None] = (None,),
+        steps: Sequence[int | None] = (None,),
+        windows: Sequence[str | None] = (None,),
     ) -> bool | str:
         """Checked when the graph is queued; None is a value that comes through a wire."""
-        set_name, file = name[0], prompt_file[0]
+        set_name, file, number, parts = name[0], prompt_file[0], steps[0], windows[0]
         return fault_of(
-            lambda: set_name is None or host.pair_set_folder(set_name), lambda: file is None or read_prompts(file)
+            lambda: set_name is None or host.pair_set_folder(set_name),
+            lambda: file is None or read_prompts(file),
+            lambda: number is None or parts is None or check_steps(number, int(parts)),
         )
 
     @classmethod
@@ -156,6 +163,18 @@ def _pair_inputs() -> list[io.Input]:
         _side("width"),
         _side("height"),
     ]
+
+
+def _windows() -> io.Input:
+    """Behind all other inputs, as saved graphs keep widgets by their place."""
+    return io.Combo.Input(
+        "windows",
+        options=[str(number) for number in WINDOWS],
+        default="1",
+        tooltip="Piecewise reflow: the student learns a straight path in each of this many windows of the way, and is "
+        "sampled in as many steps. 4 is best for 4 steps, 1 for one or two. 'steps' must be a multiple of it. A set "
+        "takes windows + 1 latents per pair on disk instead of 2, and can be read in fewer windows later.",
+    )
 
 
 def _side(name: str) -> io.Input:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
+from ...d2f_core import WINDOWS
 from ...d2f_data.reflow.manifest import MANIFEST
 from ...d2f_data.reflow.pair_set import ReflowPairSet
 from .. import host
@@ -12,6 +13,7 @@ from ..widgets import CATEGORY
 from .pair_generator import describe
 
 NONE = "none"
+ALL_WINDOWS = "as generated"
 
 
 class D2FLoadPairs(io.ComfyNode):
@@ -32,7 +34,14 @@ class D2FLoadPairs(io.ComfyNode):
                     options=[NONE, *host.pair_sets()],
                     default=NONE,
                     tooltip="A set in output/diff2flow/pairs. Only finished sets are listed.",
-                )
+                ),
+                io.Combo.Input(
+                    "windows",
+                    options=[ALL_WINDOWS, *(str(number) for number in WINDOWS)],
+                    default=ALL_WINDOWS,
+                    tooltip="In how many windows the student learns the paths: those that the set was generated with, "
+                    "or fewer. A set of 8 can be read as 4, 2 or 1.",
+                ),
             ],
             outputs=[
                 io.Custom("D2F_PAIRS").Output(
@@ -43,7 +52,7 @@ class D2FLoadPairs(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, pairs: str = NONE) -> str:
+    def fingerprint_inputs(cls, pairs: str = NONE, windows: str = ALL_WINDOWS) -> str:
         """Modification time of the set's manifest, so that the node runs again once the set has changed."""
         return NONE if pairs == NONE else host.file_state(lambda: host.pair_set_folder(pairs) / MANIFEST)
 
@@ -54,8 +63,10 @@ class D2FLoadPairs(io.ComfyNode):
 
     @classmethod
     @checked("pairs")
-    def execute(cls, pairs: str) -> io.NodeOutput:
+    def execute(cls, pairs: str, windows: str = ALL_WINDOWS) -> io.NodeOutput:
         found = ReflowPairSet(_chosen(pairs))
+        if windows != ALL_WINDOWS:
+            found = found.in_windows(int(windows))
         return io.NodeOutput(found, describe(found))
 
 

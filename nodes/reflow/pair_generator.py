@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...d2f_core import FIXED_METHODS, SolverStep, flow_grid, solve
+from ...d2f_core import FIXED_METHODS, check_steps, flow_grid, solve_windows
 from ...d2f_data.fingerprints import content_digest, schedule_fingerprint
 from ...d2f_data.reflow.pair_set import ReflowPairSet
 from ...d2f_data.reflow.plan import ReflowPairPlan
@@ -47,6 +47,12 @@ class ReflowPairSettings:
     precision: str
     storage: str
     shard_size: int
+    windows: str = "1"
+
+    @property
+    def window_count(self) -> int:
+        """Number of windows whose edges the teacher's states are stored at."""
+        return int(self.windows)
 
     @property
     def folder(self) -> Path:
@@ -56,6 +62,7 @@ class ReflowPairSettings:
     def check(self, has_negative: bool, model: Any) -> None:
         """Raise ValueError if the widgets contradict the connected inputs."""
         check_guidance("cfg", self.cfg, has_negative, model)
+        check_steps(self.steps, self.window_count)
         host.pair_set_folder(self.name)
 
 
@@ -87,7 +94,8 @@ class ReflowPairGenerator:
             self.conditions = [network.condition([entry], shape) for entry in prompts.entries]
             null = network.condition(negatives, shape) if negatives else None
             teacher = {**self._teacher(network, null), **host.identity_of(model, self._conditionings())}
-        self.plan = ReflowPairPlan(shape, settings.count, settings.seed, teacher, settings.shard_size, settings.storage)
+        stored = settings.shard_size, settings.storage, settings.window_count
+        self.plan = ReflowPairPlan(shape, settings.count, settings.seed, teacher, *stored)
         self.times = flow_grid(GRID, settings.steps)
         self.progress = host.NodeProgress(settings.count * settings.steps, node_id)
         self.generated, self._last_preview, self._start = 0, 0.0, time.perf_counter()
@@ -101,10 +109,10 @@ class ReflowPairGenerator:
             for items in writer.missing(self.settings.batch_size):
                 done = writer.done
                 eps = self.plan.noise(items)
-                x0 = self.sample(eps, [writer.prompt_of(item) for item in items], done)
-                writer.add(items, eps, x0)
+                states = self.sample(eps, [writer.prompt_of(item) for item in items], done)
+                writer.add(items, eps, states[-1], states[1:-1].movedim(0, 1))
                 self.generated += len(items)
-                self._show(done + len(items), 0, len(items), x0)
+                self._show(done + len(items), 0, len(items), states[-1])
         return ReflowPairSet(self.settings.folder)
 
     def sample(self, eps: Tensor, prompts: Sequence[int], done: int = 0) -> Tensor:
@@ -116,27 +124,28 @@ class ReflowPairGenerator:
             done: number of pairs that the set holds already, for the progress bar.
 
         Returns:
-            Latents in model space, (B, C, h, w).
+            States at the edges of the windows, from the noise to the latents, (windows + 1, B, C, h, w) in model space.
         """
         groups = sampling_groups([self.prompts.entries[prompt] for prompt in prompts])
-        x0 = torch.empty_like(eps)
+        states = torch.empty(self.settings.window_count + 1, *eps.shape)
         for number, (rows, positive) in enumerate(groups):
 
-            def report(step: SolverStep, before: float = number / len(groups)) -> None:
-                self._show(done, before * self.settings.steps + (step.index + 1) / len(groups), len(eps))
+            def report(steps: int, before: float = number / len(groups)) -> None:
+                self._show(done, before * self.settings.steps + steps / len(groups), len(eps))
 
-            x0[rows] = self._sample(eps[rows], positive, report)
-        return x0
+            states[:, rows] = self._sample(eps[rows], positive, report)
+        return states
 
-    def _sample(self, eps: Tensor, positive: Any, report: Callable[[SolverStep], None]) -> Tensor:
-        """Latents in model space, (B, C, h, w) on the CPU, of noise under one CONDITIONING."""
+    def _sample(self, eps: Tensor, positive: Any, report: Callable[[int], None]) -> Tensor:
+        """The states of noise under one CONDITIONING, (windows + 1, B, C, h, w), on the CPU."""
         settings, reached = self.settings, torch.empty(0)
 
         def run(denoise: Any, x: Tensor) -> Tensor:
             nonlocal reached
             _check_start(x.cpu(), eps)
-            reached = solve(GuidedVelocity(denoise), x, self.times, settings.solver, on_step=report)
-            return reached
+            velocity, windows = GuidedVelocity(denoise), settings.window_count
+            reached = solve_windows(velocity, x, self.times, windows, settings.solver, report)
+            return reached[-1]
 
         host.in_guider(
             self.model,

@@ -59,7 +59,8 @@ class ReflowPairItems:
         """Metadata of a LoRA trained on the pairs: where paths start, and the set and its teacher."""
         teacher = {f"teacher_{name}": self.pairs.settings[name] for name in _RECORDED_SETTINGS}
         known = {name: value for name, value in teacher.items() if value is not None}
-        return {"start": "noise", "pairs": self.pairs.fingerprint, **known}
+        windows = {"windows": self.pairs.windows} if self.pairs.windows > 1 else {}
+        return {"start": "noise", "pairs": self.pairs.fingerprint, **windows, **known}
 
     def batch(self, items: Sequence[int], drop: Sequence[bool]) -> Batch:
         """Read some pairs from disk.
@@ -69,13 +70,18 @@ class ReflowPairItems:
             drop: for each of them, whether its caption is dropped.
 
         Returns:
-            x0 and eps (B, C, h, w) on the network's device, and conditioning kwargs (B, ...).
+            x0, eps (B, C, h, w) and the states between them on the network's device, and conditioning kwargs (B, ...).
         """
         pairs = self.pairs.read(items)
         conditions = self.pairs.conditions(pairs.prompts)
         chosen = [self._or_null(condition, dropped) for condition, dropped in zip(conditions, drop)]
-        device = self.network.device
-        return Batch(pairs.x0.to(device), join(chosen, self.network.cross_attention), eps=pairs.eps.to(device))
+        device, waypoints = self.network.device, pairs.waypoints
+        return Batch(
+            pairs.x0.to(device),
+            join(chosen, self.network.cross_attention),
+            eps=pairs.eps.to(device),
+            waypoints=None if waypoints is None else waypoints.to(device),
+        )
 
     def condition(self, item: int, drop: bool = False) -> host.Condition:
         """Conditioning kwargs of one pair, tensors (1, ...)."""

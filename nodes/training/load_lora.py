@@ -91,6 +91,10 @@ class D2FLoadLora(io.ComfyNode):
         if strength and cfg != 1:
             converted = host.with_own_guidance(converted, float(cfg))
             deed += f"; sample it at CFG 1, as guidance at CFG {cfg:g} is part of it"
+        windows = 1 if facts is None else facts.training.get("windows", 1)
+        if strength and isinstance(windows, int) and windows > 1:
+            converted = host.with_own_windows(converted, windows)
+            deed += f"; sample it in {windows} steps, or a multiple of {windows}, with the grid uniform"
         deed = added + deed
         host.LOGGER.info("%s: %s", name, deed)
         return io.NodeOutput(converted, "\n".join([name, *_describe(chosen, facts), deed, *remarks]))

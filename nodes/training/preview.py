@@ -12,7 +12,7 @@ from ..network.cfg_velocity import CfgVelocity
 from ..network.conditionings import join
 from .items import TrainingItems
 
-STEPS = 10
+STEPS = 10  # or a number near it
 PICTURES = 4
 
 
@@ -46,6 +46,8 @@ class Preview:
         nulls = [items.condition(item, drop=True) for item in chosen]
         null = join(nulls, network.cross_attention) if items.has_null else None
         self.velocity = CfgVelocity(network, objective.coordinates, condition, null, cfg)
+        windows = int(items.facts.get("windows", 1))
+        self.steps = windows * max(1, round(STEPS / windows))  # so that the steps stop at every edge of a window
         shape = (len(chosen), *items.shape)
         self.noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(network.device)
 
@@ -53,7 +55,7 @@ class Preview:
     def draw(self, adapters: Mapping[str, Adapter]) -> Any:
         """A PIL picture of the items side by side; None if there is no way to make one."""
         with attached(self.network.module, adapters):
-            latents = solve(self.velocity, self.noise, flow_grid("uniform", STEPS), "euler")
+            latents = solve(self.velocity, self.noise, flow_grid("uniform", self.steps), "euler")
         if self.vae is not None:
             return side_by_side(to_pil(host.decode(self.vae, self.network.samples(latents))))
         pictures = [host.quick_picture(self.model, latent[None]) for latent in latents]

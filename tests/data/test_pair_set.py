@@ -208,3 +208,67 @@ def test_memory_does_not_grow_with_the_number_of_pairs(tmp_path):
     """10,000 pairs of 8 KiB are 80 MiB."""
     few, many = peak_mib(tmp_path / "few", 1_000), peak_mib(tmp_path / "many", 10_000)
     assert many - few < 15, (few, many)
+
+
+def write_windows(folder, wanted, stop=None):
+    """As ``write``, of a teacher whose path bends; its states at the edges are multiples of the noise."""
+    made = []
+    with ReflowPairWriter(folder, wanted, PROMPTS, conditions_of_prompts()) as writer:
+        for items in writer.missing(3):
+            eps = wanted.noise(items)
+            waypoints = torch.stack([(2 + k) * eps for k in range(wanted.windows - 1)], 1)
+            writer.add(items, eps, teacher(eps), waypoints)
+            made += items
+            if stop is not None and len(made) >= stop:
+                raise KeyboardInterrupt
+    return made
+
+
+@pytest.mark.parametrize("storage", ["fp16", "fp32"])
+def test_states_between_come_back_in_as_many_windows_as_asked(folder, storage):
+    wanted = plan(storage=storage, windows=8)
+    write_windows(folder, wanted)
+    pairs, items = ReflowPairSet(folder), [9, 0, 4]
+    assert pairs.windows == pairs.stored_windows == 8 and "in 8 windows" in repr(pairs)
+    exact, tolerance = wanted.noise(items), 0 if storage == "fp32" else 2e-3
+    for windows, factors in ((8, range(2, 9)), (4, (3, 5, 7)), (2, (5,))):
+        read = pairs.in_windows(windows).read(items)
+        expected = torch.stack([factor * exact for factor in factors], 1)
+        torch.testing.assert_close(read.waypoints, expected, rtol=tolerance, atol=tolerance)
+    assert pairs.in_windows(1).read(items).waypoints is None
+    names = {pairs.in_windows(windows).fingerprint for windows in (1, 2, 4, 8)}
+    assert len(names) == 4 and pairs.fingerprint == pairs.in_windows(8).fingerprint
+    with pytest.raises(ValueError, match=r"generated with 8 windows and cannot be read in 3; choose 1 or 2 or 4 or 8"):
+        pairs.in_windows(3)
+    assert sum(path.stat().st_size for path in folder.glob("shard-*")) > 10 * wanted.pair_bytes
+    assert wanted.pair_bytes == 9 * 60 * (4 if storage == "fp32" else 2)
+
+
+def test_a_stopped_set_of_windows_goes_on(folder):
+    wanted = plan(windows=4)
+    with pytest.raises(KeyboardInterrupt):
+        write_windows(folder, wanted, stop=6)
+    assert write_windows(folder, wanted) == [6, 7, 8, 9]
+    read = ReflowPairSet(folder).read(range(10))
+    assert torch.equal(read.waypoints[:, 1], 3 * wanted.noise(range(10)))
+    with pytest.raises(ValueError, match=r"holds pairs with other settings \(windows: "):
+        write(folder, plan())
+
+
+def test_a_set_of_one_window_is_written_as_before(folder):
+    """Its settings, and with them its identity and its files, do not name windows."""
+    write(folder, plan())
+    found = json.loads((folder / "manifest.json").read_text())
+    assert "windows" not in found["settings"] and ReflowPairSet(folder).windows == 1
+    with pytest.raises(ValueError, match="cannot be read in 4; choose 1, or generate pairs with windows 4"):
+        ReflowPairSet(folder).in_windows(4)
+
+
+def test_waypoints_that_are_not_finite_are_refused(folder):
+    wanted = plan(windows=2)
+    with (
+        ReflowPairWriter(folder, wanted, PROMPTS, conditions_of_prompts()) as writer,
+        pytest.raises(ValueError, match="pairs 0 to 1 are NaN or infinite"),
+    ):
+        eps = wanted.noise([0, 1])
+        writer.add([0, 1], eps, eps, torch.full((2, 1, *SHAPE), float("inf")))

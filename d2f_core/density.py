@@ -1,0 +1,97 @@
+"""At which flow times a network is trained: densities of t, each given by its quantile function
+
+    t = F^-1(u),  u ~ U(0, 1)
+
+    uniform        u
+    logit_normal   sigmoid(mean + std Phi^-1(u))                     Esser et al., arXiv 2403.03206
+    u_shaped       p(t) ~ cosh(a (2 t - 1)), dense at both ends       for reflow, Lee et al., arXiv 2405.20320
+    timestep       the flow time of a timestep as the network's own training draws it
+
+A path in windows has the first three within each window, as each is a flow of its own there.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .velocity import FlowAlignment
+from .windows import within_windows
+
+# Steepness of the U-shaped density: its ends are cosh(4), 27 times, as likely as its middle.
+U_STEEPNESS = 4.0
+
+
+@dataclass(frozen=True)
+class TimeDensity:
+    """How flow times are drawn.
+
+    Attributes:
+        name: one of ``DENSITIES``: "uniform" in t; "logit_normal"; "u_shaped", dense at both ends (for reflow,
+            arXiv 2405.20320); "timestep", uniform over the network's timesteps, as diffusion models are trained.
+        mean, std: of logit(t), for "logit_normal".
+    """
+
+    name: str = "uniform"
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_name("density", self.name, DENSITIES)
+        if not self.std > 0:
+            raise ValueError(f"the std of a density must be above 0, got {self.std}; 1 is usual")
+
+    def sample(self, count: int, alignment: FlowAlignment, generator: torch.Generator, windows: int = 1) -> Tensor:
+        """``count`` flow times in [0, 1], float64, on the CPU, from a private generator.
+
+        ``alignment`` is that of the objective's coordinates: where a timestep lies in flow time depends on them. A
+        density of flow times is meant within each of ``windows``, one of timesteps over all of them.
+        """
+        u, density = torch.rand(count, generator=generator, dtype=torch.float64), DENSITIES[self.name]
+        return within_windows(lambda part: density.quantile(part, self, alignment), u, windows if density.local else 1)
+
+
+def _logit_normal(u: Tensor, density: TimeDensity, alignment: FlowAlignment) -> Tensor:
+    return torch.sigmoid(density.mean + density.std * torch.special.ndtri(u))
+
+
+def _u_shaped(u: Tensor, density: TimeDensity, alignment: FlowAlignment) -> Tensor:
+    """Quantile of p(t) proportional to cosh(a (2 t - 1))."""
+    a = torch.tensor(U_STEEPNESS, dtype=u.dtype)
+    return (1 + torch.asinh(torch.sinh(a) * (2 * u - 1)) / a) / 2
+
+
+def _timestep(u: Tensor, density: TimeDensity, alignment: FlowAlignment) -> Tensor:
+    return alignment.flow_time(alignment.schedule.drawn(u))
+
+
+class Density(NamedTuple):
+    """A density of flow times.
+
+    Attributes:
+        quantile: u in [0, 1), settings, alignment -> t.
+        local: whether a path in windows has it in each of them.
+    """
+
+    quantile: Callable[[Tensor, TimeDensity, FlowAlignment], Tensor]
+    local: bool = True
+
+
+DENSITIES: Mapping[str, Density] = MappingProxyType(
+    {
+        "uniform": Density(lambda u, density, alignment: u),
+        "logit_normal": Density(_logit_normal),
+        "u_shaped": Density(_u_shaped),
+        "timestep": Density(_timestep, local=False),
+    }
+)
+"""Name of a density -> what it is."""
+
+
+def check_name(kind: str, name: str, table: Mapping[str, object]) -> None:
+    """Raise ValueError for a name that is not in its table."""
+    if name not in table:
+        raise ValueError(f"unknown {kind} {name!r}; allowed are {', '.join(map(repr, table))}")
