@@ -73,7 +73,9 @@ def with_own_windows(model: Any, windows: int) -> Any:
         windows: their number.
     """
 
-    def check_edges(executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any) -> Any:
+    def check_edges(
+        executor: Any, noise: Tensor, latent: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
         missed = _missed(sigmas, windows)
         if missed:
             tell(
@@ -81,7 +83,7 @@ def with_own_windows(model: Any, windows: int) -> Any:
                 f"stop at {', '.join(f'{s:g}' for s in missed)}, where a part ends: use Flow Scheduler or Diff2Flow "
                 f"KSampler with the grid uniform and {windows} steps, or a multiple of {windows}"
             )
-        return executor(noise, latent, sampler, sigmas, *args)
+        return executor(noise, latent, sampler, sigmas, *args, **kwargs)
 
     clone = model.clone()
     clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, WINDOWS_KEY, check_edges)
