@@ -26,6 +26,7 @@ The v of v-prediction is ``alpha * eps - sigma * x0``; it is never called veloci
 from .adapter import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, attached
 from .adaptive import ADAPTIVE_METHODS
 from .batches import Batch, TrainingData, derive_seed
+from .continuous import TIME_SCALES, ContinuousSchedule, FlowSchedule, Schedule
 from .depth import DepthRange, align_to, depth_from_target, depth_range, depth_target, ensemble, valid_pixels
 from .frozen_copy import for_autograd, frozen_copy
 from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_sigmas
@@ -58,16 +59,19 @@ __all__ = [
     "SPACES",
     "STARTS",
     "TARGETS",
+    "TIME_SCALES",
     "WEIGHTS",
     "Adapter",
     "AdapterSettings",
     "Batch",
+    "ContinuousSchedule",
     "CountedVelocity",
     "DepthRange",
     "DepthScores",
     "EvaluationLimitError",
     "FlowAlignment",
     "FlowPath",
+    "FlowSchedule",
     "FlowTime",
     "FullAdapter",
     "Interpolant",
@@ -77,6 +81,7 @@ __all__ = [
     "NonFiniteLossError",
     "NonFiniteVelocityError",
     "Objective",
+    "Schedule",
     "SolverStep",
     "StepRecord",
     "TimeDensity",

@@ -28,7 +28,6 @@ import torch
 from torch import Tensor
 
 from .naive import NaiveAlignment
-from .prediction import PREDICTIONS, Coefficients
 from .time_map import FlowTime, per_item
 from .velocity import FlowAlignment
 
@@ -75,8 +74,7 @@ def _u_shaped(u: Tensor, density: TimeDensity, alignment: FlowAlignment) -> Tens
 
 
 def _timestep(u: Tensor, density: TimeDensity, alignment: FlowAlignment) -> Tensor:
-    rows = len(alignment.schedule)
-    return alignment.flow_time((u * rows).floor().clamp(max=rows - 1))
+    return alignment.flow_time(alignment.schedule.drawn(u))
 
 
 DENSITIES: Mapping[str, Callable[[Tensor, TimeDensity, FlowAlignment], Tensor]] = MappingProxyType(
@@ -126,9 +124,7 @@ def _compare_velocity(alignment: FlowAlignment, pair: Interpolant, output: Tenso
 
 
 def _compare_native(alignment: FlowAlignment, pair: Interpolant, output: Tensor) -> tuple[Tensor, Tensor]:
-    alpha, sigma = FlowTime.of(pair.t, pair.x0).vp_coefficients().unbind(-1)
-    coefficients = Coefficients(per_item(alpha, pair.x0), per_item(sigma, pair.x0))
-    return output, PREDICTIONS[alignment.prediction].target(pair.x0, pair.eps, coefficients)
+    return output, alignment.target(pair.x0, pair.eps, pair.t)
 
 
 def _naive(alignment: FlowAlignment) -> FlowAlignment:

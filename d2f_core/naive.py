@@ -4,17 +4,18 @@ The paper's baseline. Nothing is aligned,
 
     network input = x_fm        timestep = s T        velocity = model_output        x0 = x_fm + s velocity
 
-so a diffusion network has to unlearn its schedule and its prediction type before it learns anything else.
-``NaiveAlignment`` has the methods of ``FlowAlignment`` and stands wherever that one does.
+so a diffusion network has to unlearn its schedule and its prediction type before it learns anything else. Up to the
+sign this is how native flow networks are read, ``model_output = -velocity``: it is their row of the table of
+predictions, negated, over the rows of the diffusion network's table.
 """
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from .time_map import FlowTime, exact, per_item
-from .velocity import FlowAlignment, check_output
+from .prediction import PREDICTIONS, Prediction
+from .time_map import FlowTime, exact
+from .velocity import FlowAlignment
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,11 @@ class NaiveAlignment(FlowAlignment):
 
     Timesteps end at T - 1 as the network knows no later one; timestep 0 has the s of 1/2, as samplers need one above 0.
     """
+
+    @property
+    def row(self) -> Prediction:
+        """The row of networks that return a velocity; ``prediction`` remains what the network returned before."""
+        return PREDICTIONS["velocity"]
 
     def timestep(self, t: FlowTime | Tensor | float) -> Tensor:
         """``s T``, at most T - 1; shape and dtype of t."""
@@ -33,22 +39,3 @@ class NaiveAlignment(FlowAlignment):
         """``1 - timestep / T``, in [1 / T, 1 - 1 / (2 T)]; shape of the timestep."""
         rows = len(self.schedule)
         return 1 - exact(timestep).clamp(0.5, rows - 1) / rows
-
-    def to_diffusion(self, x_fm: Tensor, t: FlowTime | Tensor | float) -> Tensor:
-        """The state itself: what the network is given, (B, *)."""
-        return x_fm
-
-    def to_flow(self, x_dm: Tensor, t: FlowTime | Tensor | float) -> Tensor:
-        """The network's input itself, (B, *)."""
-        return x_dm
-
-    def denoised(self, model_output: Tensor, x_fm: Tensor, t: FlowTime | Tensor | float) -> Tensor:
-        """``x_fm + s model_output``, (B, *)."""
-        check_output(model_output, x_fm)
-        s = per_item(FlowTime.of(t, x_fm).s, x_fm)
-        return torch.addcmul(x_fm.to(s.dtype), s, model_output.to(s.dtype)).to(x_fm.dtype)
-
-    def velocity(self, model_output: Tensor, x_fm: Tensor, t: FlowTime | Tensor | float) -> Tensor:
-        """The network's answer itself, (B, *)."""
-        check_output(model_output, x_fm)
-        return model_output.to(x_fm.dtype)

@@ -32,8 +32,6 @@ class Tables(NamedTuple):
     """``log sigma_ve`` of each row, (T,)."""
     pieces: Tensor
     """Row, slope and start of each linear piece of the inverse, (T + 1, 3); constant before row 0 and after T - 1."""
-    range: Tensor
-    """Least and greatest (alpha, sigma) at which an output is read, (2, 2): none is noisier than row T - 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +85,24 @@ class NoiseSchedule:
         return len(self.log_sigma)
 
     @property
+    def first(self) -> float:
+        """Timestep of the cleanest row."""
+        return 0.0
+
+    @property
+    def last(self) -> float:
+        """Timestep of the noisiest row, T - 1."""
+        return float(len(self) - 1)
+
+    def row(self, index: Tensor) -> Tensor:
+        """Timestep of a row: its index."""
+        return index
+
+    def drawn(self, u: Tensor) -> Tensor:
+        """Rows, uniformly."""
+        return (u * len(self)).floor().clamp(max=self.last)
+
+    @property
     def sigma_ve(self) -> Tensor:
         """``sigma_ve`` of each row, float64, shape (T,)."""
         return self.log_sigma.exp()
@@ -117,9 +133,7 @@ class NoiseSchedule:
         inside = torch.stack([rows, 1 / self.log_sigma.diff(), self.log_sigma[:-1]], dim=1)
         pieces = torch.nn.functional.pad(inside, (0, 0, 1, 1))
         pieces[-1, 0] = len(self) - 1
-        alpha, sigma = torch.sigmoid(self.log_sigma[-1] * torch.tensor([-2, 2], dtype=torch.float64)).sqrt().tolist()
-        ends = torch.tensor([[alpha, -torch.inf], [torch.inf, sigma]], dtype=torch.float64)
-        return Tables(self.log_sigma, pieces, ends)
+        return Tables(self.log_sigma, pieces)
 
 
 def _float64(values: Tensor) -> Tensor:

@@ -57,9 +57,19 @@ class FlowTime:
         """``sqrt(t^2 + s^2)``: the factor from x_dm to x_fm, between 0.707 and 1."""
         return torch.hypot(self.t, self.s)
 
-    def vp_coefficients(self) -> Tensor:
+    def coefficients(self) -> Tensor:
         """``alpha = t / sqrt(t^2 + s^2)`` and ``sigma = s / sqrt(t^2 + s^2)``, (*, 2)."""
         return torch.stack([self.t, self.s], dim=-1) / self.norm.unsqueeze(-1)
+
+    def scaled(self, sigma_data: float) -> "FlowTime":
+        """The weights of x0 / sigma_data and eps; they no longer add up to 1."""
+        return self if sigma_data == 1 else FlowTime(self.t * sigma_data, self.s)
+
+    def unscaled(self) -> "FlowTime":
+        """The same weights with the norm 1: those of a network that is shown x_fm itself."""
+        weights = FlowTime(self.t, self.s)
+        weights.norm = torch.ones_like(self.s)
+        return weights
 
     def log_sigma_ve(self) -> Tensor:
         """``log(s / t)``; s is moved to the next number inside of (0, 1), so that both ends are finite."""

@@ -40,10 +40,11 @@ LIBRARIES = {
     "d2f_core": {"torch", "torchdiffeq"},
     "d2f_data": {"torch", "numpy", "PIL", "kornia", "safetensors"},
 }
-MOST_ROOMS, MOST_FILES, MOST_LINES, MOST_FLOW_LINES = 12, 12, 250, 900
+MOST_ROOMS, MOST_FILES, MOST_LINES, MOST_FLOW_LINES = 12, 12, 250, 1160
 # From the schedule to reflow, without training and depth.
 FLOW = (
     "schedule",
+    "continuous",
     "time_map",
     "prediction",
     "velocity",

@@ -48,7 +48,7 @@ def test_interpolants_match(sd, generator):
     """x_dm and x_fm of the same x0 and eps are one another's image, and x_dm has alpha^2 + sigma^2 = 1."""
     x0, eps = torch.randn(2, 64, 3, 5, generator=generator, dtype=torch.float64)
     t = torch.rand(64, generator=generator, dtype=torch.float64)
-    alpha, sigma = FlowTime.of(t).vp_coefficients().unbind(-1)
+    alpha, sigma = FlowTime.of(t).coefficients().unbind(-1)
     assert (alpha**2 + sigma**2 - 1).abs().max() < 1e-14
     column = (64, 1, 1)
     x_fm = t.view(column) * x0 + (1 - t.view(column)) * eps

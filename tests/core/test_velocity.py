@@ -151,4 +151,4 @@ def test_bad_arguments_are_named(sd, output, x, t, words):
 def test_unknown_prediction_is_named(sd):
     with pytest.raises(ValueError, match=r"'epsilon'.*'eps', 'v', 'x0'"):
         FlowAlignment(sd.schedule, "epsilon")
-    assert list(PREDICTIONS) == ["eps", "v", "x0"]
+    assert list(PREDICTIONS) == ["eps", "v", "x0", "edm", "flow", "velocity"]
