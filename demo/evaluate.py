@@ -1,9 +1,9 @@
 """Evaluate the demo model with ComfyUI's own sampler: `python demo evaluate --cfg 3 --grid out.png`.
 
 256 prompts of training combinations, half of them full captions and half as short as "a red sphere", are
-sampled with 25 DDIM steps (the flow twin, `--model flow`: 25 Euler steps) and classified by the attribute classifier (`reader`); an attribute is scored if
-the prompt names it. Also measured: the time per batch of 16 (best of three), and the Frechet distance
-between samples and renders on the features of the classifier.
+sampled with 25 DDIM steps (the flow twin, `--model flow`, with 25 Euler steps) and classified by the attribute
+classifier (`reader`); an attribute is scored if the prompt names it. Also measured: the time per batch of 16 (best of
+three), and the Frechet distance between samples and renders on the features of the classifier.
 """
 
 import argparse

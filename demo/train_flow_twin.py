@@ -3,9 +3,9 @@
     x = s eps + (1 - s) x0,   loss = |unet(x, 1000 s, text) - (eps - x0)|^2
 
 This is the convention of flow checkpoints (SD3, and SDXL and SD1.5 models that were fine-tuned as flow models): the
-state goes in unscaled, s = 1 is noise, and the output is eps - x0 [arXiv 2403.03206]. The UNet starts from the weights of the
-eps-prediction model; text encoder and autoencoder are the same and stay as they are. A share of the levels comes from
-[NOISY_FROM, 1], as the position of the solid is decided there, and a few are s = 1 itself, where sampling starts.
+state goes in unscaled, s = 1 is noise, and the output is eps - x0 [arXiv 2403.03206]. The UNet starts from the weights
+of the eps-prediction model; text encoder and autoencoder are the same and stay as they are. A share of the levels comes
+from [NOISY_FROM, 1], as the position of the solid is decided there, and a few are s = 1 itself, where sampling starts.
 Optimiser, schedule, moving average, captions and checkpoints are those of `train_unet`.
 """
 

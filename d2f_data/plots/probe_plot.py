@@ -1,4 +1,4 @@
-"""Plot of a probe of a network: relative error of each reading over the noise levels, and the largest that names one."""
+"""Plot of a probe of a network: relative error of each reading over the noise levels, and the most that names one."""
 
 import math
 from collections.abc import Mapping, Sequence

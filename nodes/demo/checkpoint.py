@@ -28,9 +28,9 @@ class D2FDemoCheckpoint(io.ComfyNode):
                     options=list(MODELS),
                     default=next(iter(MODELS)),
                     optional=True,
-                    tooltip="diffusion (eps): the diffusion model, for Convert to Flow Matching. flow: its twin, a flow "
-                    "model as it is. flow, loaded as eps: the twin as a checkpoint loader loads a flow checkpoint of "
-                    "SDXL or SD1.5, right only behind ModelSamplingSD3.",
+                    tooltip="diffusion (eps): the diffusion model, for Convert to Flow Matching. flow: its twin, a "
+                    "flow model as it is. flow, loaded as eps: the twin as a checkpoint loader loads a flow checkpoint "
+                    "of SDXL or SD1.5, right only behind ModelSamplingSD3.",
                 ),
             ],
             outputs=[

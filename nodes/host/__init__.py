@@ -33,6 +33,7 @@ from .image_condition import APPLY_NODE, CALL_KEY, CONDITION_NODE, widen, widene
 from .lora import ADAPTER_KINDS, apply_lora, lora_names
 from .model import (
     NODE_NAME,
+    REPORT_NODE,
     alignment_of,
     flow_settings,
     is_converted,
@@ -43,7 +44,21 @@ from .model import (
     read_alignment,
     sampling_of,
 )
-from .model_call import as_teacher, extras_of, identity_of, in_guider, needs_negative, to_samples
+from .model_call import (
+    Belief,
+    NetworkCall,
+    as_teacher,
+    belief_of,
+    extras_of,
+    identity_of,
+    in_guider,
+    needs_negative,
+    probe_candidates,
+    probe_latents,
+    probe_network,
+    to_samples,
+    what_is_on,
+)
 from .progress import LOGGER, NodeProgress, cancelled_on_shutdown, decode, quick_picture, tell, track
 from .sampling import (
     flow_sampling_in_call,
@@ -64,13 +79,17 @@ __all__ = [
     "CONDITION_NODE",
     "LOGGER",
     "NODE_NAME",
+    "REPORT_NODE",
     "BatchCondition",
+    "Belief",
     "Condition",
+    "NetworkCall",
     "NodeProgress",
     "TrainingNetwork",
     "alignment_of",
     "apply_lora",
     "as_teacher",
+    "belief_of",
     "cache_folder",
     "cancelled_on_shutdown",
     "check_models",
@@ -105,6 +124,9 @@ __all__ = [
     "pair_set_folder",
     "pair_sets",
     "pairs_folder",
+    "probe_candidates",
+    "probe_latents",
+    "probe_network",
     "quick_picture",
     "read_alignment",
     "sample",
@@ -120,6 +142,7 @@ __all__ = [
     "training_folder",
     "user_path",
     "vae_identity",
+    "what_is_on",
     "widen",
     "widened",
     "with_condition",

@@ -8,6 +8,7 @@ from ...d2f_core import FlowAlignment, NoiseSchedule
 from .flow_sampling import FlowSampling
 
 NODE_NAME = "Convert to Flow Matching"
+REPORT_NODE = "Model Report (Diff2Flow)"
 
 # The host's class that interprets the model output -> prediction type of d2f_core.
 _PREDICTION_OWNERS = {

@@ -28,6 +28,8 @@ _GUIDANCE = (
     "disable_cfg1_optimization",
 )
 _KINDS = comfy.patcher_extension.WrappersMP
+# Rows of a probe, so that noise is drawn often enough.
+_LEAST_ROWS = 4
 
 
 class ProbeSampling(torch.nn.Module):
@@ -93,3 +95,28 @@ def probe_network(
 def _sigma(sampling: Any, s: float) -> float:
     """A level as the MODEL's own sampler counts it: s on a flow matching model, sigma_ve on a diffusion model."""
     return s if isinstance(sampling, comfy.model_sampling.CONST) else s / (1 - s)
+
+
+def probe_latents(model: Any, samples: Tensor) -> Tensor:
+    """Samples of a LATENT in the MODEL's own scale for a probe, float32 on the CPU, repeated to four rows or more.
+
+    Raises:
+        ValueError: they are not finite, have other channels than the model's, or are all the same number.
+    """
+    channels = model.get_model_object("latent_format").latent_channels
+    if samples.ndim < 3 or samples.shape[1] != channels:
+        raise ValueError(
+            f"the latents have shape {tuple(samples.shape)}, but this model takes {channels} channels; encode images "
+            "with the checkpoint's own VAE"
+        )
+    x0 = model.model.process_latent_in(samples.float().cpu())
+    if not bool(torch.isfinite(x0).all()):
+        raise ValueError(
+            "the latents hold NaN or infinite values; encode the images again, with --fp32-vae or --bf16-vae"
+        )
+    if float(x0.std()) < 1e-3:
+        raise ValueError(
+            "the latents are empty (all the same number), and tell nothing of a network; connect latents of real "
+            "images (Load Image and VAE Encode), like those that the model makes"
+        )
+    return x0.repeat(-(-_LEAST_ROWS // len(x0)), *(1,) * (x0.ndim - 1))
