@@ -12,7 +12,7 @@ import comfy.patcher_extension
 import torch
 from torch import Tensor
 
-from ....d2f_core import ModelInput
+from ....d2f_core.loss import ModelInput
 from ..conversion import GUARD_KEY
 from ..model import sampling_of
 from .guided import in_guider
