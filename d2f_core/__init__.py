@@ -31,7 +31,7 @@ from .depth import DepthRange, align_to, depth_from_target, depth_range, depth_t
 from .frozen_copy import for_autograd, frozen_copy
 from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_sigmas
 from .lora import TARGETS, AdapterSettings, make_adapters
-from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Interpolant, Objective, TimeDensity
+from .loss import DENSITIES, OBJECTIVES, WEIGHTS, Interpolant, Objective, TimeDensity, objective_on
 from .metrics import SPACES, DepthScores, depth_scores
 from .naive import NaiveAlignment
 from .nfe import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, SolverStep
@@ -107,6 +107,7 @@ __all__ = [
     "make_adapters",
     "make_optimizer",
     "make_schedule",
+    "objective_on",
     "per_item",
     "seeded",
     "shift_sigmas",

@@ -11,7 +11,9 @@ happens; a method that is bound to a module of the network is bound to its twin 
 which can.
 
 With ``recompute`` the blocks of the view keep only their inputs and compute the rest again in the backward pass
-(Chen et al., arXiv 1604.06174): about a third more time for a fraction of the memory.
+(Chen et al., arXiv 1604.06174): about a third more time for a fraction of the memory. Blocks that add in place to
+what they were given (``x += y``, in Flux) could neither be trained nor computed again: those of ``out_of_place`` make
+a new x instead.
 """
 
 import weakref
@@ -22,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.checkpoint import checkpoint
 
@@ -33,6 +36,7 @@ def frozen_copy(
     dtype: torch.dtype | None = None,
     recompute: bool = False,
     fetch: Callable[[str], Tensor] | None = None,
+    out_of_place: tuple[type[nn.Module], ...] = (),
 ) -> nn.Module:
     """New modules over the weights and buffers of ``network``, frozen, in evaluation mode.
 
@@ -41,6 +45,8 @@ def frozen_copy(
         dtype: compute in this floating point type; weights of another one are copied. None shares all of them.
         recompute: compute the blocks again in the backward pass instead of keeping what is inside them.
         fetch: gives the tensor to use for the parameter of a path, where those of ``network`` are not the ones.
+        out_of_place: kinds of blocks that compute ``x += y`` as ``x = x + y`` where gradients are recorded; they must
+            use what ``add_`` and its like return, as ``+=`` does.
     """
     copier = _Copier(dtype)
     if fetch is not None:
@@ -48,8 +54,11 @@ def frozen_copy(
             copier.tensor(parameter, fetch(path))
     view = copier.module(network)
     view.eval()
-    for block in _blocks(view) if recompute else ():
-        block.forward = _recomputed(block)
+    for block in _blocks(view):
+        if isinstance(block, out_of_place):
+            block.forward = _out_of_place(block)
+        if recompute:
+            block.forward = _recomputed(block)
     return view
 
 
@@ -120,6 +129,36 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
     return found
 
 
+_IN_PLACE: dict[str, Callable[..., Tensor]] = {
+    "add_": torch.add,
+    "sub_": torch.sub,
+    "mul_": torch.mul,
+    "div_": torch.div,
+}
+
+
+class _OutOfPlace(TorchFunctionMode):
+    """Computes ``x += y`` and its like as ``x = x + y``."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        return _IN_PLACE[name](*args, **kwargs).to(args[0].dtype) if name in _IN_PLACE else func(*args, **kwargs)
+
+
+def _out_of_place(block: nn.Module) -> Callable[..., Any]:
+    """The forward function of a block that changes no tensor by ``x += y``. It must not keep the block, either."""
+    own, kind, alive = vars(block).get("forward"), type(block).forward, weakref.ref(block)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        forward = own or partial(kind, alive())
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        with _OutOfPlace():
+            return forward(*args, **kwargs)
+
+    return run
+
+
 def _recomputed(block: nn.Module) -> Callable[..., Any]:
     """The forward function of a block that keeps only its inputs. It must not keep the block, which keeps it."""
     own, kind, alive = vars(block).get("forward"), type(block).forward, weakref.ref(block)
@@ -140,11 +179,22 @@ def _repeatable(forward: Callable[..., Any], args: Iterable[Any], kwargs: dict[s
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal first
         if first:
-            first = False
-            return forward(*args, **kwargs)
+            first, before = False, _versions(args)
+            result = forward(*args, **kwargs)
+            if _versions(args) != before:
+                raise ValueError(
+                    "this network changes what its blocks are given, so that they cannot be computed again; switch "
+                    "checkpointing off"
+                )
+            return result
         return forward(*map(_copied, kept), **{name: _copied(value) for name, value in named.items()})
 
     return call
+
+
+def _versions(values: Iterable[Any]) -> list[int]:
+    """How often each tensor was written to."""
+    return [value._version for value in values if isinstance(value, Tensor) and not value.is_inference()]
 
 
 def _copied(value: Any) -> Any:

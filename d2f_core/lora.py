@@ -19,11 +19,13 @@ from .adapter import Adapter, FullAdapter, Layer, LowRankAdapter, WidenedAdapter
 # (layer, rank, alpha, dropout, generator) -> adapter
 MakeAdapter = Callable[[Layer, int, float, float, torch.Generator], Adapter]
 
-_ATTENTION = ("*.to_q", "*.to_k", "*.to_v")
+# Stable Diffusion's, then SD3's and Flux's, Flux's single blocks, AuraFlow's.
+_ATTENTION = ("*.to_q", "*.to_k", "*.to_v", "*attn*.qkv", "*single_blocks.*.linear1", "*attn.w[12][qkv]")
+_OUTPUTS = ("*.to_out.0", "*attn*.proj", "*single_blocks.*.linear2", "*attn.w[12]o")
 
 TARGETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "attention": (*_ATTENTION, "*.to_out.0"),
+        "attention": (*_ATTENTION, *_OUTPUTS),
         "attention_and_conv": (*_ATTENTION, "conv:*"),
         "all": ("linear:*", "conv:*"),
     }

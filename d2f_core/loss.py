@@ -6,9 +6,11 @@ Given x0 and eps, an objective asks the network at a flow time t and compares:
     diff2flow    x_dm at t            timestep(t)    velocity(output)  with  x0 - eps
     naive_fm     x_fm at t            (1 - t) T      output            with  x0 - eps
     diffusion    x_dm at t            timestep(t)    output            with  the network's own target
+    flow         x_fm                 s multiplier   -output           with  x0 - eps
 
 ``diff2flow`` is the paper's; ``naive_fm`` its baseline, which takes the raw output for a velocity; ``diffusion`` is
-the loss that the network was trained with. Inside the table the errors of one prediction are multiples of
+the loss that the network was trained with; ``flow`` is what ``diff2flow`` comes to on a native flow network, where
+nothing is to be aligned. Inside the table the errors of one prediction are multiples of
 each other,
 
     |velocity error|^2 = |eps error|^2 / t^2 = |x0 error|^2 / (1 - t)^2 = |v error|^2 / (t^2 + (1 - t)^2)
@@ -140,6 +142,7 @@ class ObjectiveRule(NamedTuple):
         is_flow: the result is sampled as a flow matching model, not as the diffusion model that it was.
         is_aligned: it is sampled like any converted model, and its network still returns what the base model's does.
         density: the one of ``DENSITIES`` that it is defined with: that of flow matching, or of the network's training.
+        on_flow: what it comes to on a native flow network, the name of an objective; "" where it makes no sense.
     """
 
     coordinates: Callable[[FlowAlignment], FlowAlignment]
@@ -147,23 +150,45 @@ class ObjectiveRule(NamedTuple):
     is_flow: bool
     is_aligned: bool
     density: str = "uniform"
+    on_flow: str = ""
 
 
 OBJECTIVES: Mapping[str, ObjectiveRule] = MappingProxyType(
     {
-        "diff2flow": ObjectiveRule(lambda alignment: alignment, _compare_velocity, is_flow=True, is_aligned=True),
+        "diff2flow": ObjectiveRule(
+            lambda alignment: alignment, _compare_velocity, is_flow=True, is_aligned=True, on_flow="flow"
+        ),
         "naive_fm": ObjectiveRule(_naive, _compare_velocity, is_flow=True, is_aligned=False),
         "diffusion": ObjectiveRule(
             lambda alignment: alignment, _compare_native, is_flow=False, is_aligned=True, density="timestep"
+        ),
+        "flow": ObjectiveRule(
+            lambda alignment: alignment, _compare_velocity, is_flow=True, is_aligned=True, on_flow="flow"
         ),
     }
 )
 """Name of an objective -> what it is."""
 
 
+def objective_on(alignment: FlowAlignment, name: str) -> str:
+    """The objective that ``name`` comes to on a network, "flow" for ``diff2flow`` on a native flow network.
+
+    Raises:
+        ValueError: it makes no sense there.
+    """
+    _check_name("objective", name, OBJECTIVES)
+    found = OBJECTIVES[name].on_flow if alignment.row.is_flow else name
+    if not found:
+        raise ValueError(
+            f"objective is {name}, which is for diffusion models, but this is a flow matching model of its own; choose "
+            "diff2flow, which on such a model is plain flow matching"
+        )
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """A loss for fine-tuning a diffusion network.
+    """A loss for fine-tuning a network.
 
     Attributes:
         alignment: schedule and prediction type of the network.
@@ -182,6 +207,7 @@ class Objective:
         _check_name("weight", self.weight, WEIGHTS)
         if self.huber is not None and not self.huber > 0:
             raise ValueError(f"the threshold of the Huber loss must be above 0, got {self.huber}; leave it out for MSE")
+        self.coordinates  # noqa: B018, refuses a network that does not have them
 
     @cached_property
     def coordinates(self) -> FlowAlignment:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .prediction import PREDICTIONS, Prediction
+from .schedule import NoiseSchedule
 from .time_map import FlowTime, exact
 from .velocity import FlowAlignment
 
@@ -24,6 +25,14 @@ class NaiveAlignment(FlowAlignment):
 
     Timesteps end at T - 1 as the network knows no later one; timestep 0 has the s of 1/2, as samplers need one above 0.
     """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.schedule, NoiseSchedule):
+            raise ValueError(
+                "naive_fm counts flow time by the timesteps of a table, but this model has a continuous schedule; "
+                "choose the objective diff2flow"
+            )
 
     @property
     def row(self) -> Prediction:

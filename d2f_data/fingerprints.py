@@ -8,6 +8,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -79,7 +80,15 @@ def safetensors_file_digest(path: Path) -> str:
         return _rest_digest(file)
 
 
-def schedule_fingerprint(schedule: Any) -> str:
-    """Hash of a ``NoiseSchedule``: of its ``log_sigma`` (T,), float64, rounded to 1e-6."""
+def schedule_fingerprint(schedule: Any, sigma_data: float = 1.0) -> str:
+    """Hash of a schedule: of a table's ``log_sigma`` (T,), float64, rounded to 1e-6, or of a formula's parameters.
+
+    Args:
+        schedule: ``d2f_core.Schedule``.
+        sigma_data: deviation of the data that a network over a continuous schedule was scaled for.
+    """
+    if not hasattr(schedule, "log_sigma"):
+        values = [f"{value:.6g}" if isinstance(value, float) else value for value in astuple(schedule)]
+        return json_digest([type(schedule).__name__, *values, f"{sigma_data:.6g}"])
     rows = (schedule.log_sigma.double() * 1e6).round().long().cpu()
     return hashlib.sha256(rows.numpy().astype("<i8").tobytes()).hexdigest()

@@ -33,11 +33,12 @@ _ARCHITECTURES = {
     "SDXL": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
     "SDXLRefiner": ("stable-diffusion-xl-v1-refiner", "sdxl_refiner_v1-0"),
 }
-# Prediction -> its name in ModelSpec, whether it is a v-parameterization in sd-scripts, and its special architectures.
+# Prediction -> its name in ModelSpec, if any; whether sd-scripts call it v-parameterization; special architectures.
 _PREDICTIONS = {
     "eps": ("epsilon", False, {}),
     "v": ("v", True, {"SD20": ("stable-diffusion-v2-768-v", "sd_v2_768_v")}),
     "x0": ("sample", False, {}),
+    **dict.fromkeys(("edm", "flow", "velocity"), ("", False, {})),
 }
 
 # Training setting -> name in sd-scripts.
@@ -72,10 +73,10 @@ class LoraFacts:
 
     Attributes:
         objective: one of ``d2f_core.OBJECTIVES``.
-        prediction: prediction type of the base model, "eps", "v" or "x0".
+        prediction: prediction type of the base model, one of ``d2f_core.PREDICTIONS``.
         schedule: fingerprint of the base model's noise schedule (``schedule_fingerprint``).
-        start: where sampling starts on the converted model, "t_min" or "noise".
-        shift: shift of the converted model, above 0.
+        start: where sampling starts on the flow matching model, "t_min" or "noise".
+        shift: shift of the flow matching model, above 0.
         base: fingerprint of the base model's weights.
         base_model: ComfyUI's class of the base model, such as "SD15".
         steps: number of training steps, including those before the run was resumed.
@@ -215,8 +216,8 @@ def modelspec(facts: LoraFacts | None, title: str, digest: str, original_names: 
     if facts is not None:
         spec["modelspec.architecture"] = _architecture(facts)[0] + "/lora"
         # ModelSpec has no name for a network that returns velocities.
-        if OBJECTIVES[facts.objective].is_aligned:
-            spec["modelspec.prediction_type"] = _PREDICTIONS[facts.prediction][0]
+        if OBJECTIVES[facts.objective].is_aligned and (name := _PREDICTIONS[facts.prediction][0]):
+            spec["modelspec.prediction_type"] = name
     return spec
 
 

@@ -4,7 +4,7 @@ This module is the room's one door: the nodes use ``host.NAME`` and nothing behi
 host shares.
 """
 
-from .conversion import convert
+from .conversion import as_flow, convert, pass_through
 from .encoding import (
     check_models,
     clip_identity,
@@ -38,6 +38,7 @@ from .model import (
     flow_settings,
     is_converted,
     is_flow,
+    is_native_flow,
     latent_shape,
     latent_space,
     model_name,
@@ -88,6 +89,7 @@ __all__ = [
     "TrainingNetwork",
     "alignment_of",
     "apply_lora",
+    "as_flow",
     "as_teacher",
     "belief_of",
     "cache_folder",
@@ -109,6 +111,7 @@ __all__ = [
     "inspected",
     "is_converted",
     "is_flow",
+    "is_native_flow",
     "latent_factor",
     "latent_shape",
     "latent_space",
@@ -124,6 +127,7 @@ __all__ = [
     "pair_set_folder",
     "pair_sets",
     "pairs_folder",
+    "pass_through",
     "probe_candidates",
     "probe_latents",
     "probe_network",

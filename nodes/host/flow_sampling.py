@@ -33,7 +33,7 @@ class FlowSampling(torch.nn.Module):
         shift: how far the sigmas that schedulers see lean to noise; 1 leaves them as they are.
         zsnr: whether the schedule has zero terminal SNR, which the host's schedulers ask for.
         aligned: whether x0 comes from the network's own prediction, so that there is a diffusion model to agree with.
-        sigmas: s of each timestep, float32, ascending, shape (T,).
+        sigmas: s of each level that the schedule lists, a timestep each if it is discrete; float32, ascending, (T,).
     """
 
     noise_scale = 1.0
@@ -59,7 +59,7 @@ class FlowSampling(torch.nn.Module):
         self.start = start
         self.shift = shift
         self.zsnr, self.aligned = zsnr, aligned
-        self.sigmas = self.sigma(torch.arange(len(alignment.schedule)))
+        self.sigmas = self.sigma(alignment.schedule.row(torch.arange(len(alignment.schedule))))
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Ignored: the dynamic patcher puts back buffers of the clone that was loaded before, by name."""
@@ -69,7 +69,7 @@ class FlowSampling(torch.nn.Module):
 
     @property
     def sigma_min(self) -> Tensor:
-        """s of timestep 0, shape ()."""
+        """s of the first timestep, shape ()."""
         return self.sigmas[0]
 
     @property
@@ -78,25 +78,28 @@ class FlowSampling(torch.nn.Module):
         return self.sigmas[-1]
 
     def timestep(self, sigma: Tensor) -> Tensor:
-        """The network's fractional timestep at s, any shape, float32; in [0, T - 1]."""
+        """The network's fractional timestep at s, any shape, float32."""
         return self.alignment.timestep(FlowTime(s=sigma)).float()
 
     def sigma(self, timestep: Tensor) -> Tensor:
         """The s that schedulers get for a timestep, any shape, float32; shifted, both ends kept."""
-        last = len(self.alignment.schedule) - 1
-        s, low, high = (1 - self.alignment.flow_time(at) for at in (timestep, 0, last))
+        schedule = self.alignment.schedule
+        s, low, high = (1 - self.alignment.flow_time(at) for at in (timestep, schedule.first, schedule.last))
         s = low + (high - low) * shift_sigmas((s - low) / (high - low), self.shift)
         if self.start == "noise":
+            # Of a continuous schedule, schedulers have the last timestep in float32.
+            last = schedule.last - abs(schedule.last) * torch.finfo(torch.float32).eps
             s = torch.where(timestep >= last, torch.ones_like(s), s)
         return s.float()
 
     def percent_to_sigma(self, percent: float) -> float:
-        """The s at that fraction of the timesteps: 1.0 at 0 and before, 0.0 at 1 and after."""
+        """The s at that fraction of the listed levels: 1.0 at 0 and before, 0.0 at 1 and after."""
         if percent <= 0:
             return 1.0
         if percent >= 1:
             return 0.0
-        return float(self.sigma(torch.tensor((1 - percent) * (len(self.alignment.schedule) - 1), dtype=torch.float64)))
+        schedule = self.alignment.schedule
+        return float(self.sigma(schedule.row(torch.tensor((1 - percent) * (len(schedule) - 1), dtype=torch.float64))))
 
     def calculate_input(self, sigma: Tensor, noise: Tensor) -> Tensor:
         """``x_dm`` of the state ``x_fm`` (B, *) at s."""

@@ -21,7 +21,15 @@ from ...d2f_core import for_autograd
 from ...d2f_core.train_settings import seeded
 from .image_condition import FIRST_CONV, sort_patches, widened
 from .model import alignment_of
-from .model_call import CallOptions, check_caption, check_trainable, frozen_base, names_of, sigma_of
+from .model_call import (
+    CallOptions,
+    check_caption,
+    check_trainable,
+    frozen_base,
+    has_cross_attention,
+    names_of,
+    sigma_of,
+)
 
 # Conditioning kwargs of the network, besides input and timestep: name -> tensor (B, ...).
 Condition = Mapping[str, Tensor]
@@ -31,6 +39,8 @@ BatchCondition = Condition | Sequence[tuple[list[int], Condition]]
 COMPUTE_DTYPES: Mapping[str, torch.dtype | None] = MappingProxyType(
     {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 )
+
+TRAINER_NODE = "Diff2Flow LoRA Trainer"
 
 # More than any device has: training takes what it can get, so that the host clears the device, as its own trainer does.
 _EVERYTHING = 1e20
@@ -45,17 +55,19 @@ class TrainingNetwork:
         device, dtype: device and data type of the computation.
         channels: number of channels of the latents.
         widened: paths of the convolutions in ``module`` that are wider than the checkpoint's, for an image condition.
+        cross_attention: whether the image attends to the text alone, so that repeating the text changes nothing.
     """
 
-    def __init__(self, model: Any, dtype: torch.dtype | None, recompute: bool) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype | None, recompute: bool, node: str) -> None:
+        self.alignment = alignment_of(model, node)
         self._base = frozen_base(model, dtype, recompute)
         self._options, self._sigma, self._patched_by = CallOptions(model), sigma_of(model), names_of(model)
         self.module = self._base.diffusion_model
-        self.alignment = alignment_of(model)
         self.device = model.load_device
         self.dtype = self._base.get_dtype_inference()
         self.channels: int = self._base.latent_format.latent_channels
         self.widened: tuple[str, ...] = (FIRST_CONV,) if widened(model) else ()
+        self.cross_attention = has_cross_attention(self.module)
 
     def __call__(self, network_input: Tensor, timestep: Tensor, condition: BatchCondition, role: int = 0) -> Tensor:
         """The network's answer, (B, *), float32.
@@ -109,7 +121,7 @@ class TrainingNetwork:
         """
         if not self._patched_by:
             return
-        timesteps = torch.linspace(0, len(self.alignment.schedule) - 1, 3)
+        timesteps = torch.linspace(self.alignment.schedule.first, self.alignment.schedule.last, 3)
         x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         batch = {name: value.repeat(3, *(1,) * (value.ndim - 1)) for name, value in condition.items()}
         x.requires_grad_()
@@ -152,7 +164,7 @@ def training(model: Any, dtype: str = "auto", recompute: bool = False) -> Iterat
     Text encoders, VAEs and other models leave the device first.
 
     Args:
-        model: diffusion MODEL, converted or not.
+        model: MODEL, diffusion, converted or native flow matching.
         dtype: compute type, one of ``COMPUTE_DTYPES``; "auto" takes the model's own.
         recompute: recompute blocks in the backward pass, to save memory.
 
@@ -163,7 +175,7 @@ def training(model: Any, dtype: str = "auto", recompute: bool = False) -> Iterat
     management = comfy.model_management
     before = getattr(management, "in_training", None)
     try:
-        with inspected(model, dtype, recompute) as network:
+        with inspected(model, dtype, recompute, TRAINER_NODE) as network:
             management.in_training = True
             yield network
     finally:
@@ -174,17 +186,20 @@ def training(model: Any, dtype: str = "auto", recompute: bool = False) -> Iterat
 
 
 @contextmanager
-def inspected(model: Any, dtype: str = "auto", recompute: bool = False) -> Iterator[TrainingNetwork]:
+def inspected(
+    model: Any, dtype: str = "auto", recompute: bool = False, node: str = "this node"
+) -> Iterator[TrainingNetwork]:
     """The network of any MODEL, outside of inference mode, to read its weights and to encode conditionings with.
 
     What takes the place of layers while the MODEL is loaded (a bypass LoRA) is not part of it. Arguments as for
-    ``training``.
+    ``training``; ``node`` is the node that needs it, for errors.
     """
+    alignment_of(model, node)  # refuses before anything is loaded
     if widened(model):
         sort_patches(model)
     clear_device(model)
     with torch.inference_mode(False):
-        yield TrainingNetwork(model, COMPUTE_DTYPES[dtype], recompute)
+        yield TrainingNetwork(model, COMPUTE_DTYPES[dtype], recompute, node)
 
 
 def clear_device(model: Any) -> None:

@@ -134,7 +134,7 @@ def _flow_model(model: Any) -> Any:
             f"this model ({host.model_name(model)}) takes no image condition, so its output would not depend on the "
             f"image; put 'Load Diff2Flow LoRA' with a depth LoRA, or '{host.CONDITION_NODE}', before this node"
         )
-    return model if host.is_flow(model) else host.convert(model, "noise")
+    return host.as_flow(model, "noise", "Depth from Image (Diff2Flow)")
 
 
 def _encode(model: Any, vae: Any, image: Tensor, resolution: int) -> Tensor:

@@ -11,7 +11,8 @@ from ..host import BatchCondition, Condition
 
 Entry = list[Any]  # [cross attention (1, L, D), options]
 
-# Texts are repeated to a common length of at most this many times the shortest, as in the host.
+# Texts are repeated to a common length of at most this many times the shortest, as in the host; for networks with
+# cross attention, which does not notice it. Where texts and image attend to each other (SD3, Flux), lengths must agree.
 MOST_REPEATS = 4
 
 
@@ -80,11 +81,15 @@ def entries_for(entries: list[Entry], sizes: Sequence[int], what: str) -> list[E
     )
 
 
-def join(conditions: Sequence[Condition]) -> BatchCondition:
+def join(conditions: Sequence[Condition], repeat: bool = True) -> BatchCondition:
     """Conditioning kwargs of items, joined into a batch.
 
-    Shorter texts are repeated to a common length, which attention does not notice. As in the host, texts whose common
-    length would be more than ``MOST_REPEATS`` times the shortest go into calls of their own.
+    As in the host, shorter texts are repeated to a common length, and those whose common length would be more than
+    ``MOST_REPEATS`` times the shortest go into calls of their own.
+
+    Args:
+        conditions: one per item.
+        repeat: whether texts may be repeated; otherwise those of other lengths go into calls of their own.
 
     Raises:
         ValueError: the items have different kinds of conditioning.
@@ -93,8 +98,9 @@ def join(conditions: Sequence[Condition]) -> BatchCondition:
         kinds = sorted({", ".join(condition) for condition in conditions})
         raise ValueError(f"the conditionings differ in kind ({' | '.join(kinds)}); encode all captions in the same way")
     groups: list[list[int]] = []
+    most = MOST_REPEATS if repeat else 1
     for row in range(len(conditions)):
-        group = next((one for one in groups if _fit([conditions[i] for i in (*one, row)])), None)
+        group = next((one for one in groups if _fit([conditions[i] for i in (*one, row)], most)), None)
         if group is None:
             groups.append([row])
         else:
@@ -103,10 +109,15 @@ def join(conditions: Sequence[Condition]) -> BatchCondition:
     return calls[0][1] if len(calls) == 1 else calls
 
 
-def _fit(conditions: Sequence[Condition]) -> bool:
-    """Whether repeating texts to a common length costs little enough."""
-    lengths = [{condition[name].shape[1] for condition in conditions} for name in conditions[0]]
-    return all(math.lcm(*each) <= MOST_REPEATS * min(each) for each in lengths)
+def _fit(conditions: Sequence[Condition], most: int) -> bool:
+    """Whether texts of a common length are at most ``most`` times as long as the shortest."""
+    lengths = [{_length(condition[name]) for condition in conditions} for name in conditions[0]]
+    return all(math.lcm(*each) <= most * min(each) for each in lengths)
+
+
+def _length(value: Tensor) -> int:
+    """Length of a text (1, L, D); 1 for a number of each item."""
+    return value.shape[1] if value.ndim > 1 else 1
 
 
 def _joined(conditions: Sequence[Condition]) -> Condition:
@@ -114,7 +125,7 @@ def _joined(conditions: Sequence[Condition]) -> Condition:
     joined = {}
     for name in conditions[0]:
         values = [condition[name] for condition in conditions]
-        length = math.lcm(*(value.shape[1] for value in values))
-        same = [value if value.shape[1] == length else value.repeat(1, length // value.shape[1], 1) for value in values]
+        length = math.lcm(*map(_length, values))
+        same = [value if _length(value) == length else value.repeat(1, length // _length(value), 1) for value in values]
         joined[name] = torch.cat(same)
     return joined

@@ -27,6 +27,7 @@ from .guidance import GuidedVelocity, check_guidance
 from .prompts import Prompts, sampling_groups
 
 GRID = "uniform"
+NODE = "Generate Reflow Pairs (Diff2Flow)"
 SECONDS_BETWEEN_PREVIEWS = 3.0
 
 
@@ -62,7 +63,7 @@ class ReflowPairGenerator:
     """Generates the pairs that a set does not hold yet.
 
     Args:
-        model: MODEL of the teacher, converted or not, with everything that nodes have put on it.
+        model: MODEL of the teacher, diffusion or flow matching, with everything that nodes have put on it.
         settings: values of the widgets.
         prompts: prompts of the pairs; pair i has prompt i modulo their number.
         negative: CONDITIONING for guidance; not used if cfg is 1.
@@ -76,11 +77,11 @@ class ReflowPairGenerator:
         self, model: Any, settings: ReflowPairSettings, prompts: Prompts, negative: Any, node_id: str | None = None
     ) -> None:
         self.settings, self.prompts = settings, prompts
-        self.model = host.as_teacher(model)
+        self.model = host.as_teacher(model, NODE)
         self.negative = negative if host.needs_negative(model, settings.cfg) else None
         negatives = [] if self.negative is None else some_entries([negative[:1]], "negative")
         shape = host.latent_shape(model, settings.width, settings.height)
-        with host.inspected(model, settings.precision) as network:
+        with host.inspected(model, settings.precision, node=NODE) as network:
             check_captions(prompts.entries, network.module, prompts.source)
             check_captions(negatives, network.module, "negative")
             self.conditions = [network.condition([entry], shape) for entry in prompts.entries]
@@ -182,7 +183,7 @@ class ReflowPairGenerator:
             "base": weights_fingerprint(network.module),
             "prediction": alignment.prediction,
             "coordinates": type(alignment).__name__,
-            "schedule": schedule_fingerprint(alignment.schedule)[:16],
+            "schedule": schedule_fingerprint(alignment.schedule, alignment.sigma_data)[:16],
             "latent_space": host.latent_space(self.model),
             "solver": settings.solver,
             "steps": settings.steps,

@@ -75,7 +75,7 @@ class ReflowPairItems:
         conditions = self.pairs.conditions(pairs.prompts)
         chosen = [self._or_null(condition, dropped) for condition, dropped in zip(conditions, drop)]
         device = self.network.device
-        return Batch(pairs.x0.to(device), join(chosen), eps=pairs.eps.to(device))
+        return Batch(pairs.x0.to(device), join(chosen, self.network.cross_attention), eps=pairs.eps.to(device))
 
     def condition(self, item: int, drop: bool = False) -> host.Condition:
         """Conditioning kwargs of one pair, tensors (1, ...)."""

@@ -16,6 +16,7 @@ from ..network.caption_checks import check_captions
 from ..network.conditionings import some_entries
 from .guidance import GuidedVelocity
 
+NODE = "Trajectory Report (Diff2Flow)"
 STEP_COUNTS = (1, 2, 4, 8)
 
 
@@ -63,14 +64,14 @@ def measure(model: Any, settings: PathSettings, on_step: Callable[[int], None]) 
     """Measure the paths of a MODEL.
 
     Args:
-        model: diffusion MODEL. One that is not converted is measured as the converter would convert it by default.
+        model: MODEL. A diffusion model is measured as the converter would convert it by default.
         settings: which paths.
         on_step: called with the number of finished steps of the reference path.
 
     Raises:
         ValueError: a conditioning is empty, or the model takes no images of this size.
     """
-    flow = model if host.is_converted(model) else host.convert(model)
+    flow = host.as_flow(model, node=NODE)
     t_start = max(0.0, 1 - float(host.sampling_of(flow).sigma_max))
     shape = host.latent_shape(model, settings.width, settings.height)
     _check(settings, flow)

@@ -49,7 +49,7 @@ class D2FConvert(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "prediction",
-                    options=[AUTO, *PREDICTIONS],
+                    options=[AUTO, *(name for name, row in PREDICTIONS.items() if not row.is_flow)],
                     default=AUTO,
                     tooltip="What the network predicts: the noise (eps), v, or the clean latent (x0). auto takes it "
                     "from the model; override it only for a checkpoint that is labelled incorrectly.",
@@ -68,4 +68,7 @@ class D2FConvert(io.ComfyNode):
     @classmethod
     @checked()
     def execute(cls, model, start: str, shift: float, prediction: str) -> io.NodeOutput:
-        return io.NodeOutput(host.convert(model, start, shift, None if prediction == AUTO else prediction))
+        chosen = None if prediction == AUTO else prediction
+        if host.is_native_flow(model):
+            return io.NodeOutput(host.pass_through(model, shift, chosen))
+        return io.NodeOutput(host.convert(model, start, shift, chosen))

@@ -77,7 +77,7 @@ class D2FKSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         if denoise <= 0:
             return io.NodeOutput(latent_image, 0)
-        model = model if host.is_flow(model) else host.convert(model)
+        model = host.as_flow(model, node="Diff2Flow KSampler")
         counts: list[int] = []
         sampler = host.make_sampler(OdeSampler(**solver_settings(solver), on_done=counts.append))
         sigmas = flow_sigmas(model, grid, steps, denoise)

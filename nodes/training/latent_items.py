@@ -88,7 +88,8 @@ class LatentItems:
         rows = [self._position[item][1] for item in items]
         x0 = self.network.latents(self.samples[group][rows])
         mask = self.masks[group]
-        conditions = join([self.condition(item, dropped) for item, dropped in zip(items, drop)])
+        own = [self.condition(item, dropped) for item, dropped in zip(items, drop)]
+        conditions = join(own, self.network.cross_attention)
         return Batch(x0, conditions, None if mask is None else mask[rows].to(x0.device))
 
     def condition(self, item: int, drop: bool = False) -> Condition:

@@ -5,7 +5,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...d2f_core import OBJECTIVES
+from ...d2f_core import OBJECTIVES, PREDICTIONS
 from ...d2f_data.files.lora_file import LoraFacts, LoraModel, check_finite, load_lora
 from ...d2f_data.fingerprints import schedule_fingerprint
 from .. import host
@@ -13,6 +13,7 @@ from ..checks import UNCONNECTED, checked, fault_of
 from ..widgets import CATEGORY
 
 NONE = "none"
+NODE = "Load Diff2Flow LoRA"
 
 
 class D2FLoadLora(io.ComfyNode):
@@ -22,7 +23,7 @@ class D2FLoadLora(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="D2FLoadLora",
-            display_name="Load Diff2Flow LoRA",
+            display_name=NODE,
             category=CATEGORY,
             description="Applies a LoRA to a model and, if it was trained as a flow matching LoRA, converts the model "
             "with the settings of the training: no 'Convert to Flow Matching' or 'Add Image Condition' is needed. "
@@ -124,30 +125,47 @@ def _compare(model: Any, facts: LoraFacts) -> list[str]:
         ValueError: the model has another prediction type than the LoRA was trained with.
     """
     rule = OBJECTIVES[facts.objective]
-    if not rule.is_flow and host.is_flow(model) and not host.is_converted(model):
+    if not rule.is_flow and host.is_native_flow(model):
         return ["the LoRA was trained on a diffusion model, but this is a flow matching model of its own"]
-    alignment = host.alignment_of(model)
+    alignment = host.alignment_of(model, NODE)
     if alignment.prediction != facts.prediction:
-        raise ValueError(
-            f"this LoRA was trained on a model with {facts.prediction}-prediction, but this one has "
-            f"{alignment.prediction}-prediction, so that the pictures would be noise; choose the checkpoint that it "
-            "was trained on, or a fine-tune of it"
-        )
+        raise ValueError(_other_network(facts, alignment.prediction))
     remarks = []
     if host.model_name(model) != facts.base_model:
         remarks.append(f"trained on {facts.base_model}, used on {host.model_name(model)}")
-    if schedule_fingerprint(alignment.schedule) != facts.schedule:
+    if schedule_fingerprint(alignment.schedule, alignment.sigma_data) != facts.schedule:
         remarks.append(
-            "trained under another noise schedule than this model's; put the ModelSamplingDiscrete node of the "
-            "training (zero terminal SNR) before this one, or take it out"
+            "trained under another noise schedule than this model's; put the ModelSampling node of the training "
+            "(zero terminal SNR, EDM, flow) before this one with the same settings, or take it out"
         )
-    settings = host.flow_settings(model)
+    settings = host.flow_settings(model) if host.is_converted(model) else None
     if rule.is_flow and rule.is_aligned and settings not in (None, (facts.start, facts.shift)):
         remarks.append(
             f"trained with start {facts.start} and shift {facts.shift:g}, but the model was converted with start "
             f"{settings[0]} and shift {settings[1]:g}, which is kept; remove '{host.NODE_NAME}' to use the LoRA's"
         )
     return remarks
+
+
+def _other_network(facts: LoraFacts, found: str) -> str:
+    """Why a LoRA of one prediction type is not for a model of another."""
+    trained, used = f"{facts.prediction}-prediction", f"{found}-prediction"
+    if PREDICTIONS[facts.prediction].is_flow:
+        return (
+            f"this LoRA was trained on a flow matching model, but this one is sampled as a diffusion model with {used}"
+            "; if it is the checkpoint of the training, put ModelSamplingSD3 before this node, as in the training "
+            f"(its shift was {facts.shift:g}); otherwise choose that checkpoint, or a fine-tune of it"
+        )
+    if PREDICTIONS[found].is_flow:
+        return (
+            f"this LoRA was trained on a diffusion model with {trained}, but this one is sampled as a flow matching "
+            "model of its own; choose the checkpoint that the LoRA was trained on, or a fine-tune of it, and if this "
+            "is one, remove the ModelSampling node before this node"
+        )
+    return (
+        f"this LoRA was trained on a model with {trained}, but this one has {used}, so that the pictures would be "
+        "noise; choose the checkpoint that it was trained on, or a fine-tune of it"
+    )
 
 
 def _see(model: Any, facts: LoraFacts | None) -> tuple[Any, str]:
@@ -171,7 +189,9 @@ def _convert(model: Any, facts: LoraFacts | None) -> tuple[Any, str]:
         )
     if host.is_converted(model):
         return model, "the model was converted already: its conversion is kept"
-    converted = host.convert(model, facts.start, facts.shift, objective=facts.objective)
+    if host.is_native_flow(model):
+        return model, "trained on a flow matching model, which this one is: there is nothing to convert"
+    converted = host.convert(model, facts.start, facts.shift, objective=facts.objective, node=NODE)
     return converted, f"converted to flow matching: start {facts.start}, shift {facts.shift:g}"
 
 

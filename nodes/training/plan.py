@@ -16,6 +16,7 @@ from ...d2f_core import (
     TrainSettings,
     make_optimizer,
     make_schedule,
+    objective_on,
 )
 
 AUTO_DENSITY = "auto"
@@ -115,8 +116,14 @@ class TrainingPlan:
         return make_schedule(self.lr_schedule, optimizer, self.warmup_steps, self.steps)
 
     def objective_for(self, alignment: FlowAlignment) -> Objective:
-        """The training objective."""
-        return Objective(alignment, self.objective, self.weight, self.huber_delta if self.loss == "huber" else None)
+        """The training objective, "flow" on a native flow model. Raises ValueError if it makes no sense there."""
+        name = objective_on(alignment, self.objective)
+        return Objective(alignment, name, self.weight, self.huber_delta if self.loss == "huber" else None)
+
+    def note(self, objective: Objective) -> str:
+        """The objective for the node's text, where it is not what the widget says."""
+        own = objective.name == self.objective
+        return "" if own else f"; objective {objective.name}, as this is a flow matching model of its own"
 
     def times(self) -> TimeDensity:
         """The density of flow times."""

@@ -42,8 +42,9 @@ class Preview:
         self.model, self.network, self.vae = model, network, vae
         group = items.groups[0]
         chosen = [group[i * len(group) // PICTURES] for i in range(PICTURES)] if len(group) > PICTURES else list(group)
-        condition = join([items.condition(item) for item in chosen])
-        null = join([items.condition(item, drop=True) for item in chosen]) if items.has_null else None
+        condition = join([items.condition(item) for item in chosen], network.cross_attention)
+        nulls = [items.condition(item, drop=True) for item in chosen]
+        null = join(nulls, network.cross_attention) if items.has_null else None
         self.velocity = CfgVelocity(network, objective.coordinates, condition, null, cfg)
         shape = (len(chosen), *items.shape)
         self.noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(network.device)

@@ -40,7 +40,7 @@ class TrainingRun:
     """A run of the trainer node.
 
     Args:
-        model: diffusion MODEL, converted or not.
+        model: MODEL, diffusion, converted or native flow matching.
         network: its network.
         items, validation: training set and validation set.
         plan: values of the widgets.
@@ -82,7 +82,8 @@ class TrainingRun:
         """
         with host.cancelled_on_shutdown(), self.folder:
             self._restore()
-            clock = StatusLine(self.trainer.step, self.plan.steps, self._why_new() + self.folder.note)
+            note = self.plan.note(self.trainer.objective) + self._why_new() + self.folder.note
+            clock = StatusLine(self.trainer.step, self.plan.steps, note)
             try:
                 self._show(None, clock.opening())
                 for record in self.trainer.run(self.plan.steps - self.trainer.step):
@@ -111,7 +112,7 @@ class TrainingRun:
             "negative": _words_fingerprint(items.condition(0, drop=True)) if drops else None,
             "base": self.base,
             "prediction": network.alignment.prediction,
-            "noise_schedule": schedule_fingerprint(network.alignment.schedule)[:16],
+            "noise_schedule": schedule_fingerprint(network.alignment.schedule, network.alignment.sigma_data)[:16],
             "dtype": self._dtype(),
         }
 
@@ -220,12 +221,13 @@ class TrainingRun:
         plan, alignment = self.plan, self.network.alignment
         facts, (start, shift) = dict(self.items.facts), host.flow_settings(self.model) or ("t_min", 1.0)
         start, condition = str(facts.pop("start", start)), str(facts.pop("condition", ""))
-        own = {"run_name": self.folder.name, "items": len(self.items), "dtype": self._dtype()}
+        objective = self.trainer.objective.name
+        own = {"run_name": self.folder.name, "items": len(self.items), "dtype": self._dtype(), "objective": objective}
         settings: Mapping[str, Any] = {**plan.config(), **own, **facts}
         return LoraFacts(
-            objective=plan.objective,
+            objective=objective,
             prediction=alignment.prediction,
-            schedule=schedule_fingerprint(alignment.schedule),
+            schedule=schedule_fingerprint(alignment.schedule, alignment.sigma_data),
             start=start,
             shift=shift,
             base=self.base,

@@ -25,15 +25,17 @@ class D2FTrainLora(io.ComfyNode):
             node_id="D2FTrainLora",
             display_name="Diff2Flow LoRA Trainer",
             category=CATEGORY,
-            description="Fine-tunes a diffusion model as a flow matching model with a LoRA, inside the graph. It saves "
+            description="Fine-tunes a diffusion model as a flow matching model, or a flow matching model as it is, "
+            "with a LoRA, inside the graph. It saves "
             "regularly, can be cancelled without losing anything, and resumes when it is run again.",
             search_aliases=["diff2flow train", "train lora", "finetune", "flow matching training", "lora trainer"],
             is_input_list=True,
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="Diffusion model with eps- or v-prediction (SD1.5, SD2.1, SDXL), converted to flow "
-                    "matching or not. The model itself is not changed; LoRAs applied before this node stay part of it.",
+                    tooltip="Diffusion model (SD1.5, SD2.1, SDXL, EDM), converted to flow matching or not, or a flow "
+                    "matching model of its own, for SDXL and SD1.5 checkpoints behind ModelSamplingSD3. The model "
+                    "itself is not changed; LoRAs applied before this node stay part of it.",
                 ),
                 io.Latent.Input(
                     "latents",
@@ -129,7 +131,7 @@ class D2FTrainLora(io.ComfyNode):
             validation = validation_items(network, validation_latents, captions, validation_condition)
             run = TrainingRun(model[0], network, items, validation, plan, vae and vae[0], cls.hidden.unique_id)
             learned = run.run()
-        return cls.outputs(learned, f"{run.folder.name}: {plan.objective} loss")
+        return cls.outputs(learned, f"{run.folder.name}: {run.trainer.objective.name} loss")
 
     @classmethod
     def outputs(cls, learned: Learned, title: str) -> io.NodeOutput:

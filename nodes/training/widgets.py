@@ -24,11 +24,11 @@ def _run() -> list[io.Input]:
         ),
         io.Combo.Input(
             "objective",
-            options=list(OBJECTIVES),
+            options=[name for name, rule in OBJECTIVES.items() if rule.on_flow != name],
             default="diff2flow",
-            tooltip="What is learned. diff2flow: the velocity, read off the network's prediction (the paper's). "
-            "diffusion: the network's own eps or v. naive_fm: the raw output as velocity, the paper's baseline, for "
-            "comparison.",
+            tooltip="What is learned. diff2flow: the velocity, read off the network's prediction (the paper's); on a "
+            "model that is a flow matching model already, its own loss, noted as flow. diffusion: the network's own "
+            "eps or v. naive_fm: the raw output as velocity, the paper's baseline, for comparison.",
         ),
         integer(
             "steps",

@@ -13,13 +13,16 @@ from d2f_core import (
     WEIGHTS,
     AdapterSettings,
     Batch,
+    ContinuousSchedule,
     FlowAlignment,
+    FlowSchedule,
     Interpolant,
     Objective,
     TimeDensity,
     Trainer,
     TrainSettings,
     make_adapters,
+    objective_on,
 )
 
 
@@ -157,6 +160,7 @@ def test_the_trainer_draws_in_the_objectives_coordinates(sd):
 def test_each_objective_knows_the_density_it_is_defined_with(sd):
     assert {name: rule.density for name, rule in OBJECTIVES.items()} == {
         "diff2flow": "uniform",
+        "flow": "uniform",
         "naive_fm": "uniform",
         "diffusion": "timestep",
     }
@@ -167,7 +171,7 @@ def test_each_objective_knows_the_density_it_is_defined_with(sd):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda a: Objective(a, "flow"), r"unknown objective 'flow'.*'diff2flow'"),
+        (lambda a: Objective(a, "flow_fm"), r"unknown objective 'flow_fm'.*'diff2flow'"),
         (lambda a: Objective(a, weight="snr"), r"unknown weight 'snr'.*'none'"),
         (lambda a: Objective(a, huber=0.0), "Huber"),
         (lambda a: TimeDensity("normal"), r"unknown density 'normal'.*'uniform'"),
@@ -188,6 +192,24 @@ def test_nobody_compares_the_names_of_objectives(package):
         assert not values & set(OBJECTIVES), path
 
 
+def test_what_an_objective_comes_to(sd):
+    native = FlowAlignment(FlowSchedule(1000.0), "flow")
+    assert [objective_on(sd, name) for name in ("diff2flow", "naive_fm", "diffusion")] == [
+        "diff2flow",
+        "naive_fm",
+        "diffusion",
+    ]
+    assert [objective_on(native, name) for name in ("diff2flow", "flow")] == ["flow", "flow"]
+    for name in ("naive_fm", "diffusion"):
+        with pytest.raises(ValueError, match=f"objective is {name}, which is for diffusion models.*choose diff2flow"):
+            objective_on(native, name)
+
+
+def test_naive_fm_needs_a_table():
+    with pytest.raises(ValueError, match="continuous schedule; choose the objective diff2flow"):
+        Objective(FlowAlignment(ContinuousSchedule("log", 0.002, 120.0), "edm", 0.5), "naive_fm")
+
+
 def test_tables_are_complete(sd):
-    assert set(OBJECTIVES) == {"diff2flow", "naive_fm", "diffusion"}
+    assert set(OBJECTIVES) == {"diff2flow", "naive_fm", "diffusion", "flow"}
     assert FlowAlignment(sd.schedule, "v").prediction == "v"

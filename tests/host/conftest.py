@@ -56,6 +56,16 @@ def patch_nodes(comfy: ModuleType) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def flow_models(comfy: ModuleType) -> ModuleType:
+    """The module `flow_models.py`: `.make(kind, build)`, `.conditionings(kind)`, `.KINDS` of native flow models."""
+    spec = importlib.util.spec_from_file_location("flow_models", Path(__file__).with_name("flow_models.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
 def definitions(server: Any) -> dict[str, Any]:
     """The server's definitions of all nodes."""
     return server.object_info()

@@ -11,14 +11,12 @@ def refused(host, model, *words):
 
 
 @pytest.mark.parametrize("model_type, words", {
-    "EDM": ["ModelSamplingContinuousEDM", "SD1.5"],
-    "V_PREDICTION_CONTINUOUS": ["ModelSamplingContinuousV", "SD1.5"],
     "STABLE_CASCADE": ["StableCascadeSampling", "SD1.5"],
-    "V_PREDICTION_EDM": ["ModelSamplingContinuousEDM", "SD1.5"],
-    "FLOW": ["flow matching model as it is", "leave the node out"],
-    "FLUX": ["flow matching model as it is", "leave the node out"],
+    "FLOW": ["flow matching model as it is"],
+    "FLUX": ["flow matching model as it is"],
     "FLOW_COSMOS": ["ModelSamplingCosmosRFlow", "SD1.5"],
     "IMG_TO_IMG": ["IMG_TO_IMG"],
+    "V_PREDICTION_DDPM": ["V_PREDICTION_DDPM"],
 }.items())  # fmt: skip
 def test_other_kinds_of_models(host, build, model_type, words):
     import comfy.model_base
@@ -32,7 +30,7 @@ def test_other_kinds_of_models(host, build, model_type, words):
 
 
 @pytest.mark.parametrize("kind, words", [
-    ("lcm", ["ModelSamplingDiscreteDistilled"]),
+    ("lcm", ["ModelSamplingDiscreteDistilled", "remove that node"]),
     ("img_to_img", ["IMG_TO_IMG"]),
     ("img_to_img_flow", ["flow matching model"]),
 ])  # fmt: skip
@@ -40,15 +38,9 @@ def test_stock_patches_that_are_no_plain_diffusion(host, eps_model, stock_sampli
     refused(host, stock_sampling(eps_model, kind), *words)
 
 
-@pytest.mark.parametrize("sampling", ["edm", "edm_playground_v2.5", "eps", "v_prediction"])
-def test_continuous_edm_patches(host, eps_model, stock, sampling):
-    model = stock("model_advanced", "ModelSamplingContinuousEDM")().patch(eps_model, sampling, 120.0, 0.002)[0]
-    refused(host, model, "ModelSamplingContinuousEDM")
-
-
-def test_continuous_v_patch(host, eps_model, stock):
-    model = stock("model_advanced", "ModelSamplingContinuousV")().patch(eps_model, "v_prediction", 500.0, 0.03)[0]
-    refused(host, model, "ModelSamplingContinuousV")
+def test_cosmos_over_edm(host, eps_model, stock):
+    model = stock("model_advanced", "ModelSamplingContinuousEDM")().patch(eps_model, "cosmos_rflow", 120.0, 0.002)[0]
+    refused(host, model, "ModelSamplingCosmosRFlow")
 
 
 def test_what_is_converted_already(host, eps_model):
@@ -60,8 +52,31 @@ def test_a_flow_patch_on_a_diffusion_model(host, eps_model, stock):
 
 
 def test_an_override_does_not_let_another_schedule_in(host, build):
-    with pytest.raises(ValueError, match="ModelSamplingContinuousEDM"):
-        host.convert(build("EDM"), prediction="v")
+    with pytest.raises(ValueError, match="StableCascadeSampling"):
+        host.convert(build("STABLE_CASCADE"), prediction="v")
+
+
+# What a node is given -> words of its refusal; none of them speaks of another node as if it were in the graph.
+NODES = {
+    "D2FKSampler": "Diff2Flow KSampler",
+    "D2FTrainLora": "Diff2Flow LoRA Trainer",
+    "D2FReflowPairs": "Generate Reflow Pairs (Diff2Flow)",
+    "D2FTrajectory": "Trajectory Report (Diff2Flow)",
+    "D2FLoadLora": "Load Diff2Flow LoRA",
+    "D2FConvert": "Convert to Flow Matching",
+}
+
+
+def test_the_node_that_refuses_names_itself(host, schemas, build, eps_model, stock_sampling):
+    """The names of the nodes are those that their refusals begin to speak of."""
+    assert {node: schemas[node].display_name for node in NODES} == NODES
+    for model in (build("STABLE_CASCADE"), stock_sampling(eps_model, "lcm"), stock_sampling(eps_model, "img_to_img")):
+        for name in NODES.values():
+            for read, given in ((host.as_flow, {"node": name}), (host.alignment_of, {"node": name})):
+                with pytest.raises(ValueError) as error:
+                    read(model, **given)
+                others = [other for other in NODES.values() if other != name and f"'{other}'" in str(error.value)]
+                assert f"'{name}'" in str(error.value) and others in ([], ["Convert to Flow Matching"]), error.value
 
 
 def test_options_out_of_range_are_named(host, eps_model):

@@ -7,7 +7,7 @@
 
 from .beliefs import Belief, belief_of, probe_candidates
 from .captions import check_caption, extras_of
-from .frozen import frozen_base
+from .frozen import frozen_base, has_cross_attention
 from .guided import as_teacher, in_guider, needs_negative, to_samples
 from .identity import identity_of
 from .options import CallOptions, sigma_of
@@ -24,6 +24,7 @@ __all__ = [
     "check_trainable",
     "extras_of",
     "frozen_base",
+    "has_cross_attention",
     "identity_of",
     "in_guider",
     "names_of",

@@ -7,6 +7,7 @@ loaded before has left on a layer does not come along.
 from functools import partial
 from typing import Any
 
+import comfy.ldm.flux.layers
 import comfy.lora
 import comfy.utils
 import torch
@@ -17,6 +18,9 @@ from ....d2f_core import frozen_copy
 _NETWORK = "diffusion_model"
 # Attributes by which layers fetch their weights under the host's dynamic patcher.
 _FETCHING = ("_v", "weight_lowvram_function", "bias_lowvram_function")
+
+# Blocks that add to the tensors that they are given.
+_ADDING_IN_PLACE = (comfy.ldm.flux.layers.DoubleStreamBlock, comfy.ldm.flux.layers.SingleStreamBlock)
 
 
 class GivenSampling:
@@ -55,7 +59,8 @@ def frozen_base(model: Any, dtype: torch.dtype | None, recompute: bool) -> Any:
     """
     base = model.model
     streamed = getattr(model, "is_dynamic", lambda: False)() or getattr(base, "model_lowvram", False)
-    network = frozen_copy(base.diffusion_model, dtype, recompute, partial(_fetch, model) if streamed else None)
+    fetch = partial(_fetch, model) if streamed else None
+    network = frozen_copy(base.diffusion_model, dtype, recompute, fetch, _ADDING_IN_PLACE)
     for path, theirs, ours in _layers(base.diffusion_model, network):
         _take_off(theirs, ours)
         if streamed:
@@ -70,6 +75,11 @@ def frozen_base(model: Any, dtype: torch.dtype | None, recompute: bool) -> Any:
     _replace(twin, "current_patcher", None)
     _replace(twin, "model_sampling", GivenSampling(model.get_model_object("model_sampling")))
     return twin
+
+
+def has_cross_attention(network: nn.Module) -> bool:
+    """Whether a network's image attends to the text alone, as in Stable Diffusion's, and not to both at once."""
+    return any(path.endswith("attn2.to_k") for path, _ in network.named_modules())
 
 
 def _layers(theirs: nn.Module, ours: nn.Module) -> list[tuple[str, nn.Module, nn.Module]]:

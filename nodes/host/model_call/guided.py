@@ -8,8 +8,8 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..conversion import convert
-from ..model import is_converted
+from ..conversion import as_flow
+from ..model import NODE_NAME
 from ..sampling import make_sampler
 
 # (sigma, x (B, *)) -> x0 (B, *), with guidance.
@@ -63,9 +63,9 @@ def needs_negative(model: Any, cfg: float) -> bool:
     return cfg != 1 or bool(model.model_options.get("disable_cfg1_optimization", False))
 
 
-def as_teacher(model: Any) -> Any:
-    """The MODEL as a flow matching model that starts at pure noise; a converted one as it is."""
-    return model if is_converted(model) else convert(model, "noise")
+def as_teacher(model: Any, node: str = NODE_NAME) -> Any:
+    """The MODEL as a flow matching model that starts at pure noise; one that is a flow matching model as it is."""
+    return as_flow(model, "noise", node)
 
 
 def to_samples(model: Any, latents: Tensor) -> Tensor:

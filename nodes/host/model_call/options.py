@@ -10,8 +10,7 @@ from comfy.ldm.modules import attention
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from ..flow_sampling import FlowSampling
-from ..model import sampling_of
+from ..model import alignment_of, is_flow, sampling_of
 from .patches import changes_calls, merged_calls
 
 # Attentions that have no backward pass.
@@ -54,8 +53,9 @@ class CallOptions:
 def sigma_of(model: Any) -> Callable[[Tensor], Tensor]:
     """Timestep (B,) -> the sigma (B,) at which the MODEL's sampler would call its network there, float32."""
     sampling = sampling_of(model)
-    if isinstance(sampling, FlowSampling):  # its own sigma() is that of schedulers, which may be shifted
-        return lambda timestep: (1 - sampling.alignment.flow_time(timestep)).float()
+    if is_flow(model):  # its own sigma() is that of schedulers, which may be shifted
+        alignment = alignment_of(model)
+        return lambda timestep: (1 - alignment.flow_time(timestep)).float()
     return lambda timestep: sampling.sigma(timestep.float()).float()
 
 

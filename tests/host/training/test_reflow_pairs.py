@@ -215,9 +215,9 @@ def test_refusals(generate, build, conditioning, output, case):
     assert not list(output.rglob("*.safetensors"))
 
 
-def test_flow_models_are_refused_by_name(generate, build, conditioning):
-    with pytest.raises(ValueError, match="is a flow matching model as it is"):
-        generate(build(flow=True), positive=conditioning[0])
+def test_other_kinds_of_models_are_refused_by_name(generate, build, conditioning):
+    with pytest.raises(ValueError, match=r"StableCascadeSampling, .*'Generate Reflow Pairs \(Diff2Flow\)'"):
+        generate(build("STABLE_CASCADE"), positive=conditioning[0])
 
 
 def test_latents_that_are_not_finite(generate, build, conditioning, watch):
