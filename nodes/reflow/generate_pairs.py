@@ -37,8 +37,9 @@ class D2FReflowPairs(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The teacher: a diffusion model (SD1.5, SD2.1, SDXL), converted to flow matching or not. "
-                    "For another round of reflow, apply the reflow LoRA of the previous one first.",
+                    tooltip="The teacher: a diffusion model (SD1.5, SD2.1, SDXL, EDM), converted to flow matching or "
+                    "not, or a flow matching model. For another round of reflow, apply the reflow LoRA of the previous "
+                    "one first.",
                 ),
                 *_pair_inputs(),
                 *_teacher_inputs(),

@@ -26,7 +26,9 @@ class D2FTrajectory(io.ComfyNode):
             "before and after reflow.",
             search_aliases=["diff2flow straightness", "trajectory", "curvature", "reflow report", "few step error"],
             inputs=[
-                io.Model.Input("model", tooltip="Diffusion model, converted to flow matching or not."),
+                io.Model.Input(
+                    "model", tooltip="Diffusion model, converted to flow matching or not, or flow matching model."
+                ),
                 io.Conditioning.Input("positive", tooltip="Prompt of all paths, used as in a sampler."),
                 *_widgets(),
                 io.Model.Input("model_2", optional=True, tooltip="A second model, measured from the same noise."),

@@ -19,16 +19,17 @@ class D2FConvert(io.ComfyNode):
             node_id="D2FConvert",
             display_name="Convert to Flow Matching",
             category=CATEGORY,
-            description="Turns a diffusion model (SD1.5, SD2.1, SDXL) into a flow matching model: rescales timesteps, "
-            "aligns the interpolants and derives the velocity from the eps- or v-prediction (Diff2Flow, CVPR 2025). No "
-            "weights change. Conversion alone changes the coordinates, not the images: at the same noise levels, Euler "
-            "gives the image that DDIM gives. The gain comes from training the converted model.",
+            description="Turns a diffusion model (SD1.5, SD2.1, SDXL, EDM) into a flow matching model: rescales "
+            "timesteps, aligns the interpolants and derives the velocity from the prediction (Diff2Flow, CVPR 2025). "
+            "No weights change. Conversion alone changes the coordinates, not the images: at the same noise levels, "
+            "Euler gives the image that DDIM gives. The gain comes from training the converted model.",
             search_aliases=["diff2flow", "flow matching", "rectified flow", "velocity", "eps to flow", "v to flow"],
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="Diffusion model with eps- or v-prediction and discrete timesteps. LoRAs, ControlNets and "
-                    "zero-terminal-SNR patches (ModelSamplingDiscrete) applied before this node are kept.",
+                    tooltip="Diffusion model: eps- or v-prediction with discrete timesteps, EDM, or continuous v. "
+                    "LoRAs, ControlNets and ModelSampling patches (zero terminal SNR, EDM) applied before this node "
+                    "are kept. A flow matching model is passed on unchanged, and the node says so.",
                 ),
                 io.Combo.Input(
                     "start",
@@ -51,8 +52,9 @@ class D2FConvert(io.ComfyNode):
                     "prediction",
                     options=[AUTO, *(name for name, row in PREDICTIONS.items() if not row.is_flow)],
                     default=AUTO,
-                    tooltip="What the network predicts: the noise (eps), v, or the clean latent (x0). auto takes it "
-                    "from the model; override it only for a checkpoint that is labelled incorrectly.",
+                    tooltip="What the network predicts: the noise (eps), v, the clean latent (x0), or v with the "
+                    "opposite sign (edm). auto takes it from the model; override it only for a checkpoint that is "
+                    "labelled incorrectly.",
                     advanced=True,
                 ),
             ],

@@ -32,8 +32,8 @@ class D2FLoadLora(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="Diffusion model that the LoRA was trained on, or a fine-tune of it. A model that is "
-                    "converted already keeps its conversion.",
+                    tooltip="Model that the LoRA was trained on, or a fine-tune of it. A model that is converted "
+                    "already keeps its conversion, and a flow matching model stays as it is.",
                 ),
                 io.Combo.Input(
                     "lora",

@@ -26,16 +26,16 @@ class D2FTrainLora(io.ComfyNode):
             display_name="Diff2Flow LoRA Trainer",
             category=CATEGORY,
             description="Fine-tunes a diffusion model as a flow matching model, or a flow matching model as it is, "
-            "with a LoRA, inside the graph. It saves "
-            "regularly, can be cancelled without losing anything, and resumes when it is run again.",
+            "with a LoRA, inside the graph. It saves regularly, can be cancelled without losing anything, and resumes "
+            "when it is run again.",
             search_aliases=["diff2flow train", "train lora", "finetune", "flow matching training", "lora trainer"],
             is_input_list=True,
             inputs=[
                 io.Model.Input(
                     "model",
                     tooltip="Diffusion model (SD1.5, SD2.1, SDXL, EDM), converted to flow matching or not, or a flow "
-                    "matching model of its own, for SDXL and SD1.5 checkpoints behind ModelSamplingSD3. The model "
-                    "itself is not changed; LoRAs applied before this node stay part of it.",
+                    "matching model (a checkpoint of SDXL's or SD1.5's shape that is one needs ModelSamplingSD3 before "
+                    "this node). The model itself is not changed; LoRAs applied before this node stay part of it.",
                 ),
                 io.Latent.Input(
                     "latents",

@@ -48,3 +48,87 @@ def test_samplers_of_the_pack_take_it_as_it_is(host, node, flow, texts, empty):
     stock = host.sample(flow, empty, *texts, 3.0, euler, torch.linspace(1, 0, 5), 42)["samples"]
     assert nfe == 4 and torch.isfinite(stock).all() and stock.std() > 0.1
     assert (ours["samples"] - stock).abs().max() < 1e-5 * (stock.max() - stock.min())
+
+
+@pytest.mark.parametrize("solver, steps", [("rk4", 3), ("dopri5", 4), ("heun", 4)])
+def test_solvers_take_it(node, flow_models, build, solver, steps):
+    flow, texts = flow_models.make("sd3", build), flow_models.conditionings("sd3")
+    latent, nfe = run(node, flow, texts, {"samples": torch.zeros(1, 16, 8, 8)}, solver, steps=steps)
+    assert torch.isfinite(latent["samples"]).all() and nfe > steps
+
+
+def test_the_scheduler_of_the_pack_starts_at_pure_noise(host, node, flow, stock):
+    schedule = node("D2FScheduler").execute
+    assert torch.allclose(schedule(flow, {"grid": "uniform"}, 4, 1.0).result[0], torch.linspace(1, 0, 5))
+    given = {"grid": "stock scheduler", "scheduler": "simple"}
+    assert torch.equal(schedule(flow, given, 6, 1.0).result[0], host.stock_sigmas(flow, "simple", 6))
+
+
+@pytest.fixture
+def told(part, monkeypatch):
+    """What nodes write on themselves."""
+    texts = []
+    monkeypatch.setattr(part("host.conversion"), "tell", texts.append)
+    return texts
+
+
+def test_the_converter_passes_it_through_and_says_so(node, flow, told, sample, kind):
+    out = node("D2FConvert").execute(flow, "t_min", 1.0, "auto").result[0]
+    assert out is flow
+    assert len(told) == 1 and "is a flow matching model as it is" in told[0] and "passed on unchanged" in told[0]
+
+
+def test_a_flow_patch_on_a_checkpoint_of_sdxls_shape(host, node, eps_model, stock, told):
+    """bigASP and its like: eps by the stock loader, right behind ModelSamplingSD3."""
+    behind = stock("model_advanced", "ModelSamplingSD3")().patch(eps_model, 4.5)[0]
+    assert node("D2FConvert").execute(behind, "noise", 1.0, "auto").result[0] is behind
+    assert "(shift 4.5)" in told[0] and host.REPORT_NODE in told[0]
+    assert host.alignment_of(behind).schedule.multiplier == 1000
+    assert host.flow_settings(behind) == ("noise", 4.5)
+    aura = stock("model_advanced", "ModelSamplingAuraFlow")().patch_aura(eps_model, 1.73)[0]
+    assert host.alignment_of(aura).schedule.multiplier == 1
+    flux = stock("model_advanced", "ModelSamplingFlux")().patch(eps_model, 1.15, 0.5, 1024, 1024)[0]
+    assert host.alignment_of(flux).schedule.multiplier == 1
+
+
+@pytest.mark.parametrize("shift, prediction, words", [
+    (3.0, "auto", "shift is 3, but .*set the shift in ModelSamplingSD3, and here to 1"),
+    (1.0, "eps", "prediction is 'eps', but .*remove that ModelSampling node; .*'Model Report"),
+])  # fmt: skip
+def test_what_only_a_conversion_can_do_is_refused(node, build, shift, prediction, words):
+    with pytest.raises(ValueError, match=words):
+        node("D2FConvert").execute(build(flow=True), "t_min", shift, prediction)
+
+
+def test_other_flow_models_are_refused_by_name(host, node, eps_model, stock_sampling, stock, build):
+    patched = stock_sampling(eps_model, "img_to_img_flow")
+    with pytest.raises(ValueError, match="IMG_TO_IMG_FLOW"):
+        node("D2FConvert").execute(patched, "t_min", 1.0, "auto")
+    with pytest.raises(ValueError, match=r"IMG_TO_IMG_FLOW.*'a node'"):
+        host.alignment_of(patched, "a node")
+    sampling = build(flow=True)
+    noisy = sampling.clone()
+    own = host.sampling_of(sampling)
+    own.noise_scale = 8.0
+    with pytest.raises(ValueError, match=r"noise of the scale 8; 'a node' takes .*remove ModelNoiseScale"):
+        host.alignment_of(noisy, "a node")
+
+
+def test_timesteps_of_another_kind_are_refused(host, eps_model, stock):
+    behind = stock("model_advanced", "ModelSamplingSD3")().patch(eps_model, 3.0)[0]
+    sampling = host.sampling_of(behind)
+
+    class Logarithmic(type(sampling)):
+        def timestep(self, sigma):
+            return 1000 * sigma.log1p()
+
+    sampling.__class__ = Logarithmic
+    with pytest.raises(ValueError, match="Logarithmic, whose timesteps are not proportional to sigma"):
+        host.alignment_of(behind, "a node")
+
+
+def test_nothing_of_the_packs_is_left_on_it(host, node, flow, texts, empty, fingerprint, kind):
+    mark = fingerprint(flow)
+    run(node, flow, texts, empty)
+    node("D2FConvert").execute(flow, "t_min", 1.0, "auto")
+    assert fingerprint(flow) == mark and flow.object_patches == {} and not flow.wrappers

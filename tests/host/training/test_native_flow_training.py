@@ -132,3 +132,139 @@ def test_objectives_of_diffusion_models_are_refused(build, train, objective, out
     with pytest.raises(ValueError, match=f"objective is {objective}, .*flow matching model of its own; choose diff2f"):
         train(build(flow=True), objective=objective)
     assert not list(output.rglob("*.safetensors"))
+
+
+def test_stock_nodes_sample_the_file_behind_the_flow_patch(host, node, build, train, stock, saved, conditioning):
+    """Trained behind ModelSamplingSD3: the stock Load LoRA behind ModelSamplingSD3 samples the file as ours does."""
+    from diff2flow_kit.d2f_data.files.lora_file import load_lora
+
+    patch = stock("model_advanced", "ModelSamplingSD3")().patch
+    lora = train(patch(build("EPS"), 3.0)[0], steps=4, learning_rate=0.1, targets="all")[0]
+    assert (lora.facts.objective, lora.facts.shift, lora.facts.base_model) == ("flow", 3.0, "Config")
+    file = load_lora(saved()[-1])
+    ours = node("D2FLoadLora").execute(patch(build("EPS"), 6.0)[0], "none", 1.0, file).result[0]
+    theirs = patch(stock("train", "LoraModelLoader").execute(build("EPS"), dict(file), 1.0).result[0], 6.0)[0]
+    plain = drawn(host, patch(build("EPS"), 6.0)[0], conditioning)
+    assert difference(drawn(host, ours, conditioning), drawn(host, theirs, conditioning)) < 1e-5
+    assert difference(drawn(host, ours, conditioning), plain) > 1e-2
+
+
+def test_a_lora_of_a_flow_model_is_for_flow_models(node, build, train, stock, conditioning):
+    lora = train(build(flow=True), steps=1)[0]
+    load = node("D2FLoadLora").execute
+    with pytest.raises(ValueError, match=r"trained on a flow matching model, but this one is sampled as a diffusion .*"
+                       r"put ModelSamplingSD3 before this node"):  # fmt: skip
+        load(build("EPS"), "none", 1.0, lora)
+    other = train(build("EPS"), steps=1, run_name="eps")[0]
+    words = (
+        "trained on a diffusion model with eps-prediction, but this one is sampled as a flow matching model of its own"
+    )
+    with pytest.raises(ValueError, match=words):
+        load(build(flow=True), "none", 1.0, other)
+    aura = stock("model_advanced", "ModelSamplingAuraFlow")().patch_aura(build("EPS"), 1.73)[0]
+    assert "another noise schedule" in load(aura, "none", 1.0, lora).result[1]
+
+
+def test_the_node_says_that_the_objective_is_flow(build, train, part, monkeypatch):
+    texts = []
+    monkeypatch.setattr(part("host.progress").NodeProgress, "say", lambda self, text: texts.append(text))
+    train(build(flow=True), steps=1)
+    assert texts[0] == "starting; objective flow, as this is a flow matching model of its own"
+    texts.clear()
+    train(build("EPS"), steps=1, run_name="eps")
+    assert texts[0] == "starting"
+
+
+def test_its_loss_is_that_of_flow_matching(build, train, watch, latents):
+    """A network that answers eps - x0 for the only picture has no loss at any t; with the other sign, a large one."""
+    x0 = latents[:1] * 0.18215
+
+    def ideal(sign):
+        def network(run, x, timesteps):
+            s = (timesteps / 1000).clamp(min=1e-3).reshape(-1, 1, 1, 1)
+            return run() * 0 + sign * (x - x0) / s  # (1 - s) x0 + s eps - x0 = s (eps - x0)
+
+        return watch(build(flow=True), network)
+
+    right, wrong = (train(ideal(sign), latents[:1], steps=2, resume="new")[1]["loss"] for sign in (1.0, -1.0))
+    assert max(right) < 1e-3 and min(wrong) > 1
+
+
+def test_an_image_condition(host, node, build, train, conditioning, latents):
+    flow = host.widen(build(flow=True))
+    seen = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(8))
+    lora = train(flow, latents, steps=3, condition=seen, learning_rate=0.05)[0]
+    assert (lora.facts.objective, lora.facts.condition) == ("flow", "image")
+    loaded, info = node("D2FLoadLora").execute(build(flow=True), "none", 1.0, lora).result
+    assert host.widened(loaded) and "image condition added; trained on a flow matching model" in info
+    images = [host.with_condition(one, seen[:2]) for one in conditioning]
+    others = [host.with_condition(one, seen[2:4]) for one in conditioning]
+    one, other = drawn(host, loaded, images), drawn(host, loaded, others)
+    assert torch.isfinite(one).all() and difference(one, other) > 1e-2
+    with pytest.raises(ValueError, match="takes an image condition, but 'positive' has none"):
+        drawn(host, loaded, conditioning)
+
+
+def test_a_transformer_takes_no_image_condition(host, flow_models, build):
+    for kind in ("sd3", "auraflow", "flux"):
+        model = flow_models.make(kind, build)
+        with pytest.raises(ValueError, match=f"{type(model.model).__name__} has no UNet whose first layer"):
+            host.widen(model)
+
+
+def test_texts_of_different_lengths(host, part, flow_models, build):
+    """Where texts and image attend to each other, a repeated text would be another one."""
+    join = part("network.conditionings").join
+    for kind, calls in (("unet", 1), ("sd3", 2)):
+        flow, shape = flow_models.make(kind, build), (flow_models.SHAPES[kind][0], 8, 8)
+        with host.training(flow) as network, torch.no_grad():
+            long, short = (network.condition(flow_models.conditionings(kind, tokens)[0], shape) for tokens in (14, 7))
+            x = torch.randn(2, *shape, generator=torch.manual_seed(0))
+            t = network.alignment.timestep(torch.tensor([0.4, 0.4], dtype=torch.float64))
+            joined = join([long, short], network.cross_attention)
+            assert (1 if isinstance(joined, dict) else len(joined)) == calls
+            both = network(x, t, joined)
+            alone = torch.cat([network(x[:1], t[:1], long), network(x[1:], t[1:], short)])
+        assert difference(both, alone) < 1e-5
+
+
+# Continuous diffusion
+
+
+@pytest.mark.parametrize("objective", ["diff2flow", "diffusion"])
+@pytest.mark.parametrize("node_and_values", [
+    ("ModelSamplingContinuousEDM", "edm", 120.0, 0.002),
+    ("ModelSamplingContinuousV", "v_prediction", 500.0, 0.03),
+], ids=["edm", "continuous v"])  # fmt: skip
+def test_a_lora_over_a_continuous_schedule(host, node, build, train, stock, conditioning, node_and_values, objective):
+    name, *values = node_and_values
+
+    def model():
+        return stock("model_advanced", name)().patch(build("EPS"), *values)[0]
+
+    lora = train(model(), steps=4, learning_rate=0.05, objective=objective)[0]
+    assert (lora.facts.objective, lora.facts.prediction) == (objective, "edm" if "EDM" in name else "v")
+    ours = node("D2FLoadLora").execute(model(), "none", 1.0, lora).result[0]
+    theirs = stock("train", "LoraModelLoader").execute(model(), lora, 1.0).result[0]
+    assert host.is_converted(ours) is (objective == "diff2flow")
+    ve = torch.tensor([20.0, 5.0, 1.0, 0.2, 0.0])
+    levels = ve / (1 + ve) if host.is_converted(ours) else ve
+    stock_latents = drawn(host, theirs, conditioning, ve.tolist())
+    assert difference(drawn(host, ours, conditioning, levels.tolist()), stock_latents) < 1e-4
+    assert difference(drawn(host, model(), conditioning, ve.tolist()), stock_latents) > 1e-3
+    plain = build("EPS")
+    with pytest.raises(ValueError, match="-prediction, but this one has eps-prediction"):
+        node("D2FLoadLora").execute(plain, "none", 1.0, lora)
+
+
+def test_naive_fm_needs_a_table(build, train):
+    with pytest.raises(ValueError, match="naive_fm counts flow time by the timesteps of a table"):
+        train(build("EDM"), objective="naive_fm")
+
+
+def test_other_models_are_refused_in_the_trainers_name(build, train, fingerprint):
+    model = build("STABLE_CASCADE")
+    mark = fingerprint(model)
+    with pytest.raises(ValueError, match="whose timesteps 'Diff2Flow LoRA Trainer' cannot count"):
+        train(model)
+    assert fingerprint(model) == mark
