@@ -11,7 +11,16 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-COMMANDS = ("make_tokenizer", "train_vae", "train_reader", "make_latents", "train_unet", "evaluate", "world.train_vae")
+COMMANDS = (
+    "make_tokenizer",
+    "train_vae",
+    "train_reader",
+    "make_latents",
+    "train_unet",
+    "train_flow_twin",
+    "evaluate",
+    "world.train_vae",
+)
 
 
 def load_package(folder: Path, name: str = "d2f_demo") -> ModuleType:

@@ -1,9 +1,9 @@
 """Evaluate the demo model with ComfyUI's own sampler: `python demo evaluate --cfg 3 --grid out.png`.
 
 256 prompts of training combinations, half of them full captions and half as short as "a red sphere", are
-sampled with 25 DDIM steps and classified by the attribute classifier (`reader`); an attribute is scored if
-the prompt names it. Also measured: the time per batch of 16 (best of three), and the Frechet distance
-between samples and renders on the features of the classifier.
+sampled with 25 DDIM steps (the flow twin, `--model flow`, with 25 Euler steps) and classified by the attribute
+classifier (`reader`); an attribute is scored if the prompt names it. Also measured: the time per batch of 16 (best of
+three), and the Frechet distance between samples and renders on the features of the classifier.
 """
 
 import argparse
@@ -22,7 +22,8 @@ from .scenes import ATTRIBUTES, Scene, sample_scene
 from .train_log import WEIGHTS, import_host, log
 
 STEPS, CFG = 25, 3.0
-SAMPLER, SCHEDULER = "ddim", "ddim_uniform"
+SAMPLERS = {"diffusion": ("ddim", "ddim_uniform"), "flow": ("euler", "simple")}
+SAMPLER, SCHEDULER = SAMPLERS["diffusion"]
 
 
 def prompts_for(scenes: list[Scene]) -> tuple[list[str], list[dict[str, str]]]:
@@ -58,7 +59,9 @@ def sample_images(
     checkpoint: (MODEL, CLIP, VAE). The noise comes from a generator of its own.
     Returns images (len(prompts), 96, 96, 3) in [0, 1].
     """
-    from .networks import IMAGE_SIZE, ksampler
+    import comfy.sample
+
+    from .networks import IMAGE_SIZE
 
     model, clip, vae = checkpoint
     gen, side, images = torch.Generator().manual_seed(seed), IMAGE_SIZE // 8, []
@@ -67,7 +70,19 @@ def sample_images(
         for start in range(0, len(prompts), batch):
             positive = encode_prompts(clip, prompts[start : start + batch])
             noise = torch.randn(len(positive[0][0]), 4, side, side, generator=gen)
-            latent = ksampler(model, noise, steps, cfg, sampler, scheduler, positive, negative, seed)
+            latent = comfy.sample.sample(
+                model,
+                noise,
+                steps,
+                cfg,
+                sampler,
+                scheduler,
+                positive,
+                negative,
+                torch.zeros_like(noise),
+                seed=seed,
+                disable_pbar=True,
+            )
             images.append(vae.decode(latent).float().cpu())
     return torch.cat(images)
 
@@ -92,12 +107,15 @@ def save_grid(images: Tensor, path: Path, columns: int = 16) -> None:
     Image.fromarray(array).save(path)
 
 
-def measure(checkpoint: tuple, count: int, cfg: float, seed: int) -> tuple[dict[str, float], Tensor]:
-    """Accuracies, Frechet distance and seconds per batch of 16 (best of three), and the images."""
+def measure(
+    checkpoint: tuple, count: int, cfg: float, seed: int, kind: str = "diffusion"
+) -> tuple[dict[str, float], Tensor]:
+    """Accuracies, Frechet distance and seconds per batch of 16 (best of three), and the images; kind: of SAMPLERS."""
+    sampler, scheduler = SAMPLERS[kind]
     rng = np.random.default_rng(seed)
     scenes = [sample_scene(rng) for _ in range(count)]
     prompts, wanted = prompts_for(scenes)
-    images = sample_images(checkpoint, prompts, seed, cfg=cfg)
+    images = sample_images(checkpoint, prompts, seed, cfg=cfg, sampler=sampler, scheduler=scheduler)
     both = accuracy_of_pairs(images, wanted)
     seconds = min(seconds_for(checkpoint, prompts[:16], cfg) for _ in range(3))
     renders = render_batch([sample_scene(rng) for _ in range(1024)])[0]
@@ -128,6 +146,7 @@ def main(argv: list[str]) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="demo evaluate", description=__doc__)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--model", choices=list(SAMPLERS), default="diffusion")
     parser.add_argument("--count", type=int, default=256)
     parser.add_argument("--cfg", type=float, nargs="+", default=[CFG])
     parser.add_argument("--grid", type=Path, help="write the first 64 images of the last --cfg to this PNG")
@@ -139,10 +158,10 @@ def main(argv: list[str]) -> None:
     torch.set_num_threads(args.threads)
     from .networks import load_demo_checkpoint
 
-    checkpoint = load_demo_checkpoint(args.weights)
+    checkpoint = load_demo_checkpoint(args.weights, args.model)
     for cfg in args.cfg:
-        figures, images = measure(checkpoint, args.count, cfg, args.seed)
-        record = {"count": args.count, "steps": STEPS, "cfg": cfg, "seed": args.seed, **figures}
+        figures, images = measure(checkpoint, args.count, cfg, args.seed, args.model)
+        record = {"model": args.model, "count": args.count, "steps": STEPS, "cfg": cfg, "seed": args.seed, **figures}
         print(json.dumps(record)) if not args.log else log("evaluate", **record)
     if args.grid:
         save_grid(images[:64], args.grid)

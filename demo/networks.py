@@ -1,20 +1,23 @@
 """The demo checkpoint, built from the classes of the host, ComfyUI; no other file here needs `comfy` on import.
 
 UNet: `UNetModel` with Stable Diffusion's layout (residual blocks, cross-attention at half resolution) in a
-`BaseModel` with eps-prediction and the default SD schedule. Text: the host's CLIP text model with a small
+`BaseModel` with eps-prediction and the default SD schedule, or its twin that was fine-tuned to native flow matching
+(`train_flow_twin`), in a `BaseModel` with flow sampling. Text: the host's CLIP text model with a small
 vocabulary. VAE: the host's TAESD. Latents are (B, 4, H/8, W/8), about N(0, 1) per channel, scale 1.
 All computation is in float32; the files hold float16.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import comfy.clip_model
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
-import comfy.sample
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
@@ -85,6 +88,33 @@ class DemoConfig(comfy.supported_models_base.BASE):
         return comfy.supported_models_base.ClipTarget(DemoTokenizer, DemoTextModel)
 
 
+class FlowDemoConfig(DemoConfig):
+    """The same for a native flow model: eps - x0 at timestep 1000 s, no shift, as behind ModelSamplingSD3."""
+
+    sampling_settings = {"shift": 1.0}
+
+    def model_type(self, state_dict: dict, prefix: str = "") -> comfy.model_base.ModelType:
+        """Flow sampling."""
+        return comfy.model_base.ModelType.FLOW
+
+
+class DemoModel(NamedTuple):
+    """Which weights to load, and what the host is told that they are."""
+
+    file: str
+    config: type[DemoConfig]
+
+
+MODELS: Mapping[str, DemoModel] = MappingProxyType(
+    {
+        "diffusion": DemoModel("unet", DemoConfig),
+        "flow": DemoModel("unet_flow", FlowDemoConfig),
+        "flow, loaded as eps": DemoModel("unet_flow", DemoConfig),
+    }
+)
+DIFFUSION = "diffusion"
+
+
 class DemoWordTokenizer(comfy.sd1_clip.SDTokenizer):
     """The host's tokenizer with the demo vocabulary; MAX_TOKENS tokens per chunk."""
 
@@ -143,9 +173,11 @@ class DemoTextModel(comfy.sd1_clip.SD1ClipModel):
         super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=DemoClip)
 
 
-def new_unet_model(device: torch.device | str = "cpu") -> comfy.model_base.BaseModel:
-    """The diffusion model in float32, with uninitialised weights (the host's layers skip initialisation)."""
-    config = DemoConfig(UNET_CONFIG)
+def new_unet_model(
+    device: torch.device | str = "cpu", config: type[DemoConfig] = DemoConfig
+) -> comfy.model_base.BaseModel:
+    """The model in float32, with uninitialised weights (the host's layers skip initialisation)."""
+    config = config(UNET_CONFIG)
     config.set_inference_dtype(torch.float32, None)
     return config.get_model({}, device=device)
 
@@ -155,23 +187,26 @@ def new_text_model() -> DemoTextModel:
     return DemoTextModel(device="cpu", dtype=torch.float32)
 
 
-def load_model(weights: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+def load_model(
+    weights: Path, model: str = DIFFUSION, disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
     """MODEL: the UNet in the host's patcher, including the recipe for loading it again.
 
-    weights: folder that holds unet.safetensors.
+    weights: folder that holds the weights.
+    model: one of MODELS.
     disable_dynamic: whether to use the plain patcher instead of the one that moves weights at run time. The host
         passes it when it copies a MODEL through `cached_patcher_init`, as its trainer, multi-GPU and compile nodes do.
     """
     management, patchers = comfy.model_management, comfy.model_patcher
     offload = management.unet_offload_device()
-    model = new_unet_model(device=offload)
-    state = {k: v.float() for k, v in load_file(weights / "unet.safetensors").items()}
-    model.diffusion_model.load_state_dict(state)
-    model.eval()
+    base = new_unet_model(offload, MODELS[model].config)
+    state = {k: v.float() for k, v in load_file(weights / f"{MODELS[model].file}.safetensors").items()}
+    base.diffusion_model.load_state_dict(state)
+    base.eval()
     usual = getattr(patchers, "CoreModelPatcher", patchers.ModelPatcher)
     kind = patchers.ModelPatcher if disable_dynamic else usual
-    patcher = kind(model, load_device=management.get_torch_device(), offload_device=offload)
-    patcher.cached_patcher_init = (load_model, (weights,))
+    patcher = kind(base, load_device=management.get_torch_device(), offload_device=offload)
+    patcher.cached_patcher_init = (load_model, (weights, model))
     return patcher
 
 
@@ -192,43 +227,17 @@ def load_vae(weights: Path) -> comfy.sd.VAE:
     return comfy.sd.VAE(sd=widen(load_file(weights / "vae.safetensors")), dtype=torch.float32)
 
 
-def load_demo_checkpoint(folder: Path | str = WEIGHTS) -> tuple:
+def load_demo_checkpoint(folder: Path | str = WEIGHTS, model: str = DIFFUSION) -> tuple:
     """(MODEL, CLIP, VAE) as a stock checkpoint loader returns them.
 
-    folder: folder that holds unet.safetensors, clip.safetensors and vae.safetensors.
+    folder: folder that holds the weights of the model, clip.safetensors and vae.safetensors.
+    model: one of MODELS.
     Raises FileNotFoundError that names the missing file.
     """
     folder = Path(folder)
-    for name in ("unet", "clip", "vae"):
+    for name in (MODELS[model].file, "clip", "vae"):
         if not (folder / f"{name}.safetensors").is_file():
             raise FileNotFoundError(
                 f"demo weights: {folder / name}.safetensors is missing; copy the pack's demo/weights folder again"
             )
-    return load_model(folder), load_clip(folder), load_vae(folder)
-
-
-def ksampler(
-    model: comfy.model_patcher.ModelPatcher,
-    noise: torch.Tensor,
-    steps: int,
-    cfg: float,
-    sampler: str,
-    scheduler: str,
-    positive: list,
-    negative: list,
-    seed: int,
-) -> torch.Tensor:
-    """Latents (B, 4, h, w) that the KSampler node returns for the given noise (B, 4, h, w) and an empty latent."""
-    return comfy.sample.sample(
-        model,
-        noise,
-        steps,
-        cfg,
-        sampler,
-        scheduler,
-        positive,
-        negative,
-        torch.zeros_like(noise),
-        seed=seed,
-        disable_pbar=True,
-    )
+    return load_model(folder, model), load_clip(folder), load_vae(folder)

@@ -60,7 +60,7 @@ def encode_text(text: nn.Module, tokens: Tensor) -> Tensor:
     model = text.clip_l.transformer.text_model
     x = model.embeddings(tokens.long())
     count = tokens.shape[1]
-    mask = torch.full((count, count), -torch.finfo(x.dtype).max).triu_(1)
+    mask = torch.full((count, count), -torch.finfo(x.dtype).max, device=x.device).triu_(1)
     for layer in model.encoder.layers:
         x = x + layer.self_attn(layer.layer_norm1(x), mask, attention_pytorch).float()
         x = x + layer.mlp(layer.layer_norm2(x)).float()
@@ -78,6 +78,9 @@ def loss_weight(snr: Tensor, most: float) -> Tensor:
 
 class Trainer:
     """The two networks, their optimiser, their moving average and the data; `step` does one update."""
+
+    STAGE, ERROR, RESUME = "unet", "eps_mse", "resume.safetensors"  # names in the log, file in the cache folder
+    peak_rate = PEAK_LR
 
     def __init__(self, cache: Path, minutes: float, seed: int, noisy_weight: float, noisy_share: float):
         from .networks import new_text_model, new_unet_model
@@ -140,7 +143,7 @@ class Trainer:
         done = min(1.0, self.clock() / self.budget)
         rate = min(1.0, (self.steps + 1) / WARMUP_STEPS) * (0.02 + 0.49 * (1 + math.cos(math.pi * done)))
         for group in self.opt.param_groups:
-            group["lr"] = PEAK_LR * rate
+            group["lr"] = self.peak_rate * rate
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint for resuming to the cache folder, and the averaged weights in float16 to `folder`."""
@@ -150,14 +153,18 @@ class Trainer:
             state |= {f"opt.{i}.{k}": torch.as_tensor(v) for k, v in values.items()}
         state["clock"] = torch.tensor([float(self.steps), self.clock()], dtype=torch.float64)
         save_file({k: v.contiguous() for k, v in state.items()}, self.cache / "resume.partial")
-        (self.cache / "resume.partial").replace(self.cache / "resume.safetensors")
+        (self.cache / "resume.partial").replace(self.cache / self.RESUME)
+        self.export(folder)
+
+    def export(self, folder: Path) -> None:
+        """Write the averaged weights in float16 to `folder`."""
         for name, file in (("unet", "unet"), ("text", "clip")):
             part = {k[5:]: v for k, v in self.average.items() if k.startswith(name + ".")}
             save_half(part, folder / f"{file}.safetensors")
 
     def resume(self) -> None:
         """Load the checkpoint in the cache folder."""
-        state = load_file(self.cache / "resume.safetensors")
+        state = load_file(self.cache / self.RESUME)
         self.nets.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("net.")})
         self.average = {k[4:]: v for k, v in state.items() if k.startswith("ema.")}
         opt = self.opt.state_dict()
@@ -181,11 +188,11 @@ def run(trainer: Trainer, out: Path, threads: Threads) -> None:
         if trainer.steps % LOG_EVERY == 0:
             loss, mse = (sum(column) / len(recent) for column in zip(*recent))
             log(
-                "unet",
+                trainer.STAGE,
                 step=trainer.steps,
                 seconds=trainer.clock(),
                 loss=loss,
-                eps_mse=mse,
+                **{trainer.ERROR: mse},
                 lr=trainer.opt.param_groups[0]["lr"],
             )
             recent.clear()
@@ -193,7 +200,7 @@ def run(trainer: Trainer, out: Path, threads: Threads) -> None:
             trainer.save(out)
             saved = trainer.clock()
     trainer.save(out)
-    log("unet", step=trainer.steps, seconds=trainer.clock(), done=True, images=trainer.steps * BATCH)
+    log(trainer.STAGE, step=trainer.steps, seconds=trainer.clock(), done=True, images=trainer.steps * BATCH)
 
 
 def main(argv: list[str]) -> None:

@@ -2,20 +2,25 @@
 
 ``patches`` says what is on a MODEL, ``captions`` what is on a CONDITIONING, ``identity`` hashes both. ``frozen`` and
 ``options`` make the call of the network that training needs, and ``compiled`` makes it fast; ``guided`` runs a solver
-inside the host's CFG guider.
+inside the host's CFG guider. ``beliefs`` says what the host takes a MODEL for, ``probing`` asks its network.
 """
 
+from .beliefs import Belief, belief_of, probe_candidates
 from .captions import check_caption, extras_of
 from .compiled import compiler
 from .frozen import frozen_base, has_cross_attention
 from .guided import as_teacher, in_guider, needs_negative, to_samples
 from .identity import identity_of
 from .options import CallOptions, sigma_of
-from .patches import check_trainable, names_of, patches_of
+from .patches import check_trainable, names_of, patches_of, what_is_on
+from .probing import NetworkCall, probe_latents, probe_network
 
 __all__ = [
+    "Belief",
     "CallOptions",
+    "NetworkCall",
     "as_teacher",
+    "belief_of",
     "check_caption",
     "check_trainable",
     "compiler",
@@ -27,6 +32,10 @@ __all__ = [
     "names_of",
     "needs_negative",
     "patches_of",
+    "probe_candidates",
+    "probe_latents",
+    "probe_network",
     "sigma_of",
     "to_samples",
+    "what_is_on",
 ]

@@ -98,6 +98,17 @@ def _owner(function: Callable[..., Any]) -> str:
     return path.split(".")[0]
 
 
+def what_is_on(model: Any) -> list[str]:
+    """Lines on what nodes have put on a MODEL: patched weights, patches and wrappers, injections."""
+    lines = [f"patched weights (LoRAs): {len(model.patches)}"] if model.patches else []
+    names = [name for name in names_of(model) if name not in model.injections]
+    if names:
+        lines.append(f"patches and wrappers: {', '.join(names)}")
+    if model.injections:
+        lines.append(f"injections, which cannot be trained through: {', '.join(map(repr, model.injections))}")
+    return lines or ["patches: none"]
+
+
 def check_trainable(model: Any) -> None:
     """Refuse what cannot be trained through, before anything is loaded.
 

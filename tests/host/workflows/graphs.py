@@ -22,11 +22,15 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def in_small(prompt: Prompt, small: dict[str, dict[str, Any]]) -> Prompt:
-    """`prompt` with the demo model in a checkpoint's place, and with the inputs that `small` has by class of node."""
+    """`prompt` with the demo model in a checkpoint's place, and with the inputs that `small` has by class of node.
+
+    Where ModelSamplingSD3 stands behind the checkpoint, that is the flow twin.
+    """
+    is_flow = any(node["class_type"] == "ModelSamplingSD3" for node in prompt.values())
     for node in prompt.values():
         node["inputs"].update(small.get(node["class_type"], {}))
         if node["class_type"] == "CheckpointLoaderSimple":
-            node.update(class_type="D2FDemoCheckpoint", inputs={})
+            node.update(class_type="D2FDemoCheckpoint", inputs={"model": "flow, loaded as eps"} if is_flow else {})
     return prompt
 
 

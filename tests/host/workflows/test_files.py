@@ -30,7 +30,8 @@ def test_every_model_has_every_task():
     tasks = {f"{model}_{task}" for model in ("demo", "sd15", "sd21_v", "sdxl") for task in TASKS}
     training = {"demo_train_lora", "sd15_train_lora_folder", "sdxl_train_lora_folder"}
     both = {f"{model}_{task}" for model in ("demo", "sd15") for task in ("reflow", "depth")}
-    assert names == {*tasks, "demo_solvers", *training, *both}
+    flow = {"demo_flow_checkpoint", "sdxl_flow_train_lora"}
+    assert names == {*tasks, "demo_solvers", *training, *both, *flow}
 
 
 def test_they_lie_side_by_side_each_with_its_thumbnail():

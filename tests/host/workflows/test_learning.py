@@ -50,6 +50,28 @@ def test_the_demo_learns_a_colour_and_forgets_none(server: Client, ran: Any):
     assert list((server.base / "output" / "loras" / "diff2flow").glob("demo_200_steps_*.safetensors"))
 
 
+def test_the_demo_flow_checkpoint_is_recognised_sampled_and_trained(server: Client):
+    """The whole graph: both reports, noise without ModelSamplingSD3, and a LoRA that has learned cyan."""
+    prompt = prompt_for("demo_flow_checkpoint")
+    result = server.run(prompt)
+    wrong, right = (
+        text for key in sorted(prompt, key=int) if prompt[key]["class_type"] == "PreviewAny"
+        for text in result.outputs[key]["text"]
+    )  # fmt: skip
+    assert "  flow: relative error" in wrong and "To do: put 'ModelSamplingSD3'" in wrong
+    assert "  flow: relative error" in right and "Verdict: ComfyUI is right" in right
+    images = {
+        node["inputs"]["filename_prefix"].removeprefix("diff2flow/demo_flow_"): [
+            load(server, image) for image in result.outputs[key]["images"]
+        ]
+        for key, node in prompt.items()
+        if node["class_type"] == "SaveImage"
+    }
+    assert read_colours(images["2_behind_sd3"]).count("red") == 4
+    assert read_colours(images["3_before"]).count("cyan") <= 1
+    assert read_colours(images["4_after"]).count("cyan") >= 3
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """A folder of six pictures in two sizes, with captions."""
@@ -72,6 +94,23 @@ def test_a_folder_is_trained_on(model: str, server: Client, pictures: Path, new_
     images = saved_images(server, in_small(prompt, small))
     assert sorted(images) == [f"diff2flow/{model}_train_{name}" for name in ("1_before", "2_after", "loss")]
     assert new_files(f"loras/diff2flow/folder_{model}_step*.safetensors")
+
+
+def test_the_flow_graph_for_a_large_checkpoint_runs(
+    server: Client, pictures: Path, new_files: Callable[[str], list[str]]
+):
+    """With the flow twin in the checkpoint's place, loaded as eps."""
+    prompt = prompt_for("sdxl_flow_train_lora")
+    small = {
+        "D2FFolderDataset": {"folder": str(pictures), "resolution": 96, "bucket_step": 32},
+        "D2FTrainLora": {"run_name": "folder_flow", "steps": 4, "warmup_steps": 0, "preview_every": 2},
+        "EmptyLatentImage": {"width": 96, "height": 96},
+        "KSampler": {"steps": 4},
+        "LoadImage": {"image": server.upload_image(pictures / "0.png", "seen.png")},
+    }
+    images = saved_images(server, in_small(prompt, small))
+    assert sorted(images) == [f"diff2flow/sdxl_flow_{name}" for name in ("1_before", "2_after", "loss")]
+    assert new_files("loras/diff2flow/folder_flow_step*.safetensors")
 
 
 def distance(images: list[Image.Image], others: list[Image.Image]) -> float:
