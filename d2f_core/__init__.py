@@ -39,7 +39,7 @@ from .optional import install_command
 from .prediction import PREDICTIONS
 from .reflow import FlowPath, curvature, few_step_errors, follow, straightness
 from .schedule import NoiseSchedule
-from .solve import FIXED_METHODS, METHODS, solve
+from .solve import FIXED_METHODS, METHODS, Tableau, advance, solve
 from .time_map import FlowTime, per_item
 from .train import NonFiniteLossError, StepRecord, Trainer, TrainSettings
 from .train_settings import seeded
@@ -79,11 +79,13 @@ __all__ = [
     "Objective",
     "SolverStep",
     "StepRecord",
+    "Tableau",
     "TimeDensity",
     "TrainSettings",
     "Trainer",
     "TrainingData",
     "WidenedAdapter",
+    "advance",
     "align_to",
     "attached",
     "curvature",
