@@ -37,6 +37,7 @@ from .nfe import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, 
 from .optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 from .optional import install_command
 from .prediction import PREDICTIONS
+from .processes import OneProcess, Processes, agree
 from .reflow import FlowPath, curvature, few_step_errors, follow, straightness
 from .schedule import NoiseSchedule
 from .solve import FIXED_METHODS, METHODS, Tableau, advance, solve
@@ -77,6 +78,8 @@ __all__ = [
     "NonFiniteLossError",
     "NonFiniteVelocityError",
     "Objective",
+    "OneProcess",
+    "Processes",
     "SolverStep",
     "StepRecord",
     "Tableau",
@@ -86,6 +89,7 @@ __all__ = [
     "TrainingData",
     "WidenedAdapter",
     "advance",
+    "agree",
     "align_to",
     "attached",
     "curvature",
