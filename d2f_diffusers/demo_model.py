@@ -38,7 +38,8 @@ def demo_pipeline() -> Any:
     from diffusers import DDIMScheduler, StableDiffusionPipeline
     from transformers import CLIPTokenizer
 
-    scheduler = DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=True, timestep_spacing="trailing")
+    options = {"clip_sample": False, "timestep_spacing": "trailing", "steps_offset": 1}  # pipelines want such an offset
+    scheduler = DDIMScheduler(**SCHEDULE, **options)
     return StableDiffusionPipeline(
         vae=_vae(),
         text_encoder=_text_encoder(),
