@@ -25,6 +25,7 @@ GRIDS = ("uniform", *(name for name in FLOW_GRIDS if name not in ("uniform", "sh
 
 _NATIVE = "is a flow matching model as it is; keep diffusers' FlowMatchEulerDiscreteScheduler for it"
 _BETAS = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+_BETA_ROOTS = {"linear": 1, "scaled_linear": 2}  # of betas that lie on a line, or whose square roots do
 # What some configurations ask for and a deterministic flow has no place for -> the value that means "off".
 _LEFT_OUT = {
     "clip_sample": False,
@@ -81,6 +82,21 @@ def alignment_of(config: Mapping[str, Any]) -> FlowAlignment:
     """Noise schedule and prediction type of a configuration."""
     schedule = NoiseSchedule.from_alphas_cumprod(diffusion(config).alphas_cumprod)
     return FlowAlignment(schedule, PREDICTION_TYPES[config["prediction_type"]])
+
+
+def table_of_comfyui(config: Mapping[str, Any]) -> NoiseSchedule:
+    """The noise schedule as ComfyUI's table has it: sigmas of betas in float64, kept in float32.
+
+    diffusers makes its betas in float32, which changes the sixth digit of the sigmas. A LoRA names the table that it
+    was trained on, and its first steps depend on it, so a training takes ComfyUI's. Schedules of zero terminal SNR,
+    and betas that the configuration lists, are diffusers'.
+    """
+    root = _BETA_ROOTS.get(config["beta_schedule"])
+    if root is None or config["trained_betas"] is not None or config["rescale_betas_zero_snr"]:
+        return alignment_of(config).schedule
+    ends = (config["beta_start"] ** (1 / root), config["beta_end"] ** (1 / root))
+    betas = torch.linspace(*ends, config["num_train_timesteps"], dtype=torch.float64) ** root
+    return NoiseSchedule.from_sigmas(NoiseSchedule.from_betas(betas).sigma_ve.float())
 
 
 def grid_times(config: Mapping[str, Any], alignment: FlowAlignment, steps: int) -> Tensor:

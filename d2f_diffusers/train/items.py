@@ -155,7 +155,7 @@ class PairItems:
                 f"{self.pairs.name} holds the conditioning {', '.join(condition)}; training on pairs outside ComfyUI "
                 "takes those of SD1.5 and SD2.x"
             )
-        return {"context": condition["c_crossattn"]}
+        return {"c_crossattn": condition["c_crossattn"]}
 
     def fingerprint(self) -> str:
         """Hash of everything that determines the pairs, 16 hex digits."""

@@ -15,10 +15,10 @@ from torch import Tensor
 from d2f_core import FlowAlignment
 
 from ..layout import SDXL_EMBEDDING, original_view
-from ..levels import alignment_of, check_config
+from ..levels import PREDICTION_TYPES, table_of_comfyui
 
 Condition = Mapping[str, Tensor]
-"""Conditioning kwargs, name -> tensor (B, ...): "context", and for SDXL "pooled" and "sizes"."""
+"""Conditioning kwargs, name -> tensor (B, ...): "c_crossattn", and for SDXL "pooled" and "sizes"."""
 
 COMPUTE_DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Width of the text's encoding -> ComfyUI's name for the kind of model, as LoRA files have it.
@@ -54,11 +54,14 @@ class PipelineNetwork:
             )
         self.pipeline, self.device = pipeline, device
         self.dtype = COMPUTE_DTYPES[precision] or unet.dtype
+        for part in (unet, pipeline.vae, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)):
+            _own_memory(part)
         self.unet = unet.requires_grad_(False).eval().to(device)
         if self.dtype != unet.dtype:
             self.unet.to(self.dtype)
         if checkpointing:
             self.unet.enable_gradient_checkpointing()
+        _pass_contiguous(self.unet)
         self.module = original_view(self.unet)
         self.alignment = _alignment(pipeline.scheduler.config)
         self.is_xl = unet.config.addition_embed_type == SDXL_EMBEDDING
@@ -71,7 +74,7 @@ class PipelineNetwork:
         given = {name: value.to(self.device, self.dtype) for name, value in condition.items()}
         added = {"text_embeds": given["pooled"], "time_ids": given["sizes"]} if self.is_xl else None
         time = timestep.to(self.device, torch.float32)
-        out = self.unet(network_input.to(self.dtype), time, given["context"], added_cond_kwargs=added)
+        out = self.unet(network_input.to(self.dtype), time, given["c_crossattn"], added_cond_kwargs=added)
         return out.sample.float()
 
     def latents(self, samples: Tensor) -> Tensor:
@@ -106,15 +109,32 @@ class PipelineNetwork:
         """Conditioning kwargs of a CONDITIONING's first entry, tensors (1, ...); ``sizes`` are SDXL's, in pixels."""
         context, options = conditioning[0]
         if not self.is_xl:
-            return {"context": context}
+            return {"c_crossattn": context}
         known = {**options, **(sizes or {})}
         numbers = torch.tensor([[float(known[name]) for name in _SIZES]])
-        return {"context": context, "pooled": options["pooled_output"], "sizes": numbers}
+        return {"c_crossattn": context, "pooled": options["pooled_output"], "sizes": numbers}
+
+
+def _own_memory(module: Any) -> None:
+    """Copy weights out of the mapped file: where they lie there changes the last bit of products on the CPU."""
+    for weight in module.parameters() if module is not None else ():
+        weight.data = weight.data.clone()
+
+
+def _pass_contiguous(unet: Any) -> None:
+    """Copy what enters a transformer's first linear layer into the usual order of memory, as ComfyUI does.
+
+    For a batch of one, diffusers passes a transposed view, with which the gradients differ in their last bit.
+    """
+    for layer in unet.modules():
+        if type(layer).__name__ == "Transformer2DModel":
+            linear = isinstance(layer.proj_in, torch.nn.Linear)
+            first = layer.proj_in if linear else layer.transformer_blocks[0]
+            first.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
 
 
 def _alignment(config: Mapping[str, Any]) -> FlowAlignment:
     from ..schedulers import Diff2FlowEulerScheduler
 
     known = Diff2FlowEulerScheduler.from_config(config).config
-    check_config(known)
-    return alignment_of(known)
+    return FlowAlignment(table_of_comfyui(known), PREDICTION_TYPES[known["prediction_type"]])

@@ -207,4 +207,4 @@ class TrainingRun:
 
 
 def _null_fingerprint(network: PipelineNetwork) -> str:
-    return items_fingerprint([], [{"context": network.encode_caption("")[0][0]}])
+    return items_fingerprint([], [{"c_crossattn": network.encode_caption("")[0][0]}])
