@@ -1,7 +1,7 @@
 """The commands of this repository; they need nothing but Python 3.10 to 3.13.
 
     python dev.py demo              set everything up, make the demo's images on a real ComfyUI
-    python dev.py test              run every test (--core, --data, --host, --browser: only those)
+    python dev.py test              run every test (--core, --data, --host, --outside, --browser: only those)
     python dev.py test --host-version all
                                     run tests/host on every pinned ComfyUI (or on some: 0.16.3,0.24.0), print a table
     python dev.py serve             leave ComfyUI running with the pack in it
@@ -38,7 +38,7 @@ from devtools.screenshots import republish
 from devtools.server import choose_port, running
 from devtools.testing import test
 
-ROOMS = ("core", "data", "host", "browser")
+ROOMS = ("core", "data", "host", "outside", "browser")
 
 
 def serve(port: int | None, arguments: list[str]) -> None:

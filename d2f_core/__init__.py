@@ -40,9 +40,10 @@ from .nfe import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, 
 from .optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 from .optional import install_command
 from .prediction import PREDICTIONS
+from .processes import OneProcess, Processes, agree
 from .reflow import FlowPath, curvature, few_step_errors, follow, straightness
 from .schedule import NoiseSchedule
-from .solve import FIXED_METHODS, METHODS, solve
+from .solve import FIXED_METHODS, METHODS, Tableau, advance, solve
 from .time_map import FlowTime, per_item
 from .train import NonFiniteLossError, StepRecord, Trainer, TrainSettings
 from .train_settings import seeded
@@ -85,14 +86,19 @@ __all__ = [
     "NonFiniteLossError",
     "NonFiniteVelocityError",
     "Objective",
+    "OneProcess",
+    "Processes",
     "Schedule",
     "SolverStep",
     "StepRecord",
+    "Tableau",
     "TimeDensity",
     "TrainSettings",
     "Trainer",
     "TrainingData",
     "WidenedAdapter",
+    "advance",
+    "agree",
     "align_to",
     "attached",
     "check_steps",

@@ -102,12 +102,12 @@ def _step(velocity_fn: CountedVelocity, x: Tensor, start: float, end: float, tab
     k: list[Tensor] = []
     for c, row in zip(tableau.c, ((), *tableau.a), strict=True):
         t = torch.tensor(end if c == 1 else start + c * h, dtype=torch.float64)
-        k.append(velocity_fn(t, _advance(x, h, row, k)))
-    return velocity_fn.check_finite(_advance(x, h, tableau.b, k), start, end)
+        k.append(velocity_fn(t, advance(x, h, row, k)))
+    return velocity_fn.check_finite(advance(x, h, tableau.b, k), start, end)
 
 
-def _advance(x: Tensor, h: float, weights: tuple[float, ...], k: list[Tensor]) -> Tensor:
-    """``x + h sum_i weights_i k_i`` without the terms of weight 0."""
+def advance(x: Tensor, h: float, weights: tuple[float, ...], k: list[Tensor]) -> Tensor:
+    """``x + h sum_i weights_i k_i`` (B, *) without the terms of weight 0; slopes k (B, *) of the stages so far."""
     for weight, slope in zip(weights, k, strict=True):
         if weight:
             x = x + (h * weight) * slope

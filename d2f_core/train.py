@@ -24,6 +24,7 @@ from .adapter import Adapter, attached, hooked
 from .batches import Batch, BatchOrder, TrainingData, derive_seed
 from .density import TimeDensity
 from .loss import Interpolant, Objective
+from .processes import OneProcess, Processes, share, sum_gradients
 from .train_settings import NonFiniteLossError, StepRecord, TrainSettings, seeded
 from .windows import virtual_pair
 
@@ -40,6 +41,7 @@ class Trainer:
         optimizer: over the adapters' parameters.
         schedule: its learning rate schedule, stepped once per step; None for a constant learning rate.
         settings: how the run goes.
+        processes: those that train the run together; None for this one alone.
     """
 
     def __init__(
@@ -53,10 +55,13 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         schedule: Any | None = None,
         settings: TrainSettings | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.module, self.network, self.adapters = module, network, dict(adapters)
         self.objective, self.density, self.data = objective, density, data
         self.optimizer, self.schedule, self.settings = optimizer, schedule, settings or TrainSettings()
+        self.processes = processes or OneProcess()
+        self.share = share(self.settings.accumulation, self.processes)
         self.order = BatchOrder(data.groups, self.settings.batch_size, self.settings.seed)
         self.weights = nn.ModuleList(self.adapters.values())
         self.parameters = [p for p in self.weights.parameters() if p.requires_grad]
@@ -84,9 +89,10 @@ class Trainer:
             self._learn(True)
         self.optimizer.zero_grad(set_to_none=True)
         batches = self.settings.accumulation
-        loss = sum(self._backward(self.step * batches + i) for i in range(batches))
+        loss = sum(self._backward(self.step * batches + i) for i in self.share)
         if self.step == 0:
             self._check_gradients()
+        loss = sum_gradients(self.parameters, loss, self.processes)
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         norm = self._update()
         self.step += 1

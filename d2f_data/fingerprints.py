@@ -1,21 +1,23 @@
-"""Fingerprints: SHA-256 hashes of files, tensors, settings and noise schedules, in hexadecimal digits.
+"""Fingerprints: SHA-256 hashes of files, tensors, settings, noise schedules and networks, in hexadecimal digits.
 
-They identify cached latents, sets of reflow pairs and the noise schedule of a LoRA. What goes into a hash is part of a
-file format: if it changes, caches are encoded again, and sets and LoRAs no longer match.
+They identify cached latents, sets of reflow pairs, training items, and the base model and noise schedule of a LoRA.
+What goes into a hash is part of a file format: if it changes, caches are encoded again, and sets and LoRAs no longer
+match.
 """
 
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 BLOCK = 1 << 20  # bytes per read
+SAMPLED = 64  # elements of each weight that are looked at
 
 
 def json_digest(value: Any) -> str:
@@ -92,3 +94,35 @@ def schedule_fingerprint(schedule: Any, sigma_data: float = 1.0) -> str:
         return json_digest([type(schedule).__name__, *values, f"{sigma_data:.6g}"])
     rows = (schedule.log_sigma.double() * 1e6).round().long().cpu()
     return hashlib.sha256(rows.numpy().astype("<i8").tobytes()).hexdigest()
+
+
+def weights_fingerprint(network: nn.Module) -> str:
+    """16 hex digits of SHA-256 over names, shapes and 64 evenly spaced values of each weight, in float32."""
+    digest = hashlib.sha256()
+    for name, weight in network.named_parameters():
+        values = evenly_spaced(weight).to("cpu", torch.float32)
+        digest.update(f"{name}{tuple(weight.shape)}".encode() + values.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def items_fingerprint(tensors: Iterable[Tensor], conditions: Iterable[Mapping[str, Tensor]]) -> str:
+    """16 hex digits of SHA-256 over shapes and values of tensors, and over conditioning kwargs, name -> tensor."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        _add_tensor(digest, tensor)
+    for condition in conditions:
+        for name, tensor in sorted(condition.items()):
+            digest.update(name.encode())
+            _add_tensor(digest, tensor)
+    return digest.hexdigest()[:16]
+
+
+def _add_tensor(digest: Any, tensor: Tensor) -> None:
+    digest.update(str(tuple(tensor.shape)).encode())
+    digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+
+
+def evenly_spaced(weight: Tensor) -> Tensor:
+    """About ``SAMPLED`` values of a weight, one-dimensional."""
+    flat = weight.detach().reshape(-1)
+    return flat[:: max(1, flat.numel() // SAMPLED)]

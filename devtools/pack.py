@@ -1,8 +1,8 @@
-"""Import the pack as the package `diff2flow_kit`, and its core as `d2f_core`, without `sys.path`.
+"""Import the pack as the package `diff2flow_kit`, and what pip installs under its own names, without `sys.path`.
 
 ComfyUI imports a node pack by its path, under a name of its own. Tests and benchmarks do the same
 here. `d2f_core` is another name of `diff2flow_kit.d2f_core`: the same modules, the same classes, and
-importing it does not run the pack's `__init__.py`, so that it needs no ComfyUI.
+importing it does not run the pack's `__init__.py`, so that it needs no ComfyUI. So are `d2f_data` and `d2f_diffusers`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from types import ModuleType
 from .paths import ROOT
 
 NAME = "diff2flow_kit"
-CORE = "d2f_core"
+ALONE = ("d2f_core", "d2f_data", "d2f_diffusers")
 
 
-class CoreAlias(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds `d2f_core[.x]` as `diff2flow_kit.d2f_core[.x]`."""
+class Alias(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds `d2f_core[.x]` as `diff2flow_kit.d2f_core[.x]`, and the others of `ALONE` likewise."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        mine = fullname == CORE or fullname.startswith(CORE + ".")
+        mine = fullname.partition(".")[0] in ALONE
         return importlib.util.spec_from_loader(fullname, self) if mine else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -43,14 +43,14 @@ class CoreAlias(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def register() -> ModuleType:
-    """Make `d2f_core` and `diff2flow_kit.*` importable; the pack's `__init__.py` does not run yet."""
+    """Make `diff2flow_kit.*` and the names in `ALONE` importable; the pack's `__init__.py` does not run yet."""
     if NAME not in sys.modules:
         spec = importlib.util.spec_from_file_location(
             NAME, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
         )
         assert spec is not None
         sys.modules[NAME] = importlib.util.module_from_spec(spec)
-        sys.meta_path.insert(0, CoreAlias())
+        sys.meta_path.insert(0, Alias())
     return sys.modules[NAME]
 
 

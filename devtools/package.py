@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .console import DevError
 from .paths import ROOT
-from .tools import comfy
+from .tools import comfy, output, tools_python
 
 ARCHIVE = "node.zip"
 LOCAL = (".git", ".d2f", ".venv", ".*_cache", "__pycache__", ARCHIVE)
@@ -56,6 +56,16 @@ def pack(folder: Path) -> Path:
     if not archive.is_file():
         raise DevError(f"comfy node pack made no {ARCHIVE} in {folder}; it said:\n{said}")
     return archive
+
+
+def wheel(folder: Path, target: Path) -> Path:
+    """The wheel that pip makes of the checkout in `folder`, in the folder `target`; nothing is downloaded."""
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(target)]
+    output([str(tools_python()), "-m", "pip", "wheel", *options, str(folder)], "pip wheel", target.parent)
+    made = list(target.glob("*.whl"))
+    if len(made) != 1:
+        raise DevError(f"pip wheel made {len(made)} wheels in {target}; there should be one")
+    return made[0]
 
 
 def unpack(archive: Path, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The ecosystem's own checkers, comfy-cli and comfy-test, in a small environment of their own.
+"""The ecosystem's own checkers, comfy-cli and comfy-test, and what builds wheels, in a small environment of their own.
 
 They pin or bring packages that ComfyUI brings too, so they stay out of its environment. Nothing here asks
 questions, reports usage or touches the user's configuration of these tools.
@@ -16,7 +16,7 @@ from .console import DevError
 from .env import ensure, tag
 from .paths import cache_root
 
-TOOLS = ["comfy-cli==1.23.0", "comfy-test==0.4.15"]
+TOOLS = ["comfy-cli==1.23.0", "comfy-test==0.4.15", "setuptools==80.9.0"]
 QUIET = {"DO_NOT_TRACK": "1", "NO_COLOR": "1", "COLUMNS": "500", "PYTHONIOENCODING": "utf-8"}
 PATIENCE = 900  # seconds that a tool may take
 LAUNCH = """

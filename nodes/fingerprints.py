@@ -1,26 +1,16 @@
-"""Fingerprints: hashes that say whether a network, a conditioning or a training item is what it was.
+"""The fingerprint of a module as a host has patched it; all others are in ``d2f_data.fingerprints``.
 
-Runs, caches and reflow pairs are resumed only under the fingerprints that they were made with, so what goes into each
-is part of their format. Those of files, tensors on disk and noise schedules are in ``d2f_data.fingerprints``.
+Caches are found again only under the fingerprints that they were made with, so what goes into it is part of their
+format.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-SAMPLED = 64  # elements of each weight that are looked at
-
-
-def weights_fingerprint(network: nn.Module) -> str:
-    """16 hex digits of SHA-256 over names, shapes and 64 evenly spaced values of each weight, in float32."""
-    digest = hashlib.sha256()
-    for name, weight in network.named_parameters():
-        values = _evenly_spaced(weight).to("cpu", torch.float32)
-        digest.update(f"{name}{tuple(weight.shape)}".encode() + values.numpy().tobytes())
-    return digest.hexdigest()[:16]
+from ..d2f_data.fingerprints import evenly_spaced
 
 
 def patched_fingerprint(
@@ -46,31 +36,9 @@ def patched_fingerprint(
     return digest.hexdigest()
 
 
-def items_fingerprint(tensors: Iterable[Tensor], conditions: Iterable[Mapping[str, Tensor]]) -> str:
-    """16 hex digits of SHA-256 over shapes and values of tensors, and over conditioning kwargs, name -> tensor."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        _add_tensor(digest, tensor)
-    for condition in conditions:
-        for name, tensor in sorted(condition.items()):
-            digest.update(name.encode())
-            _add_tensor(digest, tensor)
-    return digest.hexdigest()[:16]
-
-
-def _add_tensor(digest: Any, tensor: Tensor) -> None:
-    digest.update(str(tuple(tensor.shape)).encode())
-    digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-
-
-def _evenly_spaced(weight: Tensor) -> Tensor:
-    flat = weight.detach().reshape(-1)
-    return flat[:: max(1, flat.numel() // SAMPLED)]
-
-
 def _sample_bytes(weight: Tensor) -> bytes:
     # Converted on the CPU: some devices have no float64.
-    return b"" if weight.is_meta or not weight.numel() else _evenly_spaced(weight).cpu().double().numpy().tobytes()
+    return b"" if weight.is_meta or not weight.numel() else evenly_spaced(weight).cpu().double().numpy().tobytes()
 
 
 def _leaves(patch: Any) -> Iterator[Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from typing import Any
 
-from ...d2f_core import OBJECTIVES, PREDICTIONS, STARTS
+from ..core import OBJECTIVES, PREDICTIONS, STARTS
 from ..fingerprints import json_digest
 from .json_schema import InvalidJsonError, Rule, number, parse_json, record, scalar, whole
 from .names import shorten

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...d2f_core import install_command
+from ..core import install_command
 from .buckets import Bucket, Placement
 
 HUE_TURNS = 0.1

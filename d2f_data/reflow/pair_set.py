@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...d2f_core import coarser
+from ..core import coarser
 from ..fingerprints import text_digest
 from .manifest import CONDITIONS, MANIFEST, REGENERATE, Checksums, shard_name
 from .set_files import changed, check_files, fault, finished_manifest, open_tensors

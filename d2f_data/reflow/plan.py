@@ -10,7 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from ...d2f_core import derive_seed
+from ..core import derive_seed
 from .manifest import Settings
 
 STORAGE: Mapping[str, torch.dtype] = MappingProxyType({"fp16": torch.float16, "fp32": torch.float32})

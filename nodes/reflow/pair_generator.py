@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from ...d2f_core import FIXED_METHODS, check_steps, flow_grid, solve_windows
-from ...d2f_data.fingerprints import content_digest, schedule_fingerprint
+from ...d2f_data.fingerprints import content_digest, schedule_fingerprint, weights_fingerprint
 from ...d2f_data.reflow.pair_set import ReflowPairSet
 from ...d2f_data.reflow.plan import ReflowPairPlan
 from ...d2f_data.reflow.writer import ReflowPairWriter
 from .. import host
-from ..fingerprints import weights_fingerprint
 from ..network.caption_checks import check_captions
 from ..network.conditionings import some_entries
 from .guidance import GuidedVelocity, check_guidance

@@ -3,9 +3,9 @@
 from comfy_api.latest import io
 
 from ...d2f_core import DENSITIES, WEIGHTS
+from ...d2f_data.training.plan import AUTO_DENSITY
 from .. import host
 from ..widgets import choice, integer, number
-from .plan import AUTO_DENSITY
 
 LOSSES = ("mse", "huber")
 

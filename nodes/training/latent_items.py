@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...d2f_core import Batch, for_autograd
-from ..fingerprints import items_fingerprint
+from ...d2f_data.fingerprints import items_fingerprint
 from ..host import CALL_KEY, CONDITION_NODE, Condition, TrainingNetwork
 from ..network.caption_checks import captions_of, null_caption
 from ..network.conditionings import entries_for, join

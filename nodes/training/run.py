@@ -16,11 +16,10 @@ from ...d2f_data.files.lora_file import LoraFacts, LoraModel, lora_tensors, save
 from ...d2f_data.files.names import free_path
 from ...d2f_data.files.run_folder import RunFolder
 from ...d2f_data.files.state_form import check_fits, check_trainer_state
-from ...d2f_data.fingerprints import schedule_fingerprint
+from ...d2f_data.fingerprints import items_fingerprint, schedule_fingerprint, weights_fingerprint
+from ...d2f_data.training.plan import TrainingPlan
 from .. import host
-from ..fingerprints import items_fingerprint, weights_fingerprint
 from .items import TrainingItems
-from .plan import TrainingPlan
 from .preview import Preview
 from .status import StatusLine, due
 

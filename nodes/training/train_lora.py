@@ -7,12 +7,12 @@ from comfy_api.latest import io
 
 from ...d2f_data.files.names import check_name
 from ...d2f_data.plots.loss_plot import plot_losses
+from ...d2f_data.training.plan import TrainingPlan
 from .. import host
 from ..checks import checked, fault_of
 from ..widgets import CATEGORY
 from .advanced_widgets import compile_widget
 from .items import training_items, validation_items
-from .plan import TrainingPlan, plottable
 from .run import Learned, TrainingRun
 from .widgets import training_widgets
 
@@ -140,3 +140,11 @@ class D2FTrainLora(io.ComfyNode):
         """What the node returns."""
         plot = plot_losses(learned.losses, learned.validation, title)
         return io.NodeOutput(learned.lora, {"loss": plottable(learned.losses)}, len(learned.losses), plot)
+
+
+def plottable(losses: list[float]) -> list[float]:
+    """Losses for the host's Plot Loss Graph, which divides by their range: at least two different values."""
+    if len(set(losses)) > 1:
+        return losses
+    value = losses[-1] if losses else 0.0
+    return [*losses, value * (1 + 1e-6) + 1e-9] if losses else [value, 1e-9]

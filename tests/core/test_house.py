@@ -23,11 +23,13 @@ MAP = {
         "demo": {"checks", "widgets"},
     },
     "d2f_data": {
-        "files": {"fingerprints"},
+        "core": set(),
+        "files": {"core", "fingerprints"},
         "fingerprints": set(),
-        "image_sets": {"files", "fingerprints", "plots"},
-        "reflow": {"files", "fingerprints"},
+        "image_sets": {"core", "files", "fingerprints", "plots"},
+        "reflow": {"core", "files", "fingerprints"},
         "plots": set(),
+        "training": {"core"},
     },
 }
 TOP = {
@@ -35,10 +37,18 @@ TOP = {
     "d2f_data": {"d2f_core"},
     "nodes": {"d2f_core", "d2f_data", "demo"},
     "demo": set(),
+    "d2f_diffusers": set(),
 }
+# Installed by pip, these are packages of their own names, and d2f_diffusers is never anything else.
+ALONE = {"d2f_core", "d2f_data", "d2f_diffusers"}
+OUTSIDE = {"d2f_diffusers", "diffusers", "accelerate", "peft", "datasets", "transformers"}
 LIBRARIES = {
     "d2f_core": {"torch", "torchdiffeq"},
     "d2f_data": {"torch", "numpy", "PIL", "kornia", "safetensors"},
+    "d2f_diffusers": {
+        *("torch", "numpy", "PIL", "safetensors", "diffusers", "transformers", "accelerate"),
+        *("d2f_core", "d2f_data"),
+    },
 }
 MOST_ROOMS, MOST_FILES, MOST_LINES, MOST_FLOW_LINES = 12, 12, 250, 1160
 # From the schedule to reflow, without training and depth.
@@ -110,6 +120,21 @@ def test_packages_enter_those_below_them_only(path):
     assert entered - {package} <= TOP[package]
 
 
+@pytest.mark.parametrize(
+    "path", [path for room in ("d2f_core", "d2f_data", "nodes", "demo") for path in files(room)], ids=name_of
+)
+def test_what_comfyui_loads_knows_nothing_of_diffusers(path):
+    if path.name.startswith(("make_", "train_")):
+        pytest.skip("a script that made the demo model")
+    assert not {parts[0] for parts in inside(path)} & OUTSIDE
+    assert not outside(path) & OUTSIDE
+
+
+@pytest.mark.parametrize("path", files("d2f_data"), ids=name_of)
+def test_one_file_of_the_data_knows_the_core_by_its_own_name(path):
+    assert not outside(path) & ALONE or path.name == "core.py"
+
+
 @pytest.mark.parametrize("package", MAP)
 def test_every_room_is_on_the_map(package):
     rooms = {room_of(path.relative_to(ROOT).parts) for path in files(package)} - {"__init__"}
@@ -155,7 +180,7 @@ def test_the_host_has_one_door():
 
 @pytest.mark.parametrize("package", LIBRARIES)
 def test_libraries_of_a_package(package):
-    allowed = LIBRARIES[package] | set(sys.stdlib_module_names)
+    allowed = LIBRARIES[package] | set(sys.stdlib_module_names) | ({"d2f_core"} if package == "d2f_data" else set())
     found = {name: name_of(path) for path in files(package) for name in outside(path)}
     assert found
     assert {name: where for name, where in found.items() if name not in allowed} == {}
@@ -187,13 +212,15 @@ def test_node_files_do_not_import_each_other():
         assert not {".".join(parts) for parts in inside(path)} & (set(with_nodes) - {name}), name
 
 
-@pytest.mark.parametrize("folder", sorted({path.parent for path in files("nodes")}), ids=name_of)
+@pytest.mark.parametrize(
+    "folder", sorted({path.parent for room in ("nodes", "d2f_diffusers") for path in files(room)}), ids=name_of
+)
 def test_a_room_is_small_enough_to_look_around_in(folder):
     assert len(list(folder.glob("*.py"))) <= MOST_FILES
 
 
 def test_a_file_is_short_enough_to_read():
-    rooms = ("d2f_core", "d2f_data", "nodes", "demo", "devtools", "benchmarks")
+    rooms = ("d2f_core", "d2f_data", "d2f_diffusers", "nodes", "demo", "devtools", "benchmarks")
     long = {name_of(path): lines for room in rooms for path in files(room) if (lines := count(path)) > MOST_LINES}
     assert long == {}
 

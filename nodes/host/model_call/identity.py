@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...fingerprints import weights_fingerprint
+from ....d2f_data.fingerprints import weights_fingerprint
 from ..image_condition import ENTRY_KEY
 from ..model import flow_settings
 from .captions import extras_of

@@ -73,7 +73,7 @@ def test_the_stock_node_plots_the_losses(build, train, draw, steps):
 
 @pytest.mark.parametrize("losses", [[], [0.0], [0.5], [0.5, 0.5, 0.5], [0.0, 0.0], [1e9, 1e9], [0.1, 0.2]])
 def test_losses_that_do_not_change_can_be_plotted(part, draw, losses):
-    given = part("training.plan").plottable(losses)
+    given = part("training.train_lora").plottable(losses)
     assert given[: len(losses)] == losses and len(draw({"loss": given})) == 1
 
 

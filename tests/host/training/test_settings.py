@@ -9,7 +9,7 @@ import torch
 def plan_of(part, **given):
     """A plan at the widgets' defaults but for what is given."""
     widgets = part("training.widgets").training_widgets()
-    return part("training.plan").TrainingPlan(**{**{one.id: one.default for one in widgets}, **given})
+    return part("training.train_lora").TrainingPlan(**{**{one.id: one.default for one in widgets}, **given})
 
 
 @pytest.mark.parametrize("objective", ["diff2flow", "naive_fm"])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...d2f_core import (
+from ..core import (
     OBJECTIVES,
     AdapterSettings,
     FlowAlignment,
@@ -159,11 +159,3 @@ class TrainingPlan:
         if self._density == "timestep" and not OBJECTIVES[self.objective].is_aligned:
             found["timesteps"] = "of the objective"
         return found
-
-
-def plottable(losses: list[float]) -> list[float]:
-    """Losses for the host's Plot Loss Graph, which divides by their range: at least two different values."""
-    if len(set(losses)) > 1:
-        return losses
-    value = losses[-1] if losses else 0.0
-    return [*losses, value * (1 + 1e-6) + 1e-9] if losses else [value, 1e-9]

@@ -1,0 +1,1 @@
+"""The settings of a training run, inside ComfyUI and outside."""

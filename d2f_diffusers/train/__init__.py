@@ -1,0 +1,1 @@
+"""Training outside ComfyUI: ``accelerate launch -m d2f_diffusers.train --settings settings.json ...``"""

@@ -1,0 +1,94 @@
+"""``accelerate launch -m d2f_diffusers.train ...``: reads the command line, loads the pipeline, trains."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from d2f_core import NonFiniteLossError, install_command
+from d2f_data.image_sets.augment import Augmentation
+from d2f_data.image_sets.folder import Captions
+from d2f_data.image_sets.samples import SetSettings
+
+from .flags import Run, read
+from .items import FolderItems, Items, PairItems
+from .network import PipelineNetwork
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code of a command line; what the user can repair is said in a sentence."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        return train(arguments)
+    except ModuleNotFoundError as error:
+        return fail(f"{error}; run {install_command('diff2flow-kit[train]')}")
+    except (ValueError, OSError, NonFiniteLossError, RuntimeError) as error:
+        return fail(str(error))
+
+
+def fail(message: str) -> int:
+    print(f"d2f_diffusers.train: {message}", file=sys.stderr, flush=True)
+    return 1
+
+
+def train(arguments: Sequence[str] | None) -> int:
+    """Train what a command line asks for."""
+    plan, run = read(arguments, int(os.environ.get("WORLD_SIZE", "1")))
+    from .processes import AcceleratedProcesses, make_accelerator
+    from .run import TrainingRun
+
+    pipeline = load(run.model)
+    accelerator = make_accelerator(run.report_to, run.output)
+    processes = AcceleratedProcesses(accelerator)
+    network = PipelineNetwork(pipeline, accelerator.device, plan.precision, plan.checkpointing)
+    with accelerator.main_process_first():
+        items = make_items(run, network)
+    accelerator.init_trackers(plan.run_name, config=plan.config())
+    training = TrainingRun(plan, run, network, items, processes, accelerator.print)
+    accelerator.wait_for_everyone()
+    code = training.train()
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return code
+
+
+def load(name: str) -> Any:
+    """A pipeline of a folder or of the hub.
+
+    Raises:
+        ValueError: there is none; names it.
+    """
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import logging as messages
+
+    messages.set_verbosity_error()
+    messages.disable_progress_bar()
+    looks_local = Path(name).exists() or name.startswith((".", "/", "~")) or "\\" in name
+    if looks_local and not (Path(name) / "model_index.json").is_file():
+        raise ValueError(
+            f"--pretrained_model_name_or_path {name} is no diffusers pipeline: there is no model_index.json; name the "
+            "folder of one (diff2flow export-demo makes one), or a model of the hub"
+        )
+    return DiffusionPipeline.from_pretrained(name)
+
+
+def make_items(run: Run, network: PipelineNetwork) -> Items:
+    """The training items of a run."""
+    if run.pairs is not None:
+        return PairItems(network, run.pairs)
+    assert run.data is not None
+    settings = SetSettings(
+        resolution=run.resolution,
+        step=run.step,
+        factor=int(network.pipeline.vae_scale_factor),
+        repeats=run.repeats,
+        augmentation=Augmentation(flip=run.flip),
+    )
+    captions = Captions(run.captions, run.caption, run.prefix)
+    return FolderItems(network, run.data, captions, settings, run.cache or run.output / "cache")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""One training run outside ComfyUI: ``d2f_core``'s trainer, items, checkpoints, pictures, and the end of it.
+
+Every process trains; the first one writes. A signal that ends the program is taken up after the step, by all processes
+together: they save and end.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from d2f_core import OBJECTIVES, StepRecord, Trainer, agree, attached, make_adapters
+from d2f_data.files.atomic import append_line
+from d2f_data.files.lora_file import LoraFacts, LoraModel, lora_tensors
+from d2f_data.files.state_form import check_fits, check_trainer_state
+from d2f_data.fingerprints import items_fingerprint, schedule_fingerprint, weights_fingerprint
+from d2f_data.training.plan import TrainingPlan
+
+from ..layout import lora_names
+from .checkpoints import Checkpoints
+from .flags import Run
+from .items import Items
+from .network import PipelineNetwork
+from .processes import AcceleratedProcesses
+
+PREVIEW_STEPS = 10
+
+
+class TrainingRun:
+    """A run.
+
+    Args:
+        plan: the settings that the node has as well.
+        run: everything else of the command line.
+        network: the pipeline's network.
+        items: training items.
+        processes: those that train together.
+        say: prints a line.
+
+    Raises:
+        ValueError: a kind of adapter that only ComfyUI has.
+    """
+
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        run: Run,
+        network: PipelineNetwork,
+        items: Items,
+        processes: AcceleratedProcesses,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        if plan.adapter != "lora":
+            raise ValueError(f"adapter is {plan.adapter!r}, ComfyUI's own kind; train it with the node, or use 'lora'")
+        self.plan, self.run, self.network, self.items, self.processes, self.say = (
+            plan,
+            run,
+            network,
+            items,
+            processes,
+            say,
+        )
+        self.base = weights_fingerprint(network.module)
+        self.trainer = self._trainer()
+        self.config = {**plan.config(), **self._subject()}
+        self.checkpoints = Checkpoints(run.output, plan.run_name, self.config, run.limit)
+        self.losses: list[float] = []
+        self.first, self._signal = 0, 0  # steps done before this session; the signal that came
+
+    def train(self) -> int:
+        """Train to the last step; 0, or 128 + the number of the signal that ended the run."""
+        self._start()
+        before = {number: signal.signal(number, self._take_up) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            begun = time.monotonic()
+            for record in self.trainer.run(self.plan.steps - self.trainer.step):
+                self.losses.append(record.loss)
+                stopped = agree([bool(self._signal)], self.processes)[0]
+                self._after(record, begun, stopped or record.step == self.plan.steps)
+                if stopped:
+                    self.say(f"ended by a signal; step {record.step} is saved: --resume_from_checkpoint latest goes on")
+                    return 128 + (self._signal or signal.SIGTERM)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        return 0
+
+    def _take_up(self, number: int, frame: Any) -> None:
+        self._signal = number
+
+    def _start(self) -> None:
+        if self.run.resume:
+            found = self.checkpoints.resume(self.run.resume, self._put)
+            self.first = self.trainer.step
+            self.say(f"resuming after step {self.trainer.step} of {found}" if found else "there is no checkpoint yet")
+        elif self.processes.rank == 0:
+            self.checkpoints.begin()
+
+    def _trainer(self) -> Trainer:
+        plan, network = self.plan, self.network
+        adapters = make_adapters(network.module, plan.adapters(), torch.Generator().manual_seed(plan.seed))
+        weights = nn.ModuleList(adapters.values()).to(network.device)
+        optimizer = plan.make_optimizer(weights.parameters())
+        return Trainer(
+            network.module,
+            network,
+            adapters,
+            plan.objective_for(network.alignment),
+            plan.times(),
+            self.items,
+            optimizer,
+            plan.make_schedule(optimizer),
+            plan.train_settings(scale_gradients=network.dtype == torch.float16),
+            self.processes,
+        )
+
+    def _subject(self) -> dict[str, str | int | None]:
+        """Data, model and data type; a run is resumed only with the same ones."""
+        network = self.network
+        return {
+            "items": len(self.items),
+            "data": self.items.fingerprint(),
+            "negative": _null_fingerprint(network) if self.plan.caption_dropout else None,
+            "base": self.base,
+            "prediction": network.alignment.prediction,
+            "noise_schedule": schedule_fingerprint(network.alignment.schedule)[:16],
+            "dtype": self._dtype(),
+        }
+
+    def _dtype(self) -> str:
+        return str(self.network.dtype).removeprefix("torch.")
+
+    def _put(self, state: Mapping[str, Any]) -> None:
+        check_fits(state, {"trainer": {}, "losses": []})
+        check_trainer_state(state["trainer"], self.trainer.state_dict())
+        self.trainer.load_state_dict(state["trainer"])
+        self.losses = list(state["losses"])
+
+    def _after(self, record: StepRecord, begun: float, last: bool) -> None:
+        """Report and save, as far as they are due; the first process writes."""
+        if self.processes.rank:
+            return
+        entry = {"step": record.step, "loss": record.loss, "learning_rate": record.learning_rate}
+        append_line(self.run.output / "log.jsonl", json.dumps(entry))
+        self.processes.accelerator.log({"loss": record.loss, "lr": record.learning_rate}, step=record.step)
+        due = self.plan.save_every > 0 and record.step % self.plan.save_every == 0
+        if due or last:
+            self._save(record.step)
+        if due or last or record.step % 10 == 0:
+            pace = (record.step - self.first) / max(time.monotonic() - begun, 1e-9)
+            self.say(f"step {record.step} of {self.plan.steps}: loss {record.loss:.4g}, {pace:.3g} steps/s")
+
+    def _save(self, step: int) -> None:
+        state = {"trainer": self.trainer.state_dict(), "losses": self.losses, "validation": []}
+        self.checkpoints.save(step, state, self.lora())
+        self._draw(step)
+
+    def lora(self) -> LoraModel:
+        """The LoRA at the current step."""
+        tensors = lora_tensors(self.trainer.averaged(), lora_names(self.network.unet))
+        return LoraModel({key: tensor.cpu().clone() for key, tensor in tensors.items()}, self._facts())
+
+    def _facts(self) -> LoraFacts:
+        plan, facts = self.plan, dict(self.items.facts)
+        start, condition = str(facts.pop("start", "t_min")), str(facts.pop("condition", ""))
+        own = {"run_name": plan.run_name, "items": len(self.items), "dtype": self._dtype()}
+        return LoraFacts(
+            objective=plan.objective,
+            prediction=self.network.alignment.prediction,
+            schedule=schedule_fingerprint(self.network.alignment.schedule),
+            start=start,
+            shift=1.0,
+            base=self.base,
+            base_model=self.network.kind,
+            steps=self.trainer.step,
+            rank=plan.file_rank,
+            alpha=plan.file_alpha,
+            kind=plan.adapter,
+            training={**plan.config(), **own, **facts},  # type: ignore[dict-item]
+            condition=condition,
+        )
+
+    @torch.no_grad()
+    def _draw(self, step: int) -> None:
+        """A picture of each validation prompt, through the pipeline with our scheduler."""
+        from ..schedulers import Diff2FlowEulerScheduler
+
+        if not (self.run.prompts and OBJECTIVES[self.plan.objective].is_aligned):
+            return
+        pipeline = self.network.pipeline
+        start = self.items.facts.get("start", "t_min")
+        pipeline.scheduler = Diff2FlowEulerScheduler.from_config(pipeline.scheduler.config, start=start)
+        pipeline.set_progress_bar_config(disable=True)
+        folder = Path(self.run.output) / "samples"
+        folder.mkdir(exist_ok=True)
+        draw = partial(pipeline, num_inference_steps=PREVIEW_STEPS, guidance_scale=self.plan.preview_cfg)
+        with attached(self.network.module, self.trainer.averaged()):
+            for number, prompt in enumerate(self.run.prompts):
+                generator = torch.Generator().manual_seed(self.plan.seed)
+                draw(prompt, generator=generator).images[0].save(folder / f"step{step:06}_{number}.png")
+
+
+def _null_fingerprint(network: PipelineNetwork) -> str:
+    return items_fingerprint([], [{"c_crossattn": network.encode_caption("")[0][0]}])
