@@ -8,8 +8,9 @@ from torch import nn
 
 from d2f_core import NonFiniteLossError, Trainer, TrainSettings
 from d2f_core.batches import Batch, BatchOrder, derive_seed
+from d2f_core.density import TimeDensity
 from d2f_core.lora import AdapterSettings, make_adapters
-from d2f_core.loss import Objective, TimeDensity
+from d2f_core.loss import Objective
 
 
 class TinyNetwork(nn.Module):
