@@ -1,0 +1,208 @@
+"""Reflow in windows, on the demo model: how near a few steps come to where the teacher ends from the same noise.
+
+    teacher           the converted model, Euler, guidance 3: what the pairs were made with
+    ddim              the model as it is: stock ddim sampler, simple scheduler
+    converted         the converted model without reflow, Euler
+    reflow            with a LoRA that was trained on the pairs, read in 1, 2, 4 or 8 windows
+    reflow_diffusion  the same pairs, but the network's own loss and the timesteps of diffusion training
+
+All share pairs, prompts and, for a seed, the noise; seeds differ in noise and training. Pairs, trainer and loader are
+our nodes. NFE counts calls of the network; students are sampled without guidance by the stock sampler euler. `distance`
+is the mean squared difference of a latent to that of the teacher from the same noise. `accuracy` is the share of
+attributes, of those that a prompt names, that are read right; `frechet_teacher` the distance to the teacher's own
+pictures of these prompts and this noise, on the reader's features.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from bench_shared import RESULTS, Part, Rows, add_common_arguments, bars, call, kept, output_in, select, some_scenes
+from bench_shared.windows_report import markdown
+from torch import Tensor
+
+from devtools.console import say
+from diff2flow_kit.demo import evaluate, networks, reader
+from diff2flow_kit.nodes import host
+from diff2flow_kit.nodes.reflow.generate_pairs import D2FReflowPairs
+from diff2flow_kit.nodes.sampling.sigmas import flow_sigmas
+from diff2flow_kit.nodes.training.load_lora import D2FLoadLora
+from diff2flow_kit.nodes.training.train_lora import D2FTrainLora
+
+CFG, SIDE, BATCH, STORED = 3.0, networks.IMAGE_SIZE, 32, 8
+RECIPE = {
+    "targets": "all", "full_ends": True, "learning_rate": 2e-3, "lr_schedule": "cosine",
+    "ema": 0.98, "precision": "bf16", "save_every": 0, "preview_every": 0, "resume": "new",
+}  # fmt: skip
+OBJECTIVES = {"reflow": {"objective": "diff2flow", "density": "u_shaped"},
+              "reflow_diffusion": {"objective": "diffusion", "density": "timestep"}}  # fmt: skip
+# Streams of random numbers: scenes of the pairs, and of the evaluation.
+_PAIRS, _ASK = 21, 22
+__all__ = ["add_arguments", "markdown", "plot", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_common_arguments(parser, "windows")
+    parser.add_argument("--windows", nargs="+", type=int, default=[1, 2, 4])
+    parser.add_argument("--ranks", nargs="+", type=int, default=[16, 8, 64], help="the most important first")
+    parser.add_argument("--controls", nargs="*", type=int, default=[1, 4], help="windows of reflow_diffusion")
+    parser.add_argument("--nfe", nargs="+", type=int, default=[1, 2, 4, 8])
+    parser.add_argument("--pairs", type=int, default=1024)
+    parser.add_argument("--teacher-steps", type=int, default=24, help="of Euler's method, two calls each")
+    parser.add_argument("--steps", type=int, default=300, help="of training")
+    parser.add_argument("--warmup", type=int, default=10, help="steps over which the learning rate rises")
+    parser.add_argument("--batch", type=int, default=32, help="of training")
+    parser.add_argument("--images", type=int, default=128, help="that a model is evaluated on")
+
+
+def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    if options.quick:
+        vars(options).update(seeds=[0], windows=[1, 4], ranks=[4], controls=[4], nfe=[1, 4], pairs=8, teacher_steps=8)
+        vars(options).update(steps=2, batch=2, warmup=1, images=4)
+    torch.set_num_threads(options.threads)
+    comfy.utils.PROGRESS_BAR_ENABLED = False
+    rows: Rows = []
+    with torch.inference_mode(), output_in(options.work / "output"):
+        bench = Bench(options)
+        for name, windows, rank, seed in bench.orders():
+            found = bench.kept(name, windows, rank, seed)["rows"]
+            rows += found
+            yield from found
+    if not options.quick:
+        (RESULTS / "windows.md").write_text(markdown(rows), encoding="utf-8")
+
+
+def plot(rows: Rows, axes: Any) -> None:
+    """Distance over the number of steps, a line per number of windows, at the first rank."""
+    rank = next(row["rank"] for row in rows if row["model"] == "reflow")
+    lines: dict[str, dict[str, Any]] = {"converted": {"model": "converted"}}
+    for windows in sorted({row["windows"] for row in rows if row["model"] == "reflow"}):
+        lines[f"{windows} windows, rank {rank}"] = {"model": "reflow", "windows": windows, "rank": rank}
+    for name, where in lines.items():
+        steps = sorted({row["nfe"] for row in rows if where.items() <= row.items()})
+        centre, error = bars([select(rows, "distance", nfe=nfe, **where) for nfe in steps])
+        axes.errorbar(steps, centre, error, marker="o", capsize=3, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("steps, one call of the network each")
+    axes.set_ylabel("mean squared distance to the teacher's latent")
+    axes.legend()
+
+
+class Bench:
+    """Model, pairs and evaluation."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.start = options, time.monotonic()
+        self.model, self.clip, self.vae = networks.load_demo_checkpoint()
+        self.flow = host.convert(self.model, "noise")
+        self.prompts, self.wanted = evaluate.prompts_for(some_scenes(_ASK, options.images))
+        self.positive, self.negative = (evaluate.encode_prompts(self.clip, texts) for texts in (self.prompts, [""]))
+        self.pairs = self.make_pairs()
+        self.teachers: dict[int, Tensor] = {}
+        self.say(f"{self.pairs!r}")
+
+    def orders(self) -> Iterator[tuple[str, int, int, int]]:
+        """(model, windows, rank, seed) of what is measured, the most important first."""
+        options = self.options
+        for seed in options.seeds:
+            yield "base", 0, 0, seed
+        for rank in options.ranks:
+            for seed in options.seeds:
+                yield from (("reflow", windows, rank, seed) for windows in options.windows)
+            if rank == options.ranks[0]:
+                for seed in options.seeds:
+                    yield from (("reflow_diffusion", windows, rank, seed) for windows in options.controls)
+
+    def kept(self, name: str, windows: int, rank: int, seed: int) -> Part:
+        """Part of the result, from the work folder if it was finished before."""
+        free = ("seeds", "work", "quick", "windows", "ranks", "controls")
+        wanted = {key: value for key, value in vars(self.options).items() if key not in free}
+        make = (lambda: self.base(seed)) if name == "base" else (lambda: self.student(name, windows, rank, seed))
+        found = kept(self.options.work, f"{name}-{windows}-{rank}-{seed}", [wanted, RECIPE, OBJECTIVES], make)
+        self.say(f"{name}, {windows} windows, rank {rank}, seed {seed}")
+        return found
+
+    def make_pairs(self) -> Any:
+        """D2F_PAIRS of the generator node, with the states of 8 windows."""
+        options = self.options
+        prompts = evaluate.prompts_for(some_scenes(_PAIRS, options.pairs))[0]
+        return call(
+            D2FReflowPairs, model=self.model, clip=self.clip, negative=self.negative, prompts="\n".join(prompts),
+            name=f"bench_{options.pairs}_{options.teacher_steps}", count=options.pairs, width=SIDE, height=SIDE,
+            steps=options.teacher_steps, cfg=CFG, batch_size=BATCH, storage="fp16", windows=str(STORED),
+        )  # fmt: skip
+
+    def base(self, seed: int) -> Part:
+        """What no training is needed for."""
+        rows = [self.row("teacher", self.teacher(seed), 2 * self.options.teacher_steps, seed, cfg=CFG)]
+        for nfe in self.options.nfe:
+            plain = self.sample(self.model, "ddim", host.stock_sigmas(self.model, "simple", nfe), seed)
+            rows.append(self.row("ddim", plain, nfe, seed))
+            rows.append(self.row("converted", self.few(self.flow, nfe, seed), nfe, seed))
+        return {"rows": rows, "shown": {}}
+
+    def student(self, name: str, windows: int, rank: int, seed: int) -> Part:
+        """A trained LoRA, evaluated."""
+        options = self.options
+        lora = call(
+            D2FTrainLora, model=self.model, pairs=self.pairs.in_windows(windows), seed=seed, rank=rank,
+            run_name=f"bench_{name}_{windows}_{rank}_{seed}", steps=options.steps,
+            batch_size=options.batch, warmup_steps=options.warmup, **RECIPE, **OBJECTIVES[name],
+        )  # fmt: skip
+        model = D2FLoadLora.execute(self.model, "none", 1.0, lora).args[0]
+        model = model if host.is_flow(model) else host.convert(model, "noise")
+        about = {"windows": windows, "rank": rank}
+        return {"rows": [self.row(name, self.few(model, nfe, seed), nfe, seed, **about) for nfe in options.nfe],
+                "shown": {}}  # fmt: skip
+
+    def few(self, model: Any, steps: int, seed: int) -> Tensor:
+        """Latents of equal steps of Euler's method, without guidance."""
+        return self.sample(model, "euler", flow_sigmas(model, {"grid": "uniform"}, steps), seed)
+
+    def teacher(self, seed: int) -> Tensor:
+        """Latents of the teacher."""
+        if seed not in self.teachers:
+            sigmas = flow_sigmas(self.flow, {"grid": "uniform"}, self.options.teacher_steps)
+            self.teachers[seed] = self.sample(self.flow, "euler", sigmas, seed, CFG)
+        return self.teachers[seed]
+
+    def sample(self, model: Any, sampler: str, sigmas: Tensor, seed: int, cfg: float = 1.0) -> Tensor:
+        """A latent per prompt, (B, 4, h, w); the same noise for every model."""
+        noise = torch.randn(len(self.prompts), 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(seed))
+        latents = []
+        for first in range(0, len(noise), BATCH):
+            part, rows = noise[first : first + BATCH], slice(first, first + BATCH)
+            conditions = [
+                [value[rows], {"pooled_output": extra["pooled_output"][rows]}] for value, extra in self.positive
+            ]
+            latents.append(comfy.sample.sample_custom(
+                model, part, cfg, comfy.samplers.sampler_object(sampler), sigmas, conditions, self.negative,
+                torch.zeros_like(part), disable_pbar=True, seed=seed,
+            ))  # fmt: skip
+        return torch.cat(latents)
+
+    def row(self, name: str, latents: Tensor, nfe: int, seed: int, **about: Any) -> dict[str, Any]:
+        images, teacher = self.decode(latents), self.teacher(seed)
+        read = reader.read_attributes(images)
+        right = [got[key] == word for got, words in zip(read, self.wanted) for key, word in words.items()]
+        features, reference = reader.features(images), reader.features(self.decode(teacher))
+        return {
+            "model": name, "nfe": nfe, "cfg": 1.0, "seed": seed, **about,
+            "distance": round(float((latents - teacher).square().mean()), 5),
+            "accuracy": round(sum(right) / len(right), 4),
+            "frechet_teacher": round(evaluate.frechet_distance(features, reference), 2),
+        }  # fmt: skip
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images of latents, (B, 96, 96, 3)."""
+        return torch.cat([self.vae.decode(part).float().cpu() for part in latents.split(BATCH)])
+
+    def say(self, text: str) -> None:
+        say(f"{time.monotonic() - self.start:6.0f} s  {text}")
