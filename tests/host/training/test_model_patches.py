@@ -134,6 +134,23 @@ def test_models_of_other_kinds_answer_as_in_the_sampler(build, host, patched, in
         torch.testing.assert_close(in_training(host.as_flow(other, "noise")), wanted, rtol=1e-5, atol=3e-5)
 
 
+@pytest.mark.parametrize("kind", ["ModelSamplingSD3", "ModelSamplingContinuousEDM"])
+def test_patches_with_a_window_act_on_models_of_other_kinds(
+    build, host, patched, in_training, in_sampling, kind, monkeypatch
+):
+    """A call is made at the sigma of its timestep, whatever the shift of the sampler's levels.
+
+    The window ends at s = 0.85 under the shift of 3; a shifted 0.7 would lie in it.
+    """
+    monkeypatch.setitem(globals(), "LEVELS", (0.9, 0.7))
+    other = patched(kind, build())
+    patched_too = patched("PatchModelAddDownscale", other)
+    for model in (patched_too, host.as_flow(patched_too, "noise")):
+        found = in_training(model)
+        torch.testing.assert_close(found, in_sampling(host.as_flow(model, "noise")), rtol=1e-5, atol=3e-5)
+        assert (found - in_training(other)).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_trained_is_refused_before_the_first_step(build, patched, train, unharmed, output, name):
     model = build()
