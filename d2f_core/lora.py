@@ -98,15 +98,18 @@ def select_layers(network: nn.Module, settings: AdapterSettings) -> dict[str, La
         if not named and settings.targets not in TARGETS:
             raise _names_nothing(pattern, layers)
         chosen |= named
-    if not chosen:
-        raise _names_nothing(settings.targets, layers)
+    # A preset with attention that finds none, in a network that it does not know, would train next to nothing.
+    wanted = set(_ATTENTION) & set(TARGETS.get(settings.targets, ()))
+    known = any(_matches(pattern, path, layers[path]) for pattern in wanted for path in chosen)
+    if not chosen or (wanted and not known):
+        raise _names_nothing(settings.targets, layers, "attention layer" if chosen else "layer")
     return {path: layer for path, layer in layers.items() if path in chosen}
 
 
-def _names_nothing(target: str, layers: Mapping[str, Layer]) -> ValueError:
+def _names_nothing(target: str, layers: Mapping[str, Layer], what: str = "layer") -> ValueError:
     examples = ", ".join(list(layers)[:3])
     return ValueError(
-        f"the adapter target {target!r} names no layer; presets are {', '.join(map(repr, TARGETS))}; patterns match "
+        f"the adapter target {target!r} names no {what}; presets are {', '.join(map(repr, TARGETS))}; patterns match "
         f"module paths such as {examples}"
     )
 

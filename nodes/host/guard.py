@@ -25,7 +25,8 @@ def guard_sampling(
     if not isinstance(sampling, FlowSampling):
         raise ValueError(
             f"a ModelSampling node after '{NODE_NAME}' replaced the conversion (the model now samples as "
-            f"{type(sampling).__mro__[1].__name__}); put that node before '{NODE_NAME}', or remove it"
+            f"{type(sampling).__mro__[1].__name__}); put that node before '{NODE_NAME}', or remove it. 'Load Diff2Flow "
+            "LoRA' converts as well: where it did, put the node before that one"
         )
     sigmas, remark = flow_levels(sampling, sigmas)
     if remark:

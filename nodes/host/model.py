@@ -72,7 +72,10 @@ def read_alignment(model: Any, prediction: str | None = None, node: str = NODE_N
     """
     sampling, name = sampling_of(model), _kind(model)
     if isinstance(sampling, FlowSampling):
-        raise ValueError(f"this model ({name}) went through '{NODE_NAME}' before; remove the second conversion")
+        raise ValueError(
+            f"this model ({name}) was converted before, by '{NODE_NAME}' or 'Load Diff2Flow LoRA'; remove the second "
+            "conversion"
+        )
     if isinstance(sampling, _HOST.CONST):
         raise ValueError(
             f"{name} is a flow matching model as it is, and '{node}' takes diffusion models here: {_TAKEN}"

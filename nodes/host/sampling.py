@@ -49,7 +49,7 @@ def flow_sampling_in_call(denoiser: Any) -> Any:
         raise ValueError(
             "the ODE sampler needs a flow matching model, but this is a diffusion model "
             f"({type(denoiser.inner_model.inner_model).__name__}); put '{NODE_NAME}' between the model loader and "
-            "the sampler"
+            "the sampler, or ModelSamplingSD3 if the checkpoint is a flow model itself"
         )
     return sampling
 

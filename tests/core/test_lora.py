@@ -111,6 +111,47 @@ def test_presets_choose_their_layers(network):
     assert set(TARGETS) == {"attention", "attention_and_conv", "all"}
 
 
+class Transformer(nn.Module):
+    """Layers under the names of SD3, Flux, AuraFlow, or of a network that nobody knows."""
+
+    def __init__(self, *names):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 4, 2)
+        self.layers = nn.ModuleDict({name: nn.Linear(4, 4) for name in names})
+
+    def named_modules(self, *args, **kwargs):
+        """Keys of a module dict hold no dots."""
+        for path, module in super().named_modules(*args, **kwargs):
+            yield path.removeprefix("layers.").replace("/", "."), module
+
+
+def test_presets_know_the_attention_of_transformers():
+    sd3 = (
+        "joint_blocks/0/x_block/attn/qkv",
+        "joint_blocks/0/context_block/attn/proj",
+        "joint_blocks/0/x_block/mlp/fc1",
+    )
+    flux = (
+        "double_blocks/0/img_attn/qkv",
+        "double_blocks/0/img_mlp/0",
+        "single_blocks/3/linear1",
+        "single_blocks/3/linear2",
+    )
+    aura = ("double_layers/0/attn/w1q", "double_layers/0/attn/w2o", "double_layers/0/mlpX/c_fc1")
+    wanted = {sd3: sd3[:2], flux: (flux[0], *flux[2:]), aura: aura[:2]}
+    for names, expected in wanted.items():
+        found = select_layers(Transformer(*names), AdapterSettings("attention"))
+        assert set(found) == {name.replace("/", ".") for name in expected}
+        assert "patches" in select_layers(Transformer(*names), AdapterSettings("attention_and_conv"))
+
+
+def test_a_preset_that_finds_no_attention_says_so():
+    """Otherwise a transformer's patch embedding, its only convolution, would be all that is trained."""
+    with pytest.raises(ValueError, match=r"'attention_and_conv' names no attention layer; presets are .*'all'"):
+        select_layers(Transformer("blocks/0/mixer/w"), AdapterSettings("attention_and_conv"))
+    assert len(select_layers(Transformer("blocks/0/mixer/w"), AdapterSettings("all"))) == 2
+
+
 def test_ranks(network, generator):
     adapters = adapters_for(network, generator, rank=64)
     assert adapters["last"].rank == 3 and adapters["first"].rank == 8

@@ -37,6 +37,16 @@ class Network(nn.Module):
         return self.again(self.blocks[1](self.blocks[0](x)))
 
 
+class Adding(Block):
+    """Adds to its input in place, which its first layer's gradient needs."""
+
+    def forward(self, x):
+        kept = self.inner(torch.tanh(x) * x)
+        x += self.outer(kept)
+        x *= 0.5
+        return x
+
+
 @pytest.fixture(params=[False, True], ids=["normal", "inference"])
 def network(request):
     """A network whose weights were made in or out of inference mode."""
@@ -190,3 +200,46 @@ def test_what_hooks_have_left_on_a_module_is_not_shared(network, x):
     view(x)
     assert set(map(id, seen)) == {id(view.blocks[0])}
     assert torch.equal(view(x), network(x))
+
+
+def gradients(view, x):
+    """Answer, and gradient of its square with respect to the input."""
+    x = x.clone().requires_grad_()
+    answer = view(x * 1)
+    return answer.detach(), torch.autograd.grad(answer.square().sum(), x)[0]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_blocks_that_add_in_place_can_be_trained(x, recompute):
+    torch.manual_seed(0)
+    network = nn.Sequential(Adding(), Adding())
+    network = nn.ModuleDict({"blocks": network})
+    blocks = network["blocks"]
+    view = frozen_copy(network, recompute=recompute, out_of_place=(Adding,))
+
+    def run(one):
+        return lambda x: one["blocks"][1](one["blocks"][0](x))
+
+    def exact(x):
+        for block in blocks:
+            x = (x + block.outer(block.inner(torch.tanh(x) * x))) * 0.5
+        return x
+
+    answer, slope = gradients(run(view), x)
+    right, expected = gradients(exact, x)
+    torch.testing.assert_close(answer, right)
+    torch.testing.assert_close(slope, expected)
+    with pytest.raises((RuntimeError, ValueError), match=r"inplace operation|changes what its blocks are given"):
+        gradients(run(frozen_copy(network, recompute=recompute)), x)
+
+
+def test_a_block_out_of_place_is_let_go(x):
+    """No cycle keeps a copy alive until garbage collection."""
+    view = frozen_copy(nn.ModuleDict({"blocks": nn.Sequential(Adding())}), out_of_place=(Adding,))
+    alive = weakref.ref(view["blocks"][0])
+    gc.disable()
+    try:
+        del view
+        assert alive() is None
+    finally:
+        gc.enable()

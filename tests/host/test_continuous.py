@@ -190,3 +190,18 @@ def test_the_trainer_asks_what_the_sampler_asks(host, plain, conditioning):
             state = network.alignment.to_flow(network_input, t)
             assert distance(network.alignment.to_diffusion(state, t), network_input) < 1e-6
         assert distance(ours, answer) < 1e-5
+
+
+@pytest.mark.parametrize("order", ["ococ", "cooc"])
+def test_original_and_converted_take_turns_bit_for_bit(host, dynamic, run, order):
+    """Under the dynamic patcher, whose clones share buffers: neither gets the other's schedule."""
+
+    def made(names):
+        model = dynamic("EDM")
+        models = {"o": model, "c": host.convert(model)}
+        return [run(models[name], "euler", schedule(models[name], "karras", 3)) for name in names]
+
+    alone = {name: made(name)[0] for name in "oc"}
+    for name, latents in zip(order, made(order), strict=True):
+        assert torch.equal(latents, alone[name])
+    assert distance(alone["c"], alone["o"]) < 1e-4

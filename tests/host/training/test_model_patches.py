@@ -20,15 +20,13 @@ SAME_CALL = [
 COMPILES = "TorchCompileModel"  # tracing takes most of a minute
 REFUSED = {
     "FluxKVCache": r"cannot be trained with what nodes have put on it \(FluxKVCache.*to the model before those",
-    "ModelSamplingAuraFlow": "is a flow matching model as it is",
-    "ModelSamplingFlux": "is a flow matching model as it is",
-    "ModelSamplingLTXV": "is a flow matching model as it is",
-    "ModelSamplingSD3": "is a flow matching model as it is",
-    "MiniMaxH3SigmaShift": "is a flow matching model as it is",
-    "ModelSamplingContinuousEDM": "not one of discrete timesteps",
-    "ModelSamplingContinuousV": "not one of discrete timesteps",
-    "ModelSamplingStableCascade": "not one of discrete timesteps",
+    "ModelSamplingStableCascade": "whose timesteps 'Diff2Flow LoRA Trainer' cannot count",
 }
+# Make another kind of model of it.
+OTHER_KINDS = [
+    "ModelSamplingAuraFlow", "ModelSamplingFlux", "ModelSamplingLTXV", "ModelSamplingSD3", "MiniMaxH3SigmaShift",
+    "ModelSamplingContinuousEDM", "ModelSamplingContinuousV",
+]  # fmt: skip
 # Refuse the small model themselves, or need a file.
 NOT_HERE = {"HiDreamO1PatchSeamSmoothing", "HypernetworkLoader", "LoraLoaderBypassModelOnly", "ModelNoiseScale"}
 # Sample one item alone, whatever the model.
@@ -104,7 +102,7 @@ def in_sampling(host, conditioning, noise):
 
 
 def test_every_node_of_the_host_is_on_the_lists(nodes):
-    assert not nodes.keys() - {*IN_CALLS, *SAME_CALL, COMPILES, *REFUSED, *NOT_HERE}
+    assert not nodes.keys() - {*IN_CALLS, *SAME_CALL, COMPILES, *REFUSED, *OTHER_KINDS, *NOT_HERE}
 
 
 @pytest.mark.parametrize("name", [*IN_CALLS, *SAME_CALL, pytest.param(COMPILES, marks=pytest.mark.slow)])
@@ -123,6 +121,34 @@ def test_the_network_in_training_answers_as_in_the_sampler(
         torch.testing.assert_close(in_training(after), wanted, rtol=1e-5, atol=3e-5)
     plain = in_training(model)
     assert ((before - plain).abs().max() > 1e-3) == (name in IN_CALLS)
+
+
+@pytest.mark.parametrize("name", OTHER_KINDS)
+def test_models_of_other_kinds_answer_as_in_the_sampler(build, host, patched, in_training, in_sampling, unharmed, name):
+    """Flow matching as it is, EDM and continuous v converted or not."""
+    model = build()
+    with unharmed(model):
+        other = patched(name, model)
+        wanted = in_sampling(host.as_flow(other, "noise"))
+        torch.testing.assert_close(in_training(other), wanted, rtol=1e-5, atol=3e-5)
+        torch.testing.assert_close(in_training(host.as_flow(other, "noise")), wanted, rtol=1e-5, atol=3e-5)
+
+
+@pytest.mark.parametrize("kind", ["ModelSamplingSD3", "ModelSamplingContinuousEDM"])
+def test_patches_with_a_window_act_on_models_of_other_kinds(
+    build, host, patched, in_training, in_sampling, kind, monkeypatch
+):
+    """A call is made at the sigma of its timestep, whatever the shift of the sampler's levels.
+
+    The window ends at s = 0.85 under the shift of 3; a shifted 0.7 would lie in it.
+    """
+    monkeypatch.setitem(globals(), "LEVELS", (0.9, 0.7))
+    other = patched(kind, build())
+    patched_too = patched("PatchModelAddDownscale", other)
+    for model in (patched_too, host.as_flow(patched_too, "noise")):
+        found = in_training(model)
+        torch.testing.assert_close(found, in_sampling(host.as_flow(model, "noise")), rtol=1e-5, atol=3e-5)
+        assert (found - in_training(other)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -268,3 +268,21 @@ def test_other_models_are_refused_in_the_trainers_name(build, train, fingerprint
     with pytest.raises(ValueError, match="whose timesteps 'Diff2Flow LoRA Trainer' cannot count"):
         train(model)
     assert fingerprint(model) == mark
+
+
+@pytest.mark.parametrize("model_type", ["FLOW", "EDM"])
+def test_the_dynamic_patcher_gives_the_same_lora(dynamic, build, train, same, model_type):
+    loras = [train(make(model_type), run_name=f"run_{i}", steps=2)[0] for i, make in enumerate((build, dynamic))]
+    assert same(*loras)
+
+
+def test_half_precision(flow_models, build, train):
+    """In bfloat16, timesteps reach the network in float32 as in the sampler; the loss stays finite."""
+    for kind in ("sd3", "flux"):
+        channels = flow_models.SHAPES[kind][0]
+        latents = torch.randn(2, channels, 8, 8, generator=torch.manual_seed(0))
+        text = flow_models.conditionings(kind)[0]
+        losses = train(flow_models.make(kind, build), latents, text, steps=2, precision="bf16", run_name=kind)[1][
+            "loss"
+        ]
+        assert all(torch.isfinite(torch.tensor(losses)))
