@@ -88,6 +88,44 @@ def test_a_missing_file_is_named(pack, tmp_path):
         load_demo_checkpoint(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def flow_checkpoint(pack):
+    from diff2flow_kit.demo.networks import load_demo_checkpoint
+
+    return load_demo_checkpoint(model="flow")
+
+
+def test_the_twin_is_a_flow_model_without_a_shift(flow_checkpoint):
+    sampling = flow_checkpoint[0].get_model_object("model_sampling")
+    assert flow_checkpoint[0].model.model_type.name == "FLOW"
+    assert (float(sampling.shift), float(sampling.sigma_max), float(sampling.timestep(torch.tensor(0.5)))) == (
+        1,
+        1,
+        500,
+    )
+
+
+def test_loaded_as_eps_the_twin_has_the_same_weights(flow_checkpoint):
+    from diff2flow_kit.demo.networks import WEIGHTS, load_model
+
+    plain = load_model(WEIGHTS, "flow, loaded as eps")
+    assert plain.model.model_type.name == "EPS"
+    mine, other = (each.model.diffusion_model.state_dict() for each in (plain, flow_checkpoint[0]))
+    assert mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
+    assert plain.cached_patcher_init[1] == (WEIGHTS, "flow, loaded as eps")
+
+
+@pytest.mark.parametrize("name", ["unet_flow", "clip"])
+def test_a_missing_file_of_the_twin_is_named(pack, tmp_path, name):
+    from diff2flow_kit.demo.networks import WEIGHTS, load_demo_checkpoint
+
+    for file in WEIGHTS.iterdir():
+        if file.stem != name:
+            (tmp_path / file.name).symlink_to(file)
+    with pytest.raises(FileNotFoundError, match=rf"{name}\.safetensors"):
+        load_demo_checkpoint(tmp_path, "flow")
+
+
 def test_a_seed_fixes_the_image(demo_checkpoint):
     from diff2flow_kit.demo.evaluate import sample_images
 
@@ -105,3 +143,13 @@ def test_prompts_are_obeyed_in_time(demo_checkpoint):
     assert figures["color"] >= 0.90
     assert figures["shape_and_color"] >= 0.90
     assert figures["seconds_batch_16"] > 0
+
+
+@pytest.mark.slow
+def test_the_twin_obeys_prompts_nearly_as_well(flow_checkpoint):
+    """Within 8 points of the diffusion model."""
+    from diff2flow_kit.demo.evaluate import CFG, measure
+
+    figures, _ = measure(flow_checkpoint, 128, CFG, seed=8, kind="flow")
+    assert min(figures["shape"], figures["color"], figures["shape_and_color"]) >= 0.92
+    assert figures["position"] >= 0.91

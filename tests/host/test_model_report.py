@@ -72,7 +72,19 @@ def as_v(watch):
 
 
 @pytest.fixture(
-    params=["eps", "v", "v as eps", "v as zsnr", "flow", "flow as eps", "flow by node", "converted", "x0 label"]
+    params=[
+        "eps",
+        "v",
+        "v as eps",
+        "v as zsnr",
+        "flow",
+        "flow as eps",
+        "flow by node",
+        "converted",
+        "x0 label",
+        "flow, converted",
+        "eps as flow",
+    ]
 )
 def case(request, demo, as_v, stock, stock_sampling, node):
     """A model, what its network returns, and whether ComfyUI believes it."""
@@ -88,6 +100,8 @@ def case(request, demo, as_v, stock, stock_sampling, node):
         "flow by node": lambda: (shifted(twin, 3.0)[0], "flow", True),
         "converted": lambda: (node("D2FConvert").execute(eps, "t_min", 1.0, "auto").result[0], "eps", True),
         "x0 label": lambda: (stock_sampling(eps, "x0"), "eps", False),
+        "flow, converted": lambda: (node("D2FConvert").execute(twin, "t_min", 1.0, "auto").result[0], "flow", False),
+        "eps as flow": lambda: (shifted(eps, 3.0)[0], "eps", False),
     }[request.param]()
 
 
@@ -99,6 +113,16 @@ def test_every_network_is_named(case, report, pictures, seed):
     assert (found, agrees, is_flow) == (network, believed, network == "flow"), text
     assert chart.shape == (1, 440, 800, 3)
     assert ("To do: " in text) != believed
+
+
+def test_what_to_do_depends_on_what_is_there(demo, node, report, pictures, stock):
+    _, latents, captions = pictures(520)
+    inputs = {"positive": captions, "latent": {"samples": latents}}
+    converted = node("D2FConvert").execute(demo("flow, loaded as eps")[0], "t_min", 1.0, "auto").result[0]
+    text = report(converted, **inputs)[0]
+    assert "To do: remove 'Convert to Flow Matching', and put 'ModelSamplingSD3' behind the loader" in text
+    text = report(stock("model_advanced", "ModelSamplingSD3")().patch(demo()[0], 3.0)[0], **inputs)[0]
+    assert "sampling 'eps' behind the loader, instead of the ModelSampling node that is there." in text
 
 
 @pytest.mark.parametrize("scale", [0.18, 0.5, 2.0, 5.5])
