@@ -17,10 +17,11 @@ name                    meaning                                                 
 ``x_fm``                ``t * x0 + (1 - t) * eps``: what the ODE moves              (B, *)
 ``x0``, ``eps``         clean latent, unit Gaussian noise                           (B, *)
 ``velocity``            ``d x_fm / d t = x0 - eps``                                 (B, *)
-``model_output``        what the network returned: eps, v or x0, never a velocity   (B, *)
+``model_output``        what the network returned, by ``PREDICTIONS``               (B, *)
 ======================  ==========================================================  =================
 
-The v of v-prediction is ``alpha * eps - sigma * x0``; it is never called velocity.
+The v of v-prediction is ``alpha * eps - sigma * x0``; it is never called velocity. T belongs to schedules with a
+table; continuous ones and native flow networks have timesteps of their own (``continuous``).
 """
 
 from .adapter import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, attached

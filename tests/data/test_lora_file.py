@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from d2f_core import OBJECTIVES, PREDICTIONS, NoiseSchedule
+from d2f_core import OBJECTIVES, PREDICTIONS, ContinuousSchedule, FlowSchedule, NoiseSchedule
 from d2f_core.lora import AdapterSettings, make_adapters
 from diff2flow_kit.d2f_data.files.atomic import load_tensors, save_tensors
 from diff2flow_kit.d2f_data.files.lora_file import (
@@ -309,6 +309,19 @@ def test_schedule_fingerprint():
         schedule_fingerprint(NoiseSchedule(torch.tensor([0.0, 1.25], dtype=torch.float64)))
         == hashlib.sha256((0).to_bytes(8, "little") + (1250000).to_bytes(8, "little")).hexdigest()
     )
+
+
+def test_schedule_fingerprint_without_a_table():
+    edm = ContinuousSchedule("log", 0.002, 120.0)
+    rounded = ContinuousSchedule("log", float(torch.tensor(0.002)), 120.0)  # as the host has it, in float32
+    assert schedule_fingerprint(edm, 0.5) == schedule_fingerprint(rounded, 0.5)
+    given = [(edm, 1.0), (edm, 0.5), (ContinuousSchedule("arctan", 0.002, 120.0), 0.5)]
+    given += [(ContinuousSchedule("log", 0.002, 80.0), 0.5), (FlowSchedule(1.0), 1.0), (FlowSchedule(1000.0), 1.0)]
+    others = [schedule_fingerprint(*one) for one in given]
+    assert len(set(others)) == len(others)
+    # A file holds it: it must not change.
+    text = json.dumps(["FlowSchedule", "1000", "1"])
+    assert schedule_fingerprint(FlowSchedule(1000.0)) == hashlib.sha256(text.encode()).hexdigest()
 
 
 @pytest.mark.parametrize(("largest", "dtype"), [(1.0, "fp16"), (65503.0, "fp16"), (7e4, "bf16")])

@@ -46,3 +46,26 @@ def test_it_trains_and_the_vector_condition_counts(sdxl, train, fingerprint):
 def test_previews_with_guidance_and_dropped_captions(sdxl, train, output):
     train(sdxl, positive=caption(0.5), negative=caption(0.0), caption_dropout=0.5, preview_every=2, preview_cfg=2.0)
     assert [path.name for path in output.rglob("*.jpg")] == ["preview_000002.jpg"]
+
+
+def test_a_flow_checkpoint_of_its_shape(sdxl, train, stock, host, saved, node):
+    """bigASP and its like behind ModelSamplingSD3: kohya's keys, and the file says what it was trained as."""
+    from diff2flow_kit.d2f_data.files.lora_file import load_lora
+
+    flow = stock("model_advanced", "ModelSamplingSD3")().patch(sdxl, 6.0)[0]
+    lora = train(flow, positive=caption(0.5), steps=2, learning_rate=0.05)[0]
+    assert all(
+        key.startswith(("lora_unet_input_blocks_", "lora_unet_middle_block_", "lora_unet_output_blocks_"))
+        for key in lora
+    )
+    file = load_lora(saved()[-1])
+    assert (file.facts.objective, file.facts.prediction, file.facts.shift) == ("flow", "flow", 6.0)
+    assert file.facts.base_model == "SDXL"
+    loaded = node("D2FLoadLora").execute(flow, "none", 1.0, file).result[0]
+    assert host.sampling_of(loaded) is host.sampling_of(flow) and len(loaded.patches) == len(
+        {k.split(".")[0] for k in lora}
+    )
+    with pytest.raises(
+        ValueError, match=r"put ModelSamplingSD3 before this node, as in the training \(its shift was 6\)"
+    ):
+        node("D2FLoadLora").execute(sdxl, "none", 1.0, file)
