@@ -47,6 +47,7 @@ WRONG = {
     "noise": lambda x0: torch.randn(x0.shape, generator=torch.Generator().manual_seed(17)),
 }
 """Latents that no network can be told by: name -> made of latents of scenes."""
+PARTS = ("probe", "cyan", "reflow")
 # Streams of random numbers: scenes of the probe, of the pairs, of the evaluation, to compare with.
 _PROBE, _PAIRS, _ASK, _COMPARE = 11, 12, 13, 14
 __all__ = ["add_arguments", "markdown", "run"]
@@ -54,6 +55,7 @@ __all__ = ["add_arguments", "markdown", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(parser, "flow")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--cyan-steps", type=int, default=200)
     parser.add_argument("--scenes", type=int, default=96, help="of the training set in the new colour")
     parser.add_argument("--asked", type=int, nargs=2, default=[72, 24], help="prompts with the new colour, without it")
@@ -72,7 +74,7 @@ def run(options: argparse.Namespace) -> Rows:
     comfy.utils.PROGRESS_BAR_ENABLED = False
     with torch.inference_mode(), output_in(options.work / "output"):
         bench = Bench(options)
-        parts = [bench.kept(name, seed) for name in ("probe", "cyan", "reflow") for seed in options.seeds]
+        parts = [bench.kept(name, seed) for name in options.parts for seed in options.seeds]
     rows = [row for part in parts for row in part["rows"]]
     if not options.quick:
         RESULTS.mkdir(exist_ok=True)
@@ -92,7 +94,7 @@ class Bench:
 
     def kept(self, name: str, seed: int) -> Part:
         """Part of the result, from the work folder if it was finished before."""
-        wanted = {k: v for k, v in vars(self.options).items() if k not in ("seeds", "work", "quick")}
+        wanted = {k: v for k, v in vars(self.options).items() if k not in ("seeds", "work", "quick", "parts")}
         make = {"probe": self.probe, "cyan": self.cyan, "reflow": self.reflow}[name]
         part = kept(
             self.options.work, f"{name}-{seed}", [wanted, RECIPE], lambda: {"rows": list(make(seed)), "shown": {}}

@@ -7,7 +7,8 @@ from . import Rows, select, spread
 
 def markdown(rows: Rows) -> str:
     """What was named and refused, what a LoRA has learned, and what reflow has done."""
-    return "\n".join([*probes(rows), "", *refusals(rows), "", *learned(rows), "", *reflowed(rows), ""])
+    tables = {"probe": [*probes(rows), "", *refusals(rows)], "cyan": learned(rows), "reflow": reflowed(rows)}
+    return "\n".join(line for part, table in tables.items() if of_part(rows, part) for line in (*table, ""))
 
 
 def of_part(rows: Rows, part: str) -> Rows:
