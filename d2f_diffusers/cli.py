@@ -1,6 +1,7 @@
 """The command ``diff2flow``.
 
 diff2flow export-demo DIR     write the demo model as a diffusers pipeline
+    diff2flow train ...           python -m d2f_diffusers.train in one process; see its --help
 """
 
 import argparse
@@ -16,6 +17,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     export = commands.add_parser("export-demo", help="write the demo model as a diffusers pipeline")
     export.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
+    commands.add_parser("train", help="train a LoRA in this process", add_help=False)
     return top
 
 
@@ -28,7 +30,12 @@ def run(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of a command line; what the user can repair is said in a sentence."""
-    options = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["train"]:
+        from .train.__main__ import main as train
+
+        return train(words[1:])
+    options = parser().parse_args(words)
     try:
         run(options)
     except ModuleNotFoundError as error:

@@ -204,6 +204,13 @@ def cmdline(pid):
     return Path(f"/proc/{pid}/cmdline").read_text("utf-8").replace("\0", " ")
 
 
+def test_the_command_trains_as_well(place, tmp_path, capsys):
+    from d2f_diffusers.cli import main as diff2flow
+
+    assert diff2flow(["train", *words(place, tmp_path / "out", steps=1)]) == 0
+    assert "step 1 of 1" in capsys.readouterr().out
+
+
 def test_a_checkpoint_that_was_cut_off_is_passed_over(place, tmp_path):
     out = tmp_path / "out"
     assert main(words(place, out, steps=2)) == 0
