@@ -30,7 +30,7 @@ from .train.network import COMPUTE_DTYPES, Condition, PipelineNetwork
 from .train.processes import AcceleratedProcesses, make_accelerator
 
 GRID = "uniform"
-NETWORK_FORMATS = {"SD15": "SD15", "SD20": "SD15", "DemoConfig": "DemoLatentFormat"}
+_FORMATS = {"SD15": "SD15", "SD20": "SD15", "DemoConfig": "DemoLatentFormat"}
 """Kind of model -> ComfyUI's class of its latents, which a set names."""
 
 
@@ -67,7 +67,7 @@ class Teacher:
 
     def __init__(self, network: PipelineNetwork, options: argparse.Namespace) -> None:
         self.network, self.options = network, options
-        if network.kind not in NETWORK_FORMATS:
+        if network.kind not in _FORMATS:
             raise ValueError(f"pairs of {network.kind or 'this kind of model'} are made by the node in ComfyUI only")
         lines = options.prompts.read_text(encoding="utf-8").splitlines()
         self.prompts = [line.strip() for line in lines if line.strip()]
@@ -78,7 +78,7 @@ class Teacher:
         factor = int(network.pipeline.vae_scale_factor)
         if options.width % factor or options.height % factor:
             raise ValueError(
-                f"--width and --height must be multiples of {factor}, got {options.width}, {options.height}"
+                f"--width and --height must be multiples of {factor}, not {options.width}, {options.height}"
             )
         shape = (network.channels, options.height // factor, options.width // factor)
         made = (options.count, options.seed, self._settings(), options.shard_size, options.storage)
@@ -96,7 +96,7 @@ class Teacher:
             "prediction": network.alignment.prediction,
             "coordinates": type(network.alignment).__name__,
             "schedule": schedule_fingerprint(network.alignment.schedule)[:16],
-            "latent_space": f"model space of {NETWORK_FORMATS[network.kind]} (scale factor {scale:g})",
+            "latent_space": f"model space of {_FORMATS[network.kind]} (scale factor {scale:g})",
             "solver": options.solver,
             "steps": options.num_inference_steps,
             "grid": GRID,

@@ -129,9 +129,9 @@ def read(arguments: Sequence[str] | None, processes: int = 1) -> tuple[TrainingP
     plan = TrainingPlan(**values)
     if plan.accumulation < processes:
         raise ValueError(
-            f"{processes} processes train, but {options.settings} has accumulation {plan.accumulation}, the batches per "
-            "step of all processes; add --gradient_accumulation_steps 1 for a batch per process and step, which makes "
-            f"steps {processes} times as large, or start fewer processes"
+            f"{processes} processes train, but {options.settings} has accumulation {plan.accumulation}, the batches "
+            "per step of all processes; add --gradient_accumulation_steps 1 for a batch per process and step, so that "
+            f"a step has {processes} times as many items, or start fewer processes"
         )
     plan.check(has_negative=True)
     run = Run(

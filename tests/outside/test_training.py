@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from d2f_diffusers.demo_model import export_demo
 from d2f_diffusers.train.__main__ import main
+from d2f_diffusers.train.flags import read
 
 BASE = ("--resolution", "96", "--bucket_step", "32", "--rank", "2", "--learning_rate", "1e-3", "--targets", "attention")
 
