@@ -127,8 +127,10 @@ def computed() -> list[dict[str, Any]]:
 def step(work: float, trained: int, cards: int) -> dict[str, Any]:
     sent = 2 * (cards - 1) / cards * 4 * trained
     compute, traffic = work / (cards * PEAK * SHARE), sent / (INSIDE if cards <= CARDS else BETWEEN)
-    return {"s_per_step": round(compute + traffic, 4), "s_traffic": round(traffic, 5), "GB_per_step": round(sent / 1e9, 3),
-            "trained": trained, "TFLOP": round(work / 1e12, 1), "assumed": assumed()}  # fmt: skip
+    return {
+        "s_per_step": round(compute + traffic, 4), "s_traffic": round(traffic, 5), "GB_per_step": round(sent / 1e9, 3),
+        "trained": trained, "TFLOP": round(work / 1e12, 1), "assumed": assumed(),
+    }  # fmt: skip
 
 
 def assumed() -> str:
