@@ -28,7 +28,7 @@ PROMPTS = (
     f"a large {COLOUR} sphere on the left, gray background",
     f"a small {COLOUR} cube on the right, tan background",
 )
-PER_PROMPT, SAMPLING_STEPS, CFG = 4, 25, 3.0
+PER_PROMPT, SAMPLING_STEPS, CFG = 8, 25, 3.0
 # The settings of the workflow demo_train_lora; its batch of 8 is one of 4 on each process.
 SETTINGS = (
     *("--max_train_steps", str(STEPS), "--learning_rate", "2e-3", "--train_batch_size", "4"),
