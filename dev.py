@@ -1,6 +1,7 @@
 """The commands of this repository; they need nothing but Python 3.10 to 3.13.
 
     python dev.py demo              set everything up, make the demo's images on a real ComfyUI
+    python dev.py demo --outside    train and sample without ComfyUI: diffusers, accelerate, two processes
     python dev.py test              run every test (--core, --data, --host, --outside, --browser: only those)
     python dev.py test --host-version all
                                     run tests/host on every pinned ComfyUI (or on some: 0.16.3,0.24.0), print a table
@@ -77,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     demos = commands.add_parser("demo", help="make the demo's images")
     demos.add_argument("--pictures", action="store_true", help="remake the repository's pictures with them, too")
+    demos.add_argument("--outside", action="store_true", help="the part outside ComfyUI: diffusers, two processes")
     tests = commands.add_parser("test", help="run the tests; what follows -- goes to pytest")
     for room in ROOMS:
         tests.add_argument(f"--{room}", action="append_const", const=room, dest="rooms", help=f"only tests/{room}")
@@ -101,6 +103,8 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(own)
     if getattr(options, "prompts", False):
         os.environ[WRITE] = "1"
+    if options.command == "demo" and options.outside:
+        return python(["-m", "devtools.outside"])
     if options.command == "demo":
         return python(["-m", "devtools.demo", *(["--pictures"] if options.pictures else [])])
     if options.command == "test" and options.host_version is not None:

@@ -1,11 +1,14 @@
 """The command ``diff2flow``.
 
 diff2flow export-demo DIR     write the demo model as a diffusers pipeline
+    diff2flow pairs ...           python -m d2f_diffusers.pairs in one process
+    diff2flow train ...           python -m d2f_diffusers.train in one process; see its --help
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from d2f_core import install_command
@@ -16,6 +19,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     export = commands.add_parser("export-demo", help="write the demo model as a diffusers pipeline")
     export.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
+    commands.add_parser("train", help="train a LoRA in this process", add_help=False)
+    commands.add_parser("pairs", help="make reflow pairs in this process", add_help=False)
     return top
 
 
@@ -28,7 +33,11 @@ def run(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of a command line; what the user can repair is said in a sentence."""
-    options = parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] in (["train"], ["pairs"]):
+        module = import_module({"train": ".train.__main__", "pairs": ".pairs"}[words[0]], __package__)
+        return int(module.main(words[1:]))
+    options = parser().parse_args(words)
     try:
         run(options)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The fingerprint of a module as a host has patched it; all others are in ``d2f_data.fingerprints``.
+"""The fingerprint of a module as a host has patched it; those of networks and items are ``d2f_data``'s.
 
 Caches are found again only under the fingerprints that they were made with, so what goes into it is part of their
 format.
@@ -10,7 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..d2f_data.fingerprints import evenly_spaced
+from ..d2f_data.fingerprints import evenly_spaced, items_fingerprint, weights_fingerprint
+
+__all__ = ["items_fingerprint", "patched_fingerprint", "weights_fingerprint"]
 
 
 def patched_fingerprint(

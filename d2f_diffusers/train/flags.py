@@ -123,8 +123,16 @@ def read(arguments: Sequence[str] | None, processes: int = 1) -> tuple[TrainingP
     """
     options = parser().parse_args(arguments)
     values = {**DEFAULTS, **(_of_file(options.settings) if options.settings else {})}
+    if options.settings is None:
+        values["accumulation"] = processes
     values |= _of_flags(options, processes) | _of_set(options.set)
     plan = TrainingPlan(**values)
+    if plan.accumulation < processes:
+        raise ValueError(
+            f"{processes} processes train, but {options.settings} has accumulation {plan.accumulation}, the batches "
+            "per step of all processes; add --gradient_accumulation_steps 1 for a batch per process and step, so that "
+            f"a step has {processes} times as many items, or start fewer processes"
+        )
     plan.check(has_negative=True)
     run = Run(
         options.pretrained_model_name_or_path,

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from d2f_diffusers.demo_model import export_demo
 from d2f_diffusers.train.__main__ import main
+from d2f_diffusers.train.flags import read
 
 BASE = ("--resolution", "96", "--bucket_step", "32", "--rank", "2", "--learning_rate", "1e-3", "--targets", "attention")
 
@@ -204,6 +205,13 @@ def cmdline(pid):
     return Path(f"/proc/{pid}/cmdline").read_text("utf-8").replace("\0", " ")
 
 
+def test_the_command_trains_as_well(place, tmp_path, capsys):
+    from d2f_diffusers.cli import main as diff2flow
+
+    assert diff2flow(["train", *words(place, tmp_path / "out", steps=1)]) == 0
+    assert "step 1 of 1" in capsys.readouterr().out
+
+
 def test_a_checkpoint_that_was_cut_off_is_passed_over(place, tmp_path):
     out = tmp_path / "out"
     assert main(words(place, out, steps=2)) == 0
@@ -252,7 +260,20 @@ def test_settings_of_another_version_or_run(place, tmp_path, capsys):
     assert "there is no such folder" in said(capsys, words(place, out, "--resume_from_checkpoint", "checkpoint-77"))
 
 
-def test_more_processes_than_batches(place, tmp_path, capsys, monkeypatch):
+def test_batches_per_step_count_those_of_all_processes(place, tmp_path):
+    assert main(words(place, tmp_path / "run", steps=1)) == 0
+    settings = tmp_path / "run" / "settings.json"
+    plain = ["--pretrained_model_name_or_path", "x", "--output_dir", "y", "--train_data_dir", "z"]
+    accumulation = ("--gradient_accumulation_steps", "3")
+    assert read(plain, 2)[0].accumulation == 2
+    assert read([*plain, *accumulation], 2)[0].accumulation == 6
+    assert read([*plain, *accumulation, "--settings", str(settings)], 2)[0].accumulation == 6
+    assert read([*plain, "--settings", str(settings)], 1)[0].accumulation == 1
+    with pytest.raises(ValueError, match="add --gradient_accumulation_steps 1 for a batch per process"):
+        read([*plain, "--settings", str(settings)], 2)
+
+
+def test_more_processes_than_batches():
     from d2f_core import processes
 
     class Two:
