@@ -25,7 +25,7 @@ The v of v-prediction is ``alpha * eps - sigma * x0``; it is never called veloci
 
 from .adapter import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, attached
 from .adaptive import ADAPTIVE_METHODS
-from .batches import Batch, TrainingData, derive_seed
+from .batches import Batch, TrainingData, VariedData, derive_seed, in_epoch
 from .compiled import compile_blocks, compiler_fault
 from .depth import DepthRange, align_to, depth_from_target, depth_range, depth_target, ensemble, valid_pixels
 from .frozen_copy import for_autograd, frozen_copy
@@ -84,6 +84,7 @@ __all__ = [
     "TrainSettings",
     "Trainer",
     "TrainingData",
+    "VariedData",
     "WidenedAdapter",
     "align_to",
     "attached",
@@ -101,6 +102,7 @@ __all__ = [
     "follow",
     "for_autograd",
     "frozen_copy",
+    "in_epoch",
     "install_command",
     "make_adapters",
     "make_optimizer",

@@ -114,19 +114,28 @@ def augment_image(pixels: Tensor, params: AugmentationParams, placement: Placeme
 
 
 def augment_mask(mask: Tensor, params: AugmentationParams, placement: Placement, bucket: Bucket) -> Tensor:
-    """The same crop and flip for a mask, (1, placement.height, placement.width) -> (1, bucket.height, bucket.width)."""
-    return _frame(mask[None], params, placement, bucket)[0].contiguous()
+    """The same crop and flip for a mask, (1, placement.height, placement.width) -> (1, bucket.height, bucket.width).
+
+    Padding is 0.
+    """
+    return _frame(mask[None], params, placement, bucket, "constant")[0].contiguous()
 
 
 def encoded_crop_left(params: AugmentationParams, placement: Placement, bucket: Bucket) -> int:
-    """Left edge of the crop in pixels, measured in the flipped image if the variant is flipped."""
-    return placement.width - bucket.width - placement.left if params.flip else placement.left
+    """Left edge of the crop in pixels, measured in the flipped image if the variant is flipped; 0 if it is padded."""
+    return max(0, placement.width - bucket.width - placement.left if params.flip else placement.left)
 
 
-def _frame(image: Tensor, params: AugmentationParams, placement: Placement, bucket: Bucket) -> Tensor:
-    """Crop and flip, (1, C, H, W) -> (1, C, bucket.height, bucket.width)."""
+def _frame(
+    image: Tensor, params: AugmentationParams, placement: Placement, bucket: Bucket, padding: str = "replicate"
+) -> Tensor:
+    """Padding, crop and flip, (1, C, H, W) -> (1, C, bucket.height, bucket.width)."""
     transform = _kornia().geometry.transform
-    left, top = placement.left, placement.top
+    across = max(0, -placement.left), max(0, placement.left + bucket.width - placement.width)
+    down = max(0, -placement.top), max(0, placement.top + bucket.height - placement.height)
+    if any((*across, *down)):
+        image = torch.nn.functional.pad(image, (*across, *down), mode=padding)
+    left, top = placement.left + across[0], placement.top + down[0]
     right, bottom = left + bucket.width - 1, top + bucket.height - 1
     corners = torch.tensor([[[left, top], [right, top], [right, bottom], [left, bottom]]])
     image = transform.crop_by_indices(image, corners)

@@ -43,7 +43,16 @@ from .model import (
     read_alignment,
     sampling_of,
 )
-from .model_call import as_teacher, extras_of, identity_of, in_guider, needs_negative, to_samples
+from .model_call import (
+    CAPTIONS_KEY,
+    WEIGHTS_KEY,
+    as_teacher,
+    extras_of,
+    identity_of,
+    in_guider,
+    needs_negative,
+    to_samples,
+)
 from .progress import LOGGER, NodeProgress, cancelled_on_shutdown, decode, quick_picture, tell, track
 from .sampling import (
     flow_sampling_in_call,
@@ -60,10 +69,12 @@ __all__ = [
     "ADAPTER_KINDS",
     "APPLY_NODE",
     "CALL_KEY",
+    "CAPTIONS_KEY",
     "COMPUTE_DTYPES",
     "CONDITION_NODE",
     "LOGGER",
     "NODE_NAME",
+    "WEIGHTS_KEY",
     "BatchCondition",
     "Condition",
     "NodeProgress",

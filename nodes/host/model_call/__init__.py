@@ -5,7 +5,7 @@
 inside the host's CFG guider.
 """
 
-from .captions import check_caption, extras_of
+from .captions import CAPTIONS_KEY, WEIGHTS_KEY, check_caption, extras_of
 from .compiled import compiler
 from .frozen import frozen_base
 from .guided import as_teacher, in_guider, needs_negative, to_samples
@@ -14,6 +14,8 @@ from .options import CallOptions, sigma_of
 from .patches import check_trainable, names_of, patches_of
 
 __all__ = [
+    "CAPTIONS_KEY",
+    "WEIGHTS_KEY",
     "CallOptions",
     "as_teacher",
     "check_caption",

@@ -1,0 +1,32 @@
+"""The captions of a training set in the report: where they come from, how they vary, and what prompt weights change."""
+
+from collections.abc import Sequence
+
+from ..captions.weights import has_prompt_syntax
+from ..folder import FolderContents
+from ..samples import Sample
+
+
+def describe_captions(samples: Sequence[Sample], contents: FolderContents, prompt_weights: bool) -> list[str]:
+    """Lines of the report.
+
+    Args:
+        samples: what is trained on.
+        contents: what was in the folder.
+        prompt_weights: whether captions are read as prompts.
+    """
+    origins = ", ".join(f"{count} from {origin}" for origin, count in sorted(contents.origins.items()))
+    lines = [f"captions: {origins}"] if origins else []
+    images = {sample.image.name: sample.image for sample in samples}.values()
+    varied = [len(set(image.captions)) for image in images if image.others]
+    if varied:
+        lines.append(f"  {len(varied)} images have several captions, {sum(varied)} in all; one is drawn per epoch")
+    written = list(dict.fromkeys(caption for image in images for caption in image.captions))
+    changed = [caption for caption in written if has_prompt_syntax(caption)]
+    if changed:
+        effect = "is read as in CLIP Text Encode" if prompt_weights else "is trained as it is written"
+        lines.append(
+            f"  {len(changed)} of {len(written)} captions hold brackets or embeddings, which 'prompt_weights' "
+            f"{'reads' if prompt_weights else 'would read'} as prompt syntax; each {effect}: {changed[0]!r}"
+        )
+    return lines
