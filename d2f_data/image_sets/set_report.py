@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .folder import FolderContents
 from .images import InvalidFile
-from .report.captions import describe_captions
+from .report.captions import describe_captions, describe_regularisation
 from .report.cuts import cut_in_words
 from .report.sheet import contact_sheet
 from .samples import SetPlan, SetSettings
@@ -68,6 +68,7 @@ def describe(
             f"{cut_in_words(rows)}"
             for rows in buckets
         ),
+        *describe_regularisation(plan.samples),
         *(describe_captions(plan.samples, contents, prompt_weights) if contents else ()),
         f"latents: {stats.latents_cached} from the cache, {stats.latents_encoded} encoded",
         f"captions: {stats.captions_cached} from the cache, {stats.captions_encoded} encoded",

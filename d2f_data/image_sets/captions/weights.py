@@ -1,7 +1,8 @@
 """Which captions ComfyUI's prompt syntax would change: weights in brackets, escaped brackets, embeddings.
 
-A group is a bracket that is opened outside of any other and closed again; a closing bracket without an opening one
-lowers the level for good, so that ``smile :)`` is text, and so is what follows it in brackets.
+A group is a bracket that is opened outside of any other and closed again, or is closed at least once at the end of the
+text; a closing bracket without an opening one lowers the level for good, so that ``smile :)`` is text, and so is what
+follows it in brackets.
 """
 
 import re
@@ -29,4 +30,4 @@ def _has_group(text: str) -> bool:
             level -= 1
             if level == 0:
                 return True
-    return False
+    return level > 0 and text.endswith(")")

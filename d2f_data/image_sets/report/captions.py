@@ -1,10 +1,17 @@
-"""The captions of a training set in the report: where they come from, how they vary, and what prompt weights change."""
+"""The captions of a training set in the report: where they come from, how they vary, what prompt weights change."""
 
 from collections.abc import Sequence
 
 from ..captions.weights import has_prompt_syntax
 from ..folder import FolderContents
 from ..samples import Sample
+
+
+def describe_regularisation(samples: Sequence[Sample]) -> list[str]:
+    """How many images are regularisation images, and the weight of their loss; nothing if there are none."""
+    weights = {sample.image.name: sample.image.weight for sample in samples if sample.image.regularisation}
+    shown = ", ".join(f"{weight:g}" for weight in sorted(set(weights.values())))
+    return [f"{len(weights)} regularisation images, without the prefix, loss weight {shown}"] if weights else []
 
 
 def describe_captions(samples: Sequence[Sample], contents: FolderContents, prompt_weights: bool) -> list[str]:
