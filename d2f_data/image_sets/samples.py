@@ -14,6 +14,8 @@ from .buckets import Bucket, Placement, largest_zoom, make_buckets, nearest_buck
 from .folder import InvalidFile, TrainingImage
 from .images import InvalidImageError, read_alpha, read_header, read_image, read_mask
 from .latent_cache import Cache, cache_key
+from .pixels.resizing import resize
+from .pixels.store import PixelStore
 
 MASK_ASPECT_TOLERANCE = 0.02
 
@@ -140,7 +142,9 @@ class SetPlan:
         return list(buckets.values())
 
 
-def plan_set(images: Iterable[TrainingImage], settings: SetSettings, cache: Cache, vae: str) -> Iterator[SetPlan]:
+def plan_set(
+    images: Iterable[TrainingImage], settings: SetSettings, cache: Cache, vae: str, store: PixelStore | None = None
+) -> Iterator[SetPlan]:
     """Plan the samples of all images. An image with latents missing in the cache is decoded once to check it.
 
     Args:
@@ -148,6 +152,7 @@ def plan_set(images: Iterable[TrainingImage], settings: SetSettings, cache: Cach
         settings: settings of the set.
         cache: the latent cache.
         vae: identity of the VAE, part of every key.
+        store: keeps the pixels of the missing samples for the encoder.
 
     Yields:
         The plan so far, after each image; the last one is complete and sorted.
@@ -160,14 +165,18 @@ def plan_set(images: Iterable[TrainingImage], settings: SetSettings, cache: Cach
             samples = plan_image(image, settings, buckets, vae)
             missing = [sample for sample in samples if not cache.contains(sample.key)]
             if missing:
-                read_image(image.path)
+                decoded = read_image(image.path)
                 _check_mask(samples[0].image, samples[0].size)
         except InvalidImageError as error:
             plan.invalid.append(InvalidFile(image.name, str(error)))
         else:
             large = [one for one in samples if settings.upscale or not _is_small(one, settings.pad)]
             plan.samples.extend(large)
-            plan.missing.extend(one for one in missing if one in large)
+            wanted = [one for one in missing if one in large]
+            plan.missing.extend(wanted)
+            for sample in wanted:
+                if store:
+                    store.keep(sample.key, resize(decoded, sample.placement, "LANCZOS"))
             if not large:
                 size, bucket = "{} x {}".format(*samples[0].size), min(sample.bucket for sample in samples)
                 plan.small.append(InvalidFile(image.name, f"{size} is smaller than its bucket {bucket}"))

@@ -10,28 +10,36 @@ holds each of them once. Repeats of a conditioning share one object.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .augment import augment_image, augment_mask
-from .buckets import Bucket, Placement
+from .buckets import Bucket
 from .images import InvalidImageError, read_alpha, read_image, read_mask
 from .latent_cache import SPACE, Cache, cache_key, pack_conditioning, unpack_conditioning
+from .pixels.resizing import resize_to_tensor
+from .pixels.store import PixelStore
 from .samples import Sample
 
 BATCH_PIXELS = 4 * 512 * 512
 
 
-def read_pixels(sample: Sample) -> Tensor:
-    """The pixels of a sample for the VAE, (3, height, width) in [0, 1]. Raises ValueError that names the file."""
-    placement = sample.placement
-    try:
-        image = read_image(sample.image.path)
-    except InvalidImageError as error:
-        raise ValueError(f"{sample.image.name} was changed while the node was running: {error}") from None
-    return augment_image(resize_to_tensor(image, placement, "LANCZOS"), sample.params, placement, sample.bucket)
+def read_pixels(sample: Sample, store: PixelStore | None = None) -> Tensor:
+    """The pixels of a sample for the VAE, (3, height, width) in [0, 1]. Raises ValueError that names the file.
+
+    Args:
+        sample: the sample.
+        store: may hold its resized pixels; otherwise its file is decoded.
+    """
+    pixels = store.get(sample.key) if store else None
+    if pixels is None:
+        try:
+            image = read_image(sample.image.path)
+        except InvalidImageError as error:
+            raise ValueError(f"{sample.image.name} was changed while the node was running: {error}") from None
+        pixels = resize_to_tensor(image, sample.placement, "LANCZOS")
+    return augment_image(pixels, sample.params, sample.placement, sample.bucket)
 
 
 def read_mask_pixels(sample: Sample) -> Tensor:
@@ -52,18 +60,11 @@ def inside(sample: Sample) -> Tensor:
     return augment_mask(whole, sample.params, sample.placement, sample.bucket)
 
 
-def resize_to_tensor(image: Any, placement: Placement, resampling: str) -> Tensor:
-    """A Pillow image resized to its placement, (C, H, W) in [0, 1]; ``resampling`` is one of Pillow's names."""
-    import numpy as np
-    from PIL import Image
-
-    image = image.resize((placement.width, placement.height), getattr(Image.Resampling, resampling))
-    values = torch.from_numpy(np.array(image)).to(torch.float32) / 255
-    return values.movedim(-1, 0) if values.ndim == 3 else values[None]
-
-
 def encode(
-    missing: Sequence[Sample], cache: Cache, encode_images: Callable[[Tensor, list[str]], Tensor]
+    missing: Sequence[Sample],
+    cache: Cache,
+    encode_images: Callable[[Tensor, list[str]], Tensor],
+    store: PixelStore | None = None,
 ) -> Iterator[int]:
     """Encode samples and store them in the cache, in batches of one bucket.
 
@@ -72,12 +73,13 @@ def encode(
         cache: the latent cache.
         encode_images: IMAGE (B, H, W, 3) in [0, 1], and the images' names for errors -> latents (B, C, h, w) of the
             VAE.
+        store: may hold their pixels.
 
     Yields:
         The size of each batch.
     """
     for batch in batches(missing):
-        pixels = torch.stack([read_pixels(sample) for sample in batch]).movedim(1, -1)
+        pixels = torch.stack([read_pixels(sample, store) for sample in batch]).movedim(1, -1)
         latents = encode_images(pixels, [sample.image.name for sample in batch])
         for sample, latent in zip(batch, latents, strict=True):
             tensors = {"latent": latent}

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ...d2f_data.image_sets.captions.weights import has_prompt_syntax
 from ...d2f_data.image_sets.folder import FolderContents
 from ...d2f_data.image_sets.latent_cache import Cache, folder_size
+from ...d2f_data.image_sets.pixels.store import PixelStore
 from ...d2f_data.image_sets.report.cuts import cut_notes, transparency_note
 from ...d2f_data.image_sets.samples import Sample, SetPlan, SetSettings, plan_set
 from ...d2f_data.image_sets.set_report import EncodingStats, InvalidFilesError, contact_sheet, describe, list_files
@@ -96,14 +97,16 @@ class D2FFolderDataset(io.ComfyNode):
         settings = settings_of(widgets, host.latent_factor(vae))
         more, reg_weight = parse_folders(widgets["more_folders"]), widgets["regularisation_weight"]
         contents = read_folders(root, more, captions_of(widgets), widgets["folder_repeats"], reg_weight)
-        plan = _plan(vae, contents, settings)
-        _check(plan, root, widgets["odd_files"])
-        return io.NodeOutput(*_encode_all(clip, vae, root, plan, settings, contents, widgets["prompt_weights"]))
+        with PixelStore(host.cache_folder()) as store:
+            plan = _plan(vae, contents, settings, store)
+            _check(plan, root, widgets["odd_files"])
+            encoded = _encode_all(clip, vae, root, plan, settings, contents, widgets["prompt_weights"], store)
+        return io.NodeOutput(*encoded)
 
 
-def _plan(vae: Any, contents: FolderContents, settings: SetSettings) -> SetPlan:
+def _plan(vae: Any, contents: FolderContents, settings: SetSettings, store: PixelStore) -> SetPlan:
     """The samples of a folder, and its invalid files: first those with an invalid caption, then invalid images."""
-    steps = plan_set(contents.images, settings, _cache("latents"), host.vae_identity(vae))
+    steps = plan_set(contents.images, settings, _cache("latents"), host.vae_identity(vae), store)
     *_, plan = host.track(steps, len(contents.images))
     plan.invalid[:0] = contents.invalid
     return plan
@@ -129,12 +132,13 @@ def _encode_all(
     settings: SetSettings,
     contents: FolderContents,
     prompt_weights: bool,
+    store: PixelStore,
 ) -> tuple[Any, ...]:
     """The outputs of the node. Captions are encoded before images, so that ComfyUI loads each model only once."""
     rows = [sample for bucket in plan.rows for sample in bucket]
     written = [caption for sample in plan.samples for caption in sample.image.captions]
     conditionings, encoded = _encode_captions(clip, written, prompt_weights)
-    _encode_missing(vae, plan)
+    _encode_missing(vae, plan, store)
     of_sample = {sample: _conditioning(sample, conditionings, host.takes_sizes(clip)) for sample in plan.samples}
     positive = [of_sample[sample] for sample in rows]
     latents = [_latent(bucket, settings) for bucket in plan.rows]
@@ -149,7 +153,7 @@ def _encode_all(
     if notes:
         host.tell("Training Set from Folder: " + "; ".join(notes))
     report = describe(root, host.cache_folder(), plan, settings, stats, contents, prompt_weights, notes)
-    return latents, positive, conditionings[""], report, contact_sheet(plan.samples)
+    return latents, positive, conditionings[""], report, contact_sheet(plan.samples, store=store)
 
 
 def _conditioning(sample: Sample, conditionings: dict[str, list], sizes: bool) -> list:
@@ -185,9 +189,9 @@ def _encode_captions(clip: Any, captions: list[str], prompt_weights: bool) -> tu
     return conditionings, encoded
 
 
-def _encode_missing(vae: Any, plan: SetPlan) -> None:
+def _encode_missing(vae: Any, plan: SetPlan, store: PixelStore) -> None:
     """Encode the latents that the cache lacks; a cancelled run keeps every finished batch in the cache."""
-    steps = encode(plan.missing, _cache("latents"), partial(host.encode_images, vae))
+    steps = encode(plan.missing, _cache("latents"), partial(host.encode_images, vae), store)
     for _ in host.track(steps, len(list(batches(plan.missing)))):
         pass
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..pixels.store import PixelStore
 from ..samples import Sample
 from ..training_set import read_mask_pixels, read_pixels
 
@@ -13,7 +14,9 @@ LABEL = 16  # pixels of the line with the bucket
 CAPTION_LINES = 2
 
 
-def contact_sheet(samples: Sequence[Sample], columns: int = 4, tile: int = 192) -> Tensor:
+def contact_sheet(
+    samples: Sequence[Sample], columns: int = 4, tile: int = 192, store: PixelStore | None = None
+) -> Tensor:
     """An IMAGE (1, H, W, 3) in [0, 1] of up to ``columns``^2 samples as the VAE gets them.
 
     Below each stand its bucket and its caption; what a loss mask leaves out is dimmed and tinted red.
@@ -22,6 +25,7 @@ def contact_sheet(samples: Sequence[Sample], columns: int = 4, tile: int = 192) 
         samples: samples to choose from, at equal distances.
         columns: number of columns, and largest number of rows.
         tile: side of a tile, in pixels.
+        store: may hold their pixels.
     """
     import numpy as np
     from PIL import Image, ImageDraw
@@ -32,7 +36,7 @@ def contact_sheet(samples: Sequence[Sample], columns: int = 4, tile: int = 192) 
     sheet = Image.new("RGB", (min(columns, count) * tile, -(-count // columns) * height), "white")
     pen = ImageDraw.Draw(sheet)
     for index, sample in enumerate(shown):
-        image = _picture(sample)
+        image = _picture(sample, store)
         image.thumbnail((tile - 4, tile - 4), Image.Resampling.LANCZOS)
         left, top = index % columns * tile, index // columns * height
         sheet.paste(image, (left + (tile - image.width) // 2, top + (tile - image.height) // 2))
@@ -43,11 +47,11 @@ def contact_sheet(samples: Sequence[Sample], columns: int = 4, tile: int = 192) 
     return torch.from_numpy(np.asarray(sheet).astype(np.float32) / 255)[None]
 
 
-def _picture(sample: Sample) -> Any:
+def _picture(sample: Sample, store: PixelStore | None) -> Any:
     """The pixels of a sample as a Pillow image, what its mask leaves out dimmed and tinted."""
     from PIL import Image
 
-    pixels = read_pixels(sample)
+    pixels = read_pixels(sample, store)
     if sample.masked:
         kept = read_mask_pixels(sample).float() / 255
         red = torch.tensor([1.0, 0.1, 0.1])[:, None, None]
