@@ -195,7 +195,7 @@ def test_a_table_that_was_not_chosen_is_named(folder):
         in faults(folder, source="txt")["a.png"]
     )
     for settings in ({"source": "none"}, {"source": "txt", "fallback": "x"}, {"source": "file_name"}):
-        assert "metadata.csv holds captions of 1 images and is not used; set 'captions' to auto" in notes(
+        assert "metadata.csv has captions of images here (1) and is not used; set 'captions' to auto" in notes(
             folder, **settings
         )
 
@@ -203,7 +203,7 @@ def test_a_table_that_was_not_chosen_is_named(folder):
 def test_a_table_beside_caption_files_is_mentioned(folder):
     fill(folder, "a.png", "a.txt=from txt", "m.csv=file_name,text\na.png,from table\n")
     assert captions(folder) == {"a.png": "from txt"}
-    assert "m.csv holds captions of 1 images that have a caption file, which counts" in notes(folder)
+    assert "m.csv has captions of images with a caption file (1), which counts" in notes(folder)
     assert captions(folder, source="table") == {"a.png": "from table"}
 
 
@@ -270,7 +270,7 @@ def test_several_lines(folder, lines, expected):
     assert found.images[0].captions == tuple(f"sks, {text}" for text in expected)
     assert found.images[1].captions == ("sks, one",)
     how = {"joined": "joined", "first": "only the first is used", "random": "one is drawn per epoch"}[lines]
-    assert f"1 captions have several lines: {how}" in found.notes
+    assert f"captions with several lines (1): {how}" in found.notes
 
 
 TAGS = "1girl, red hair, smile, hat, beach"

@@ -131,8 +131,8 @@ def test_captions_are_literal_by_default_and_prompts_by_choice(run, checkpoint, 
     assert not torch.equal(literal.positive[0][0][0], weighted.positive[0][0][0])
     assert torch.equal(literal.positive[0][0][0], host.encode_caption(checkpoint[1], text, False)[0][0])
     assert torch.equal(literal.positive[1][0][0], prompt(checkpoint, "a blue cube")), "a plain caption is one anyway"
-    assert "1 of 2 captions hold brackets or embeddings, which 'prompt_weights' would read" in literal.report
-    assert "which 'prompt_weights' reads as prompt syntax" in weighted.report
+    assert f"captions with brackets or embeddings: 1 of 2, such as {text!r}; 'prompt_weights' would" in literal.report
+    assert "'prompt_weights' reads them as prompt syntax" in weighted.report
     again = run()
     assert "captions: 3 from the cache, 0 encoded" in again.report
     assert torch.equal(again.positive[0][0][0], literal.positive[0][0][0]), "the cache keeps both apart"
@@ -179,8 +179,8 @@ def test_near_misses_are_named_before_anything_is_encoded(run, folder, told, nam
 def test_what_was_silent_is_said_on_the_node(run, folder, told):
     fill(folder, "1.png", "1.jpg", "1.txt=a\nb", "masks/lost.png", "metadata.csv=file,text\n1.png,x\n")
     report = run(captions="txt").report
-    unused = "metadata.csv holds captions of 1 images and is not used"
-    for words in ("captions have several lines: joined", "share (1): 1.txt", "masks/lost.png", unused):
+    unused = "metadata.csv has captions of images here (1) and is not used"
+    for words in ("captions with several lines (2): joined", "share (1): 1.txt", "masks/lost.png", unused):
         assert words in told[-1] and words in report
 
 
@@ -215,7 +215,7 @@ def test_what_is_cut_off_is_said_and_shown(run, folder, told):
     out = run()
     worst = re.search(r"cut off on average, at most (\d+\.\d)% \(tall\.png\)", out.report)
     assert worst and worst.group(1) == "66.7", "64x480 of which 64x160 is kept"
-    assert "1 images lose more than 25% of their area, most of all tall.png" in told[-1]
+    assert "images that lose more than 25% of their area (1), most of all tall.png (67%)" in told[-1]
     padded = run(fit="pad")
     assert "cut off" not in padded.report
     masks = [latent.get("noise_mask") for latent in padded.latents]
@@ -228,7 +228,7 @@ def test_transparency_is_said_or_is_the_mask(run, folder, told):
     image.save(folder / "a.png")
     fill(folder, "a.txt=a cube")
     assert "noise_mask" not in run().latents[0]
-    assert "1 images have an alpha channel and are laid on white, such as a.png; set 'transparency' to mask" in told[-1]
+    assert "laid on white (1), such as a.png: set 'transparency' to mask" in told[-1]
     told.clear()
     assert run(transparency="mask").latents[0]["noise_mask"].mean() == pytest.approx(0.5, abs=0.02)
     assert told == []
@@ -319,7 +319,7 @@ def test_variants_of_captions_are_encoded_once_each(run, folder, checkpoint, hos
     out = run(shuffle_tags=True, caption_variants=5, prefix="sks")
     entry = out.positive[0][0]
     assert len(entry[1][host.CAPTIONS_KEY]) == 4
-    assert "2 images have several captions" in out.report
+    assert "images with several captions: 2, " in out.report
     first, *others = (one[0] for one in [entry, *entry[1][host.CAPTIONS_KEY]])
     assert any(not torch.equal(first, other) for other in others)
     assert re.search(r"captions: 0 from the cache, (\d) encoded", out.report)

@@ -144,7 +144,7 @@ class CaptionFinder:
         found = [*self._notes_of_files(), *self._notes_of_tables()]
         if self._several:
             how = {"joined": "joined", "first": "only the first is used", "random": "one is drawn per epoch"}
-            found.append(f"{self._several} captions have several lines: {how[self.captions.lines]}")
+            found.append(f"captions with several lines ({self._several}): {how[self.captions.lines]}")
         return found
 
     def _notes_of_files(self) -> list[str]:
@@ -170,13 +170,11 @@ class CaptionFinder:
             beside = [image for image in named if self.files.of(image)]
             if self.captions.source not in _TABLE_SOURCES and named:
                 found.append(
-                    f"{table.name} holds captions of {len(named)} images and is not used; set 'captions' to auto or "
-                    "table to use it"
+                    f"{table.name} has captions of images here ({len(named)}) and is not used; set 'captions' to auto "
+                    "or table to use it"
                 )
             elif self.captions.source == "auto" and beside:
-                found.append(
-                    f"{table.name} holds captions of {len(beside)} images that have a caption file, which counts"
-                )
+                found.append(f"{table.name} has captions of images with a caption file ({len(beside)}), which counts")
             elif self.captions.source in _TABLE_SOURCES and table.fault:
                 found.append(f"{table.name} is not used as a table of captions: {table.fault}")
         return found

@@ -27,13 +27,14 @@ def describe_captions(samples: Sequence[Sample], contents: FolderContents, promp
     images = {sample.image.name: sample.image for sample in samples}.values()
     varied = [len(set(image.captions)) for image in images if image.others]
     if varied:
-        lines.append(f"  {len(varied)} images have several captions, {sum(varied)} in all; one is drawn per epoch")
+        lines.append(f"  images with several captions: {len(varied)}, {sum(varied)} captions; one is drawn per epoch")
     written = list(dict.fromkeys(caption for image in images for caption in image.captions))
     changed = [caption for caption in written if has_prompt_syntax(caption)]
     if changed:
-        effect = "is read as in CLIP Text Encode" if prompt_weights else "is trained as it is written"
+        effect = "reads" if prompt_weights else "would read"
+        how = "as in CLIP Text Encode" if prompt_weights else "they are trained as they are written"
         lines.append(
-            f"  {len(changed)} of {len(written)} captions hold brackets or embeddings, which 'prompt_weights' "
-            f"{'reads' if prompt_weights else 'would read'} as prompt syntax; each {effect}: {changed[0]!r}"
+            f"  captions with brackets or embeddings: {len(changed)} of {len(written)}, such as {changed[0]!r}; "
+            f"'prompt_weights' {effect} them as prompt syntax, {how}"
         )
     return lines

@@ -27,8 +27,8 @@ def cut_notes(samples: Sequence[Sample]) -> list[str]:
         return []
     worst = max(much, key=lambda name: much[name])
     return [
-        f"{len(much)} images lose more than {MUCH:.0%} of their area, most of all {worst} ({much[worst]:.0%}); look at "
-        "the contact sheet, and set 'fit' to pad, or cut such images into parts yourself"
+        f"images that lose more than {MUCH:.0%} of their area ({len(much)}), most of all {worst} ({much[worst]:.0%}): "
+        "look at the contact sheet, and set 'fit' to pad, or cut such images into parts yourself"
     ]
 
 
@@ -38,6 +38,6 @@ def transparency_note(samples: Sequence[Sample]) -> list[str]:
     if not laid:
         return []
     return [
-        f"{len(laid)} images have an alpha channel and are laid on white, such as {laid[0]}; set 'transparency' to "
-        "mask to leave their transparent parts out of training"
+        f"images with an alpha channel, which are laid on white ({len(laid)}), such as {laid[0]}: set 'transparency' "
+        "to mask to leave their transparent parts out of training"
     ]
