@@ -106,6 +106,21 @@ def test_a_literal_caption_has_the_tokens_of_its_text(host, checkpoint, caption)
     assert vars(clip.tokenizer.clip_l) == before, "the host's tokenizer is as it was"
 
 
+def test_a_literal_caption_loads_no_embedding_that_is_there(host, checkpoint, tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    clip = copy.copy(checkpoint[1])
+    tokenizer = clip.tokenizer.clip_l
+    save_file({"emb_params": torch.ones(2, tokenizer.embedding_size)}, tmp_path / "ghost.safetensors")
+    monkeypatch.setattr(tokenizer, "embedding_directory", str(tmp_path))
+    asked = []
+    monkeypatch.setattr(clip, "encode_from_tokens_scheduled", lambda tokens, **options: asked.append(tokens) or [])
+    for prompt_weights in (True, False):
+        host.encode_caption(clip, "a cube embedding:ghost", prompt_weights)
+    loaded = [any(torch.is_tensor(token) for chunk in one["l"] for token, _ in chunk) for one in asked]
+    assert loaded == [True, False], "as a prompt it is loaded, as a caption it is text"
+
+
 def test_prompt_syntax_is_known_as_the_host_reads_it(comfy):
     """Random texts of brackets: ours says that a prompt differs exactly if the host's parser changes the text."""
     import comfy.sd1_clip as clip
