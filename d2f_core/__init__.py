@@ -26,7 +26,7 @@ table; continuous ones and native flow networks have timesteps of their own (``c
 
 from .adapter import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, attached
 from .adaptive import ADAPTIVE_METHODS
-from .batches import Batch, TrainingData, derive_seed
+from .batches import Batch, TrainingData, VariedData, derive_seed, in_epoch
 from .compiled import compile_blocks, compiler_fault
 from .continuous import TIME_SCALES, ContinuousSchedule, FlowSchedule, Schedule
 from .density import DENSITIES, TimeDensity
@@ -97,6 +97,7 @@ __all__ = [
     "TrainSettings",
     "Trainer",
     "TrainingData",
+    "VariedData",
     "WidenedAdapter",
     "advance",
     "agree",
@@ -119,6 +120,7 @@ __all__ = [
     "follow",
     "for_autograd",
     "frozen_copy",
+    "in_epoch",
     "install_command",
     "make_adapters",
     "make_optimizer",

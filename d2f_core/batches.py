@@ -9,7 +9,7 @@ and in an order that the seed and the epoch fix, so that batch number k of a run
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ class Batch(NamedTuple):
     """Noise coupled to x0 (reflow pairs); None draws it."""
     waypoints: Tensor | None = None
     """States between them at the edges of windows, (B, windows - 1, *), as of ``virtual_pair``; None for one window."""
+    weight: Tensor | None = None
+    """Of each item's loss, (B,); None is 1."""
 
     @property
     def windows(self) -> int:
@@ -39,6 +41,19 @@ class TrainingData(Protocol):
 
     def batch(self, items: Sequence[int], drop: Sequence[bool]) -> Batch:
         """The items, those with ``drop`` under their null condition."""
+
+
+@runtime_checkable
+class VariedData(TrainingData, Protocol):
+    """Items that are not the same in every epoch, such as images with several captions."""
+
+    def of_epoch(self, seed: int) -> TrainingData:
+        """The items as one epoch has them, drawn from its seed."""
+
+
+def in_epoch(data: TrainingData, seed: int, epoch: int) -> TrainingData:
+    """The data of one epoch of a run with this seed; ``data`` itself if its items do not vary."""
+    return data.of_epoch(derive_seed(seed, -epoch - 1)) if isinstance(data, VariedData) else data
 
 
 class BatchOrder:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .adapter import Adapter, attached, hooked
-from .batches import Batch, BatchOrder, TrainingData, derive_seed
+from .batches import Batch, BatchOrder, TrainingData, derive_seed, in_epoch
 from .density import TimeDensity
 from .loss import Interpolant, Objective
 from .processes import OneProcess, Processes, share, sum_gradients
@@ -124,7 +124,8 @@ class Trainer:
         generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, index))
         items = self.order.items(index)
         drop = torch.rand(len(items), generator=generator) < self.settings.drop_condition
-        batch = self.data.batch(items, drop.tolist())
+        data = in_epoch(self.data, self.settings.seed, index // self.order.per_epoch)
+        batch = data.batch(items, drop.tolist())
         t = self.density.sample(len(items), self.objective.coordinates, generator, batch.windows)
         pair = self._pair(batch, t, generator)
         # Dropout, and blocks that recompute it, draw from the global generators.
@@ -138,7 +139,8 @@ class Trainer:
     def _loss(self, batch: Batch, pair: Interpolant) -> Tensor:
         given = self.objective.model_input(pair)
         output = self.network(given.network_input, given.timestep, batch.condition)
-        return self.objective.loss(output, pair, batch.mask)
+        loss = self.objective.loss(output, pair, batch.mask)
+        return loss if batch.weight is None else loss * batch.weight.to(loss)
 
     @torch.no_grad()
     def validate(self, data: TrainingData) -> float:

@@ -1,7 +1,7 @@
 """Augmentation: random parameters per variant of an image, and the crop, flip and colour jitter that they describe.
 
 Every parameter comes from a private generator seeded with (seed, image, variant), so a set does not change when images
-are added or renamed, and the global generators are left alone. The pixels are processed with kornia's functional API;
+are added or renamed, and the global generators are left alone. Colours are changed with kornia's functional API;
 its random modules are not used because they draw from the global generator.
 
     zoom       = 1 / (1 - crop * u)                  u, and the position of the crop, uniform in [0, 1]
@@ -114,23 +114,29 @@ def augment_image(pixels: Tensor, params: AugmentationParams, placement: Placeme
 
 
 def augment_mask(mask: Tensor, params: AugmentationParams, placement: Placement, bucket: Bucket) -> Tensor:
-    """The same crop and flip for a mask, (1, placement.height, placement.width) -> (1, bucket.height, bucket.width)."""
-    return _frame(mask[None], params, placement, bucket)[0].contiguous()
+    """The same crop and flip for a mask, (1, placement.height, placement.width) -> (1, bucket.height, bucket.width).
+
+    Padding is 0.
+    """
+    return _frame(mask[None], params, placement, bucket, "constant")[0].contiguous()
 
 
 def encoded_crop_left(params: AugmentationParams, placement: Placement, bucket: Bucket) -> int:
-    """Left edge of the crop in pixels, measured in the flipped image if the variant is flipped."""
-    return placement.width - bucket.width - placement.left if params.flip else placement.left
+    """Left edge of the crop in pixels, measured in the flipped image if the variant is flipped; 0 if it is padded."""
+    return max(0, placement.width - bucket.width - placement.left if params.flip else placement.left)
 
 
-def _frame(image: Tensor, params: AugmentationParams, placement: Placement, bucket: Bucket) -> Tensor:
-    """Crop and flip, (1, C, H, W) -> (1, C, bucket.height, bucket.width)."""
-    transform = _kornia().geometry.transform
-    left, top = placement.left, placement.top
-    right, bottom = left + bucket.width - 1, top + bucket.height - 1
-    corners = torch.tensor([[[left, top], [right, top], [right, bottom], [left, bottom]]])
-    image = transform.crop_by_indices(image, corners)
-    return transform.hflip(image) if params.flip else image
+def _frame(
+    image: Tensor, params: AugmentationParams, placement: Placement, bucket: Bucket, padding: str = "replicate"
+) -> Tensor:
+    """Padding, crop and flip, (1, C, H, W) -> (1, C, bucket.height, bucket.width)."""
+    across = max(0, -placement.left), max(0, placement.left + bucket.width - placement.width)
+    down = max(0, -placement.top), max(0, placement.top + bucket.height - placement.height)
+    if any((*across, *down)):
+        image = torch.nn.functional.pad(image, (*across, *down), mode=padding)
+    left, top = placement.left + across[0], placement.top + down[0]
+    image = image[..., top : top + bucket.height, left : left + bucket.width]
+    return image.flip(-1) if params.flip else image
 
 
 def _colour(image: Tensor, params: AugmentationParams) -> Tensor:
@@ -153,6 +159,7 @@ def _kornia() -> Any:
         import kornia
     except ImportError as error:
         raise ValueError(
-            f"cropping images needs kornia, which cannot be imported ({error}); run {install_command('kornia')}"
+            f"changing the colours of images needs kornia, which cannot be imported ({error}); run "
+            f"{install_command('kornia')}"
         ) from None
     return kornia

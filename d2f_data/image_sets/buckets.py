@@ -6,6 +6,9 @@ nearest logarithm of the aspect ratio, resized to cover it, and cropped:
 
     scale = max(bucket_width / width, bucket_height / height) * zoom
     left  = round(x * (width * scale - bucket_width)),    top likewise;    x = y = 1/2 is the centre
+
+or, if images are padded, with min instead of max: then left or top is below 0, and the edges
+of the image are repeated around it.
 """
 
 import math
@@ -72,9 +75,10 @@ def nearest_bucket(width: int, height: int, buckets: list[Bucket]) -> Bucket:
     return min(buckets, key=distance)
 
 
-def needs_upscaling(width: int, height: int, bucket: Bucket) -> bool:
-    """Whether an image is narrower or lower than its bucket."""
-    return width < bucket.width or height < bucket.height
+def needs_upscaling(width: int, height: int, bucket: Bucket, pad: bool = False) -> bool:
+    """Whether an image is narrower or lower than its bucket; narrower and lower, if it may be padded."""
+    narrower, lower = width < bucket.width, height < bucket.height
+    return narrower and lower if pad else narrower or lower
 
 
 def largest_zoom(width: int, height: int, bucket: Bucket) -> float:
@@ -82,7 +86,9 @@ def largest_zoom(width: int, height: int, bucket: Bucket) -> float:
     return max(1.0, min(width / bucket.width, height / bucket.height))
 
 
-def place(width: int, height: int, bucket: Bucket, zoom: float = 1.0, x: float = 0.5, y: float = 0.5) -> Placement:
+def place(
+    width: int, height: int, bucket: Bucket, zoom: float = 1.0, x: float = 0.5, y: float = 0.5, pad: bool = False
+) -> Placement:
     """How an image of a given size is resized and cropped to its bucket.
 
     Args:
@@ -90,8 +96,12 @@ def place(width: int, height: int, bucket: Bucket, zoom: float = 1.0, x: float =
         bucket: the bucket of the image.
         zoom: 1 resizes the image until it just covers the bucket; z > 1 enlarges it further, so that 1/z remains.
         x, y: relative position of the crop: 0 is left or top, 0.5 the centre, 1 right or bottom.
+        pad: whether the image is resized until all of it is inside the bucket, with left or top below 0 where it does
+            not fill it.
     """
-    scale = max(bucket.width / width, bucket.height / height) * zoom
-    resized_width, resized_height = max(bucket.width, round(width * scale)), max(bucket.height, round(height * scale))
+    scales = bucket.width / width, bucket.height / height
+    scale = (min(scales) if pad else max(scales)) * zoom
+    least = Bucket(1, 1) if pad else bucket
+    resized_width, resized_height = max(least.width, round(width * scale)), max(least.height, round(height * scale))
     left, top = round(x * (resized_width - bucket.width)), round(y * (resized_height - bucket.height))
     return Placement(resized_width, resized_height, left, top)

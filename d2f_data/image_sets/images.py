@@ -12,6 +12,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,43 @@ class InvalidImageError(ValueError):
     """The reason why an image cannot be used; the caller adds the name of the file."""
 
 
+@dataclass(frozen=True)
+class InvalidFile:
+    """A file that cannot be used, and why."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What the header of an image file says: (width, height) of the upright image, and whether it has transparency."""
+
+    size: tuple[int, int]
+    transparent: bool
+
+
 def read_size(path: Path) -> tuple[int, int]:
-    """(width, height) of the upright image, from its header alone.
+    """(width, height) of the upright image, from its header alone. Raises InvalidImageError as ``read_header``."""
+    return read_header(path).size
+
+
+def read_header(path: Path) -> ImageHeader:
+    """Size and transparency of an image, from its header alone.
 
     Raises:
         InvalidImageError: the file is not an image, is empty or animated, or the image is too large or too small.
     """
     with opened(path) as image:
+        transparent = bool(image.has_transparency_data)
         if image.format == "TIFF":  # whether its size is upright before decoding depends on Pillow's version
-            return upright(image).size
+            return ImageHeader(upright(image).size, transparent)
         width, height = image.size
         turned = not _hides_exif(image) and image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-        return (height, width) if turned else (width, height)
+        return ImageHeader((height, width) if turned else (width, height), transparent)
 
 
 def read_image(path: Path) -> Any:
@@ -64,6 +90,19 @@ def read_mask(path: Path) -> Any:
             "the mask is completely black, so nothing would be trained; paint the parts to train on white"
         )
     return mask
+
+
+def read_alpha(path: Path) -> Any:
+    """The transparency of an image as a loss mask, an upright Pillow image in mode L: opaque is trained on.
+
+    Raises:
+        InvalidImageError: as ``read_image``, or the image is completely transparent.
+    """
+    with opened(path) as image:
+        alpha = upright(image).convert("RGBA").getchannel("A")
+    if alpha.getextrema()[1] == 0:
+        raise InvalidImageError("the image is completely transparent, so nothing would be trained")
+    return alpha
 
 
 def upright(image: Any) -> Any:

@@ -6,14 +6,16 @@ setting is changed and changed back.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..fingerprints import cached_file_digest
 from .augment import Augmentation, AugmentationParams, encoded_crop_left, sample_params
 from .buckets import Bucket, Placement, largest_zoom, make_buckets, nearest_bucket, needs_upscaling, place
 from .folder import InvalidFile, TrainingImage
-from .images import InvalidImageError, read_image, read_mask, read_size
+from .images import InvalidImageError, read_alpha, read_header, read_image, read_mask
 from .latent_cache import Cache, cache_key
+from .pixels.resizing import resize
+from .pixels.store import PixelStore
 
 MASK_ASPECT_TOLERANCE = 0.02
 
@@ -31,6 +33,10 @@ class SetSettings:
         augmentation: which augmentations are allowed.
         upscale: whether images that are smaller than their bucket are enlarged; otherwise they are left out.
         seed: seed of the augmentation.
+        alpha_mask: whether the transparency of an image without a mask file is its loss mask.
+        unmasked: loss weight of what a mask leaves out, in [0, 1].
+        pad: whether images are padded to their bucket instead of cropped; nothing is learned from the padding.
+        more: further resolutions, at which every image is trained on as well.
     """
 
     resolution: int = 512
@@ -41,11 +47,17 @@ class SetSettings:
     augmentation: Augmentation = field(default_factory=Augmentation)
     upscale: bool = True
     seed: int = 0
+    alpha_mask: bool = False
+    unmasked: float = 0.0
+    pad: bool = False
+    more: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("repeats", "variants"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.unmasked <= 1:
+            raise ValueError(f"unmasked_weight must be in [0, 1], got {self.unmasked:g}")
 
     @property
     def distinct_variants(self) -> int:
@@ -65,6 +77,7 @@ class Sample:
         params: augmentation parameters of the variant.
         key: key of its latent in the cache.
         repeats: number of rows with this sample.
+        transparent: whether the file has an alpha channel or a transparent colour.
     """
 
     image: TrainingImage
@@ -74,6 +87,23 @@ class Sample:
     params: AugmentationParams
     key: str
     repeats: int
+    transparent: bool = False
+
+    @property
+    def padded(self) -> bool:
+        """Whether the image does not fill its bucket."""
+        return self.placement.width < self.bucket.width or self.placement.height < self.bucket.height
+
+    @property
+    def masked(self) -> bool:
+        """Whether parts of it are left out of the loss."""
+        return self.image.masked or self.padded
+
+    @property
+    def cut(self) -> float:
+        """The part of the resized image that the crop removes, in [0, 1)."""
+        width, height = self.placement.width, self.placement.height
+        return 1 - min(width, self.bucket.width) * min(height, self.bucket.height) / (width * height)
 
     def sizes(self) -> dict[str, int]:
         """SDXL's size conditioning in pixels: original size, crop and target size, under ComfyUI's names."""
@@ -81,7 +111,7 @@ class Sample:
             "width": self.size[0],
             "height": self.size[1],
             "crop_w": encoded_crop_left(self.params, self.placement, self.bucket),
-            "crop_h": self.placement.top,
+            "crop_h": max(0, self.placement.top),
             "target_width": self.bucket.width,
             "target_height": self.bucket.height,
         }
@@ -112,7 +142,9 @@ class SetPlan:
         return list(buckets.values())
 
 
-def plan_set(images: Iterable[TrainingImage], settings: SetSettings, cache: Cache, vae: str) -> Iterator[SetPlan]:
+def plan_set(
+    images: Iterable[TrainingImage], settings: SetSettings, cache: Cache, vae: str, store: PixelStore | None = None
+) -> Iterator[SetPlan]:
     """Plan the samples of all images. An image with latents missing in the cache is decoded once to check it.
 
     Args:
@@ -120,27 +152,33 @@ def plan_set(images: Iterable[TrainingImage], settings: SetSettings, cache: Cach
         settings: settings of the set.
         cache: the latent cache.
         vae: identity of the VAE, part of every key.
+        store: keeps the pixels of the missing samples for the encoder.
 
     Yields:
         The plan so far, after each image; the last one is complete and sorted.
     """
-    buckets = make_buckets(settings.resolution, settings.step, settings.factor)
+    sizes = dict.fromkeys((settings.resolution, *settings.more))
+    buckets = [make_buckets(size, settings.step, settings.factor) for size in sizes]
     plan = SetPlan([], [], [], [])
     for image in images:
         try:
             samples = plan_image(image, settings, buckets, vae)
             missing = [sample for sample in samples if not cache.contains(sample.key)]
             if missing:
-                read_image(image.path)
-                _check_mask(image, samples[0].size)
+                decoded = read_image(image.path)
+                _check_mask(samples[0].image, samples[0].size)
         except InvalidImageError as error:
             plan.invalid.append(InvalidFile(image.name, str(error)))
         else:
-            if settings.upscale or not needs_upscaling(*samples[0].size, samples[0].bucket):
-                plan.samples.extend(samples)
-                plan.missing.extend(missing)
-            else:
-                size, bucket = "{} x {}".format(*samples[0].size), samples[0].bucket
+            large = [one for one in samples if settings.upscale or not _is_small(one, settings.pad)]
+            plan.samples.extend(large)
+            wanted = [one for one in missing if one in large]
+            plan.missing.extend(wanted)
+            for sample in wanted:
+                if store:
+                    store.keep(sample.key, resize(decoded, sample.placement, "LANCZOS"))
+            if not large:
+                size, bucket = "{} x {}".format(*samples[0].size), min(sample.bucket for sample in samples)
                 plan.small.append(InvalidFile(image.name, f"{size} is smaller than its bucket {bucket}"))
         yield plan
     for found in (plan.samples, plan.missing):
@@ -148,18 +186,37 @@ def plan_set(images: Iterable[TrainingImage], settings: SetSettings, cache: Cach
     yield plan
 
 
-def plan_image(image: TrainingImage, settings: SetSettings, buckets: list[Bucket], vae: str) -> list[Sample]:
-    """One sample per variant of an image. Raises InvalidImageError if the image cannot be read."""
-    width, height = size = read_size(image.path)
-    bucket = nearest_bucket(width, height, buckets)
+def _is_small(sample: Sample, pad: bool) -> bool:
+    return needs_upscaling(*sample.size, sample.bucket, pad)
+
+
+def plan_image(image: TrainingImage, settings: SetSettings, buckets: list[list[Bucket]], vae: str) -> list[Sample]:
+    """One sample per resolution and variant of an image.
+
+    Args:
+        image: the image.
+        settings: settings of the set.
+        buckets: of each resolution.
+        vae: identity of the VAE, part of every key.
+
+    Raises:
+        InvalidImageError: the image cannot be read.
+    """
+    header = read_header(image.path)
+    width, height = size = header.size
+    if settings.alpha_mask and header.transparent and image.mask is None:
+        image = replace(image, alpha=True)
     digest, mask_digest = cached_file_digest(image.path), cached_file_digest(image.mask) if image.mask else ""
+    mask_digest = "alpha" if image.alpha else mask_digest
     samples = []
-    for variant in range(settings.distinct_variants):
-        params = sample_params(settings.augmentation, settings.seed, digest, variant)
-        zoom = params.zoom if settings.upscale else min(params.zoom, largest_zoom(width, height, bucket))
-        placement = place(width, height, bucket, zoom, params.x, params.y)
-        key = cache_key(digest, mask_digest, str(bucket), _key_parts(placement), _key_parts(params), vae)
-        samples.append(Sample(image, size, bucket, placement, params, key, settings.repeats * image.repeats))
+    for bucket in (nearest_bucket(width, height, each) for each in buckets):
+        for variant in range(settings.distinct_variants):
+            params = sample_params(settings.augmentation, settings.seed, digest, variant)
+            zoom = params.zoom if settings.upscale else min(params.zoom, largest_zoom(width, height, bucket))
+            placement = place(width, height, bucket, zoom, params.x, params.y, settings.pad)
+            key = cache_key(digest, mask_digest, str(bucket), _key_parts(placement), _key_parts(params), vae)
+            repeats = settings.repeats * image.repeats
+            samples.append(Sample(image, size, bucket, placement, params, key, repeats, header.transparent))
     return samples
 
 
@@ -170,6 +227,8 @@ def _key_parts(record: Placement | AugmentationParams) -> list[str]:
 
 def _check_mask(image: TrainingImage, size: tuple[int, int]) -> None:
     """Raise InvalidImageError if the mask cannot be read or has another aspect ratio than the image."""
+    if image.alpha:
+        read_alpha(image.path)
     if image.mask is None:
         return
     name = image.mask.name

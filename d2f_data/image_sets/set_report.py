@@ -1,16 +1,17 @@
-"""Report and contact sheet of a training set."""
+"""Report of a training set: images, captions, buckets and what they cut off, cache, and the files that are left out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from .folder import FolderContents
+from .images import InvalidFile
+from .report.captions import describe_captions, describe_regularisation
+from .report.cuts import cut_in_words
+from .report.sheet import contact_sheet
+from .samples import SetPlan, SetSettings
 
-from .folder import InvalidFile
-from .samples import Sample, SetPlan, SetSettings
-from .training_set import read_pixels
-
+__all__ = ["EncodingStats", "InvalidFilesError", "contact_sheet", "describe", "list_files"]
 MAX_LISTED = 20
 
 
@@ -35,18 +36,40 @@ class EncodingStats:
     cache_bytes: int
 
 
-def describe(folder: Path, cache: Path, plan: SetPlan, settings: SetSettings, stats: EncodingStats) -> str:
-    """The report of a training set: images, buckets, cache, and the files that are left out."""
+def describe(
+    folder: Path,
+    cache: Path,
+    plan: SetPlan,
+    settings: SetSettings,
+    stats: EncodingStats,
+    contents: FolderContents | None = None,
+    prompt_weights: bool = False,
+    notes: Sequence[str] = (),
+) -> str:
+    """The report of a training set.
+
+    Args:
+        folder: the training folder.
+        cache: folder of the cache.
+        plan, settings, stats: what was encoded, and how.
+        contents: what was in the folder, for the captions.
+        prompt_weights: whether captions are read as prompts.
+        notes: sentences that come first.
+    """
     images = {sample.image.name for sample in plan.samples}
-    masks = {sample.image.name for sample in plan.samples if sample.image.mask is not None}
+    masks = {sample.image.name for sample in plan.samples if sample.image.masked}
     buckets = plan.rows
     lines = [
         f"Training set {folder}",
+        *(f"note: {note}" for note in notes),
         f"{len(images)} images, {sum(map(len, buckets))} rows in {len(buckets)} buckets, {len(masks)} with a loss mask",
         *(
             f"  {rows[0].bucket}: {len(rows)} rows of {len({row.image.name for row in rows})} images"
+            f"{cut_in_words(rows)}"
             for rows in buckets
         ),
+        *describe_regularisation(plan.samples),
+        *(describe_captions(plan.samples, contents, prompt_weights) if contents else ()),
         f"latents: {stats.latents_cached} from the cache, {stats.latents_encoded} encoded",
         f"captions: {stats.captions_cached} from the cache, {stats.captions_encoded} encoded",
         f"cache: {stats.cache_bytes / 1e6:.1f} MB in {cache}; delete the folder to free the space",
@@ -66,29 +89,3 @@ def list_files(files: Sequence[InvalidFile]) -> str:
     """One line per file, for the first 20 files."""
     lines = [f"  {file}" for file in files[:MAX_LISTED]]
     return "\n".join(lines + ([f"  and {len(files) - MAX_LISTED} more"] if len(files) > MAX_LISTED else []))
-
-
-def contact_sheet(samples: Sequence[Sample], columns: int = 4, tile: int = 192) -> Tensor:
-    """An IMAGE (1, H, W, 3) in [0, 1] of up to ``columns``^2 samples as the VAE gets them, labelled with their bucket.
-
-    Args:
-        samples: samples to choose from, at equal distances.
-        columns: number of columns, and largest number of rows.
-        tile: side of a tile, in pixels.
-    """
-    import numpy as np
-    from PIL import Image, ImageDraw
-
-    count = min(len(samples), columns * columns)
-    shown = [samples[index * len(samples) // count] for index in range(count)]
-    label = 16
-    sheet = Image.new("RGB", (min(columns, count) * tile, -(-count // columns) * (tile + label)), "white")
-    for index, sample in enumerate(shown):
-        pixels = (read_pixels(sample).movedim(0, -1) * 255).round().to(torch.uint8).numpy()
-        image = Image.fromarray(pixels)
-        image.thumbnail((tile - 4, tile - 4), Image.Resampling.LANCZOS)
-        left, top = index % columns * tile, index // columns * (tile + label)
-        sheet.paste(image, (left + (tile - image.width) // 2, top + (tile - image.height) // 2))
-        mirrored = " mirrored" if sample.params.flip else ""
-        ImageDraw.Draw(sheet).text((left + 4, top + tile), f"{sample.bucket}{mirrored}", fill="black")
-    return torch.from_numpy(np.asarray(sheet).astype(np.float32) / 255)[None]

@@ -17,10 +17,10 @@ from .augment import augment_image, augment_mask
 from .buckets import Bucket, Placement
 from .folder import InvalidFile
 from .images import InvalidImageError, read_image
+from .pixels.resizing import resize_to_tensor
 from .raw_targets import read_raw
 from .set_report import list_files
 from .target_pairs import RawValues, Row, errors_name
-from .training_set import resize_to_tensor
 
 
 @dataclass

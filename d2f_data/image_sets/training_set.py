@@ -9,51 +9,62 @@ copies of a row (64 KB per row at 512 x 512); rows are read from the cache strai
 holds each of them once. Repeats of a conditioning share one object.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from .augment import augment_image, augment_mask
-from .buckets import Bucket, Placement
-from .images import InvalidImageError, read_image, read_mask
+from .buckets import Bucket
+from .images import InvalidImageError, read_alpha, read_image, read_mask
 from .latent_cache import SPACE, Cache, cache_key, pack_conditioning, unpack_conditioning
+from .pixels.resizing import resize_to_tensor
+from .pixels.store import PixelStore
 from .samples import Sample
 
 BATCH_PIXELS = 4 * 512 * 512
 
 
-def read_pixels(sample: Sample) -> Tensor:
-    """The pixels of a sample for the VAE, (3, height, width) in [0, 1]. Raises ValueError that names the file."""
-    placement = sample.placement
-    try:
-        image = read_image(sample.image.path)
-    except InvalidImageError as error:
-        raise ValueError(f"{sample.image.name} was changed while the node was running: {error}") from None
-    return augment_image(resize_to_tensor(image, placement, "LANCZOS"), sample.params, placement, sample.bucket)
+def read_pixels(sample: Sample, store: PixelStore | None = None) -> Tensor:
+    """The pixels of a sample for the VAE, (3, height, width) in [0, 1]. Raises ValueError that names the file.
+
+    Args:
+        sample: the sample.
+        store: may hold its resized pixels; otherwise its file is decoded.
+    """
+    pixels = store.get(sample.key) if store else None
+    if pixels is None:
+        try:
+            image = read_image(sample.image.path)
+        except InvalidImageError as error:
+            raise ValueError(f"{sample.image.name} was changed while the node was running: {error}") from None
+        pixels = resize_to_tensor(image, sample.placement, "LANCZOS")
+    return augment_image(pixels, sample.params, sample.placement, sample.bucket)
 
 
 def read_mask_pixels(sample: Sample) -> Tensor:
     """The loss mask of a sample, (1, height, width) uint8, 255 = trained on; all 255 if the image has no mask."""
-    if sample.image.mask is None:
-        return torch.full((1, sample.bucket.height, sample.bucket.width), 255, dtype=torch.uint8)
-    mask = resize_to_tensor(read_mask(sample.image.mask), sample.placement, "BILINEAR")
+    image = sample.image
+    if not image.masked:
+        return (inside(sample) * 255).to(torch.uint8)
+    stored = read_alpha(image.path) if image.mask is None else read_mask(image.mask)
+    mask = resize_to_tensor(stored, sample.placement, "BILINEAR")
     return (augment_mask(mask, sample.params, sample.placement, sample.bucket) * 255).round().to(torch.uint8)
 
 
-def resize_to_tensor(image: Any, placement: Placement, resampling: str) -> Tensor:
-    """A Pillow image resized to its placement, (C, H, W) in [0, 1]; ``resampling`` is one of Pillow's names."""
-    import numpy as np
-    from PIL import Image
-
-    image = image.resize((placement.width, placement.height), getattr(Image.Resampling, resampling))
-    values = torch.from_numpy(np.array(image)).to(torch.float32) / 255
-    return values.movedim(-1, 0) if values.ndim == 3 else values[None]
+def inside(sample: Sample) -> Tensor:
+    """1 where the image is and 0 in the padding, (1, height, width)."""
+    if not sample.padded:
+        return torch.ones(1, sample.bucket.height, sample.bucket.width)
+    whole = torch.ones(1, sample.placement.height, sample.placement.width)
+    return augment_mask(whole, sample.params, sample.placement, sample.bucket)
 
 
 def encode(
-    missing: Sequence[Sample], cache: Cache, encode_images: Callable[[Tensor, list[str]], Tensor]
+    missing: Sequence[Sample],
+    cache: Cache,
+    encode_images: Callable[[Tensor, list[str]], Tensor],
+    store: PixelStore | None = None,
 ) -> Iterator[int]:
     """Encode samples and store them in the cache, in batches of one bucket.
 
@@ -62,16 +73,17 @@ def encode(
         cache: the latent cache.
         encode_images: IMAGE (B, H, W, 3) in [0, 1], and the images' names for errors -> latents (B, C, h, w) of the
             VAE.
+        store: may hold their pixels.
 
     Yields:
         The size of each batch.
     """
     for batch in batches(missing):
-        pixels = torch.stack([read_pixels(sample) for sample in batch]).movedim(1, -1)
+        pixels = torch.stack([read_pixels(sample, store) for sample in batch]).movedim(1, -1)
         latents = encode_images(pixels, [sample.image.name for sample in batch])
         for sample, latent in zip(batch, latents, strict=True):
             tensors = {"latent": latent}
-            if sample.image.mask is not None:
+            if sample.masked:
                 tensors["mask"] = read_mask_pixels(sample)
             cache.save(
                 sample.key, tensors, {"space": SPACE, "bucket": str(sample.bucket), "drawn": repr(sample.params)}
@@ -89,13 +101,18 @@ def batches(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
         yield from (rest[start : start + size] for start in range(0, len(rest), size))
 
 
-def gather(rows: Sequence[Sample], cache: Cache) -> dict[str, Tensor]:
+def gather(rows: Sequence[Sample], cache: Cache, unmasked: float = 0.0) -> dict[str, Tensor]:
     """The LATENT of a bucket: "samples" (B, C, h, w) and, if any row has a mask, "noise_mask" (B, 1, H, W) in [0, 1].
+
+    Args:
+        rows: the samples, one per row.
+        cache: the latent cache.
+        unmasked: loss weight of what a mask leaves out: ``unmasked + (1 - unmasked) * mask``, 0 in the padding.
 
     Raises:
         ValueError: a cache file was removed or damaged in the meantime; names it.
     """
-    with_masks = any(sample.image.mask is not None for sample in rows)
+    with_masks = any(sample.masked for sample in rows)
     latent: dict[str, Tensor] = {}
     last, stored = "", dict[str, Tensor]()
     for row, sample in enumerate(rows):
@@ -107,7 +124,8 @@ def gather(rows: Sequence[Sample], cache: Cache) -> dict[str, Tensor]:
                 latent["noise_mask"] = torch.ones(len(rows), 1, sample.bucket.height, sample.bucket.width)
         latent["samples"][row] = stored["latent"]
         if "mask" in stored:
-            latent["noise_mask"][row] = stored["mask"].float() / 255
+            kept = unmasked + (1 - unmasked) * (stored["mask"].float() / 255)
+            latent["noise_mask"][row] = kept * inside(sample) if sample.padded else kept
     return latent
 
 
@@ -117,6 +135,7 @@ def encode_captions(
     clip: str,
     encode_caption: Callable[[str], list],
     conditionings: dict[str, list],
+    literal: Collection[str] = (),
 ) -> Iterator[int]:
     """Load the conditioning of captions from the cache, or encode and store it.
 
@@ -126,13 +145,14 @@ def encode_captions(
         clip: identity of the CLIP, part of every key.
         encode_caption: caption -> CONDITIONING; one that a file cannot store is encoded every time.
         conditionings: the result, caption -> CONDITIONING; filled while the generator runs.
+        literal: captions that are encoded as they are written, although they could be read as prompts.
 
     Yields:
         The number of captions encoded so far.
     """
     encoded = 0
     for caption in captions:
-        key = cache_key(caption, clip)
+        key = cache_key(caption, clip, "literal") if caption in literal else cache_key(caption, clip)
         if cache.contains(key):
             conditionings[caption] = unpack_conditioning(*cache.load_with_metadata(key))
         else:

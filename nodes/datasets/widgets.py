@@ -23,8 +23,9 @@ def dataset_inputs() -> list[io.Input]:
             "captions",
             options=list(CAPTION_SOURCES),
             default="auto",
-            tooltip="Where captions come from. auto: photo.txt next to photo.png, otherwise the caption key of the "
-            ".jsonl line whose file key is photo.png. none: every image gets the caption below.",
+            tooltip="Where captions come from. auto: photo.txt or photo.caption next to photo.png, else its line in a "
+            "table (.jsonl, .csv, .tsv, .json), else the name of a folder such as 10_sks dog. none: all images get the "
+            "caption below.",
         ),
         io.String.Input(
             "caption",

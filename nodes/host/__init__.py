@@ -46,6 +46,8 @@ from .model import (
     sampling_of,
 )
 from .model_call import (
+    CAPTIONS_KEY,
+    WEIGHTS_KEY,
     Belief,
     NetworkCall,
     as_teacher,
@@ -76,11 +78,13 @@ __all__ = [
     "ADAPTER_KINDS",
     "APPLY_NODE",
     "CALL_KEY",
+    "CAPTIONS_KEY",
     "COMPUTE_DTYPES",
     "CONDITION_NODE",
     "LOGGER",
     "NODE_NAME",
     "REPORT_NODE",
+    "WEIGHTS_KEY",
     "BatchCondition",
     "Belief",
     "Condition",

@@ -3,6 +3,7 @@
 What is encoded is what the stock nodes VAEEncode, CLIPTextEncode and CLIPTextEncodeSDXL would give for it.
 """
 
+import copy
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...d2f_core import seeded
+from ...d2f_data.image_sets.captions.weights import escaped, has_prompt_syntax
 from ..fingerprints import patched_fingerprint
 
 SDXL_TOKENS = {"l", "g"}
@@ -61,12 +63,32 @@ def encode_images(vae: Any, pixels: Tensor, names: Sequence[str] = ()) -> Tensor
     return latents
 
 
-def encode_caption(clip: Any, caption: str) -> list:
-    """CONDITIONING of a caption, as CLIPTextEncode gives it, on the CPU."""
-    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(caption), show_pbar=False)
+def encode_caption(clip: Any, caption: str, prompt_weights: bool = True) -> list:
+    """CONDITIONING of a caption on the CPU, as CLIPTextEncode gives it, or of the text as it is written.
+
+    Args:
+        clip: a CLIP.
+        caption: the text.
+        prompt_weights: whether brackets and embeddings are read as in a prompt.
+    """
+    literally = not prompt_weights and has_prompt_syntax(caption)
+    tokens = _literal_tokens(clip, caption) if literally else clip.tokenize(caption)
+    conditioning = clip.encode_from_tokens_scheduled(tokens, show_pbar=False)
     return [
         [_to_cpu(cond), {name: _to_cpu(value) for name, value in options.items()}] for cond, options in conditioning
     ]
+
+
+def _literal_tokens(clip: Any, caption: str) -> Any:
+    """Tokens of a caption as it is written: by copies of the tokenizers, as the host has no switch for embeddings."""
+    own, tokenizer = copy.copy(clip), copy.copy(clip.tokenizer)
+    for name, part in vars(clip.tokenizer).items():
+        if hasattr(part, "embedding_identifier"):
+            part = copy.copy(part)
+            part.embedding_identifier = "\0"  # is in no caption
+            setattr(tokenizer, name, part)
+    own.tokenizer = tokenizer
+    return own.tokenize(escaped(caption), disable_weights=True)
 
 
 def _to_cpu(value: Any) -> Any:

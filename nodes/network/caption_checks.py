@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..host import TrainingNetwork
+from ..host import CAPTIONS_KEY, TrainingNetwork
 from .conditionings import Entry, some_entries, text_entries
 
 # End of the path of a layer that reads the text, in the networks of SD1.x, SD2.x and SDXL.
@@ -63,10 +63,16 @@ def captions_of(network: TrainingNetwork, conditionings: Any, what: str) -> list
             and the input ``what``.
     """
     entries = text_entries(conditionings, what)
-    for _, options in entries:
+    every = [one for entry in entries for one in captions_of_entry(entry)]
+    for _, options in every:
         network.check_caption(options, what)
-    check_captions(entries, network.module, what)
+    check_captions(every, network.module, what)
     return entries
+
+
+def captions_of_entry(entry: Entry) -> list[Entry]:
+    """All captions of an item: its entry, and those that Training Set from Folder has added to it."""
+    return [entry, *entry[1].get(CAPTIONS_KEY, ())]
 
 
 def null_caption(network: TrainingNetwork, negative: Any) -> Entry | None:

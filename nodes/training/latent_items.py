@@ -2,7 +2,8 @@
 
 Items are numbered consecutively over all LATENTs, which form one group each, since all items of a batch have one shape.
 There is one CONDITIONING for all items, one per item (a list, or a batch of texts in one entry), or one per LATENT.
-Image conditions are LATENTs of their own, with the items in the same order.
+Image conditions are LATENTs of their own, with the items in the same order. An item may have several captions, one of
+which is drawn per epoch: ``epoch_items``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from ...d2f_core import Batch, for_autograd
 from ...d2f_data.fingerprints import items_fingerprint
-from ..host import CALL_KEY, CONDITION_NODE, Condition, TrainingNetwork
-from ..network.caption_checks import captions_of, null_caption
+from ..host import CALL_KEY, CONDITION_NODE, WEIGHTS_KEY, Condition, TrainingNetwork
+from ..network.caption_checks import captions_of, captions_of_entry, null_caption
 from ..network.conditionings import entries_for, join
+from ..network.epoch_items import EpochItems
 
 # Input of latents -> input of their image conditions.
 CONDITION_INPUTS = {"latents": "condition", "validation_latents": "validation_condition"}
@@ -52,6 +54,7 @@ class LatentItems:
             raise ValueError(f"'{what}' is an empty list; give at least one latent")
         self.samples = [_checked(latent["samples"], network, what) for latent in latents]
         self.masks = [_mask(latent.get("noise_mask"), samples, what) for latent, samples in zip(latents, self.samples)]
+        self.weights = [_weights(latent.get(WEIGHTS_KEY), len(one), what) for latent, one in zip(latents, self.samples)]
         self.images = _image_conditions(images, self.samples, network, what)
         sizes = [len(samples) for samples in self.samples]
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
@@ -59,6 +62,7 @@ class LatentItems:
         self._position = [(group, row) for group, size in enumerate(sizes) for row in range(size)]
         self._encoded: dict[tuple[int, tuple[int, ...]], Condition] = {}
         self._entries = entries_for(captions_of(network, positive, CAPTION_INPUTS[what]), sizes, what)
+        self._captions = [len(captions_of_entry(entry)) for entry in self._entries]
         self._null = null_caption(network, negative)
 
     def __len__(self) -> int:
@@ -82,29 +86,42 @@ class LatentItems:
     def __repr__(self) -> str:
         return f"<{len(self)} training items in {len(self.groups)} shapes>"
 
-    def batch(self, items: Sequence[int], drop: Sequence[bool]) -> Batch:
-        """Items of one group, those with ``drop`` under the null condition."""
+    def of_epoch(self, seed: int) -> EpochItems:
+        """The items with the captions that are drawn for an epoch from its seed."""
+        return EpochItems(self, self._captions, seed)
+
+    def batch(self, items: Sequence[int], drop: Sequence[bool], captions: Sequence[int] | None = None) -> Batch:
+        """Items of one group, those with ``drop`` under the null condition.
+
+        Args:
+            items: numbers of the items.
+            drop: whether the caption of each is dropped.
+            captions: number of the caption of each, from 0; None for the first ones.
+        """
         group = self._position[items[0]][0]
         rows = [self._position[item][1] for item in items]
         x0 = self.network.latents(self.samples[group][rows])
         mask = self.masks[group]
-        own = [self.condition(item, dropped) for item, dropped in zip(items, drop)]
+        chosen = captions or [0] * len(items)
+        own = [self.condition(*one) for one in zip(items, drop, chosen)]
         conditions = join(own, self.network.cross_attention)
-        return Batch(x0, conditions, None if mask is None else mask[rows].to(x0.device))
+        weights = self.weights[group]
+        weight = None if weights is None else weights[rows].to(x0.device)
+        return Batch(x0, conditions, None if mask is None else mask[rows].to(x0.device), weight=weight)
 
-    def condition(self, item: int, drop: bool = False) -> Condition:
+    def condition(self, item: int, drop: bool = False, caption: int = 0) -> Condition:
         """Conditioning kwargs of an item, tensors (1, ...); dropping the caption keeps the image condition."""
         group, row = self._position[item]
-        return {**self._text(item, drop), **self._image(group, row)}
+        return {**self._text(item, drop, caption), **self._image(group, row)}
 
     def _image(self, group: int, row: int) -> Condition:
         """Concat conditioning of an item, (1, C, h, w) in the model's scale; {} without an image condition."""
         return {CALL_KEY: self.network.latents(self.images[group][row : row + 1])} if self.images else {}
 
-    def _text(self, item: int, drop: bool = False) -> Condition:
+    def _text(self, item: int, drop: bool = False, caption: int = 0) -> Condition:
         """Conditioning kwargs of the caption, with a placeholder for the image condition; prepared once per entry."""
         shape = tuple(self.samples[self._position[item][0]].shape[1:])
-        entry = self._null if drop and self._null is not None else self._entries[item]
+        entry = self._null if drop and self._null is not None else captions_of_entry(self._entries[item])[caption]
         key = (id(entry), shape)
         if key not in self._encoded:
             self._encoded[key] = self.network.condition([entry], shape)
@@ -112,8 +129,10 @@ class LatentItems:
 
     def fingerprint(self) -> str:
         """SHA-256 of all latents, masks and conditions, 16 hex digits."""
-        masks = (mask for mask in self.masks if mask is not None)
-        return items_fingerprint([*self.samples, *masks, *self.images], map(self._text, range(len(self))))
+        masks = (one for one in (*self.masks, *self.weights) if one is not None)
+        captions = ((item, number) for item, count in enumerate(self._captions) for number in range(count))
+        texts = (self._text(item, caption=number) for item, number in captions)
+        return items_fingerprint([*self.samples, *masks, *self.images], texts)
 
 
 def _checked(samples: Tensor, network: TrainingNetwork, what: str) -> Tensor:
@@ -161,6 +180,16 @@ def _mask(mask: Tensor | None, samples: Tensor, what: str) -> Tensor | None:
         )
     small = torch.nn.functional.interpolate(mask, samples.shape[-2:], mode="area")
     return small[torch.arange(len(samples)) % len(small)]
+
+
+def _weights(weights: Tensor | None, count: int, what: str) -> Tensor | None:
+    """Loss weights of a LATENT's items, (B,); None where all are 1."""
+    if weights is None:
+        return None
+    weights = for_autograd(weights).float()
+    if weights.shape != (count,) or not bool((weights >= 0).all()) or not bool(torch.isfinite(weights).all()):
+        raise ValueError(f"the loss weights of '{what}' must be {count} numbers of at least 0; make the set again")
+    return weights
 
 
 def _image_conditions(

@@ -309,3 +309,62 @@ def test_weights_of_evaluation_are_copies_and_training_goes_on_bit_for_bit(make)
     assert torch.equal(weights(looked), before)
     list(looked.run(3))
     assert torch.equal(weights(looked), weights(whole))
+
+
+# Items that vary from epoch to epoch, and weights of items
+
+
+class Varied(Points):
+    """Points whose condition is another one in every epoch."""
+
+    def __init__(self, seed=None, log=None):
+        super().__init__()
+        self.seed, self.log = seed, [] if log is None else log
+
+    def of_epoch(self, seed):
+        return Varied(seed, self.log)
+
+    def batch(self, items, drop):
+        self.log.append(self.seed)
+        shift = [derive_seed(self.seed or 0, item) % 5 / 5 for item in items]
+        return Batch(self.points[list(items)], torch.tensor(shift)[:, None].expand(-1, 2).clone())
+
+
+def test_data_is_asked_for_its_epoch(make):
+    data = Varied()
+    list(make(data, accumulation=2).run(6))
+    per_epoch = make().order.per_epoch
+    assert per_epoch == 5
+    expected = [derive_seed(3, -(index // per_epoch) - 1) for index in range(12)]
+    assert data.log == expected and len(set(expected)) == 3
+
+
+def test_data_that_varies_resumes_bit_for_bit(make):
+    whole, first, second = make(Varied()), make(Varied()), make(Varied())
+    list(whole.run(11))
+    list(first.run(4))
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    list(second.run(7))
+    assert torch.equal(weights(whole), weights(second))
+    fixed = make()
+    list(fixed.run(11))
+    assert not torch.equal(weights(whole), weights(fixed))
+
+
+class Weighted(Points):
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def batch(self, items, drop):
+        found = super().batch(items, drop)
+        return found._replace(weight=torch.tensor([self.weight(item) for item in items]))
+
+
+def test_the_loss_of_an_item_is_multiplied_by_its_weight(make):
+    """The mean over the batch stays a mean over its items: half the weight is half the loss, not the same one."""
+    plain, same, half = (next(make(data, dropout=0.0).run(1)) for data in
+                         (None, Weighted(lambda item: 1.0), Weighted(lambda item: 0.5)))  # fmt: skip
+    assert same.loss == plain.loss and half.loss == plain.loss / 2
+    off = make(Weighted(lambda item: 0.0), dropout=0.0)
+    assert next(off.run(1)).loss == 0

@@ -351,7 +351,7 @@ def test_report_counts_and_names(masked, cache):
     assert "bad0.png: the file is empty" in str(InvalidFilesError(masked, plan.invalid))
 
 
-@pytest.mark.parametrize("count, shape", [(1, (208, 192)), (4, (208, 768)), (6, (416, 768)), (40, (832, 768))])
+@pytest.mark.parametrize("count, shape", [(1, (240, 192)), (4, (240, 768)), (6, (480, 768)), (40, (960, 768))])
 def test_contact_sheet(folder, cache, count, shape):
     samples = (plan_of(folder, cache).samples * 10)[:count]
     sheet = contact_sheet(samples)

@@ -32,6 +32,19 @@ DEFAULTS = {
     "seed": 0,
     "bucket_step": 32,
     "folder_repeats": False,
+    "prompt_weights": False,
+    "caption_extension": "",
+    "caption_lines": "joined",
+    "transparency": "white",
+    "unmasked_weight": 0.0,
+    "shuffle_tags": False,
+    "keep_tokens": 1,
+    "tag_dropout": 0.0,
+    "caption_variants": 4,
+    "more_folders": "",
+    "regularisation_weight": 1.0,
+    "fit": "crop",
+    "more_resolutions": "",
 }
 
 

@@ -60,7 +60,9 @@ def call(node, output, build, conditioning, checkpoint):
         cls.hidden = SimpleNamespace(unique_id="7")
         values = defaults(cls)
         if name == "D2FFolderDataset":
-            return cls.execute(checkpoint[1], checkpoint[2], **{**values, "folder": value, "caption": "x"})
+            return cls.execute(
+                checkpoint[1], checkpoint[2], **{**values, "folder": "fine", widget: value, "caption": "x"}
+            )
         if name == "D2FPairedFolder":
             chosen = {"target_values": {"target_values": "color"}, "images": "fine", "targets": "fine", widget: value}
             return cls.execute(**{**values, **chosen})
@@ -90,13 +92,14 @@ def checkpoint(pack):
 
 PATHS = [
     ("D2FFolderDataset", "folder"),
+    ("D2FFolderDataset", "more_folders"),
     ("D2FPairedFolder", "images"),
     ("D2FPairedFolder", "targets"),
     ("D2FReflowPairs", "prompt_file"),
 ]
 TEXT_NAMES = [("D2FReflowPairs", "name"), ("D2FSaveLora", "filename"), ("D2FTrainLora", "run_name")]
 NAMES = [*TEXT_NAMES, ("D2FLoadPairs", "pairs")]
-NO_PATHS = {"prompts", "caption", "prefix", "target_pattern", "prompt", "text"}
+NO_PATHS = {"prompts", "caption", "prefix", "target_pattern", "prompt", "text", "caption_extension", "more_resolutions"}
 
 
 def test_every_text_widget_is_in_the_lists(schemas):

@@ -31,6 +31,9 @@ def graph(folder):
         "folder": folder, "resolution": 96, "captions": "none", "caption": "a large red sphere on the left",
         "prefix": "", "repeats": 1, "variants": 1, "flip": True, "crop": 0.0, "colour": 0.1, "odd_files": "stop",
         "upscale": "allow", "seed": 0, "bucket_step": 32, "folder_repeats": False, "clip": ["2", 1], "vae": ["2", 2],
+        "prompt_weights": False, "caption_extension": "", "caption_lines": "joined", "transparency": "white",
+        "unmasked_weight": 0.0, "shuffle_tags": False, "keep_tokens": 1, "tag_dropout": 0.0, "caption_variants": 4,
+        "more_folders": "", "regularisation_weight": 1.0, "fit": "crop", "more_resolutions": "",
     }  # fmt: skip
     prompt["set"] = {"class_type": "D2FFolderDataset", "inputs": dataset}
     prompt[TRAINER]["inputs"] |= {

@@ -28,6 +28,9 @@ def dataset(folder):
         "folder": folder, "resolution": 96, "captions": "none", "caption": "a", "prefix": "", "repeats": 1,
         "variants": 1, "flip": False, "crop": 0.0, "colour": 0.0, "odd_files": "stop", "upscale": "allow", "seed": 0,
         "bucket_step": 32, "folder_repeats": False, "clip": ["1", 1], "vae": ["1", 2],
+        "prompt_weights": False, "caption_extension": "", "caption_lines": "joined", "transparency": "white",
+        "unmasked_weight": 0.0, "shuffle_tags": False, "keep_tokens": 1, "tag_dropout": 0.0, "caption_variants": 4,
+        "more_folders": "", "regularisation_weight": 1.0, "fit": "crop", "more_resolutions": "",
     }  # fmt: skip
     return {
         "1": node("D2FDemoCheckpoint"),

@@ -6,6 +6,11 @@ from typing import Any, NamedTuple
 
 from ..image_condition import APPLY_NODE, CONDITION_NODE, ENTRY_KEY
 
+CAPTIONS_KEY = "d2f_captions"
+"""Option of a CONDITIONING's entry: further entries of the same image, one of which is trained on in each epoch."""
+WEIGHTS_KEY = "d2f_weights"
+"""Key of a LATENT: weight of each item's loss, (B,)."""
+
 
 class Extra(NamedTuple):
     """An option that the sampler reads and a network in training cannot: its name, and when a value matters."""

@@ -1,0 +1,1 @@
+"""Loss masks of a training folder: which file is whose mask, and their pixels."""
