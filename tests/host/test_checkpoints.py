@@ -51,10 +51,13 @@ def test_detected_models_convert(host, config, unet, state_dict, prediction, s_m
     assert sampling.zsnr is ("ztsnr" in state_dict)
 
 
-def test_playground_is_refused_by_its_schedule(host):
+def test_playground_converts_with_its_own_schedule_and_deviation(host):
+    """Playground 2.5 is SDXL under EDM's schedule, from sigma 0.002 to 80."""
     model = without_weights("SDXL", SDXL, {"edm_mean": NONE, "edm_std": NONE})
-    with pytest.raises(ValueError, match=r"SDXL has the schedule ModelSamplingContinuousEDM"):
-        host.convert(model)
+    sampling = host.sampling_of(host.convert(model))
+    assert sampling.alignment.prediction == "edm" and sampling.alignment.sigma_data == 0.5
+    assert float(sampling.sigma_max) == pytest.approx(80 / 81, abs=1e-5)
+    assert float(sampling.sigma_min) == pytest.approx(0.002 / 1.002, abs=1e-5)
 
 
 def checkpoint_shapes():
