@@ -8,7 +8,7 @@ setting of the node by its name.
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,12 @@ DEFAULTS: dict[str, Any] = {
     "loss": "mse", "huber_delta": 0.1, "weight_decay": 0.0, "clip": 1.0, "accumulation": 1, "ema": 0.0,
     "validate_every": 50, "preview_cfg": 1.0,
 }  # fmt: skip
-"""The defaults of the node's widgets."""
+"""The defaults of the node's widgets, but for ``compile``: here, networks are not compiled."""
 
 # What settings.json says beside the widgets: the data and the model of that run, which a run here finds out itself.
 SUBJECT = {
     "items", "data", "negative", "base", "prediction", "noise_schedule", "dtype", "steps_of_lr_schedule", "lr_curve",
-    "timesteps",
+    "timesteps", "compiled",
 }  # fmt: skip
 # What settings.json leaves out, as it may change between sessions.
 _FREE = {"steps", "save_every", "preview_every", "preview_cfg", "validate_every", "resume"}
@@ -186,7 +186,7 @@ def _of_flags(options: argparse.Namespace, processes: int) -> dict[str, Any]:
 
 
 def _of_set(entries: Sequence[str]) -> dict[str, Any]:
-    kinds: Mapping[str, Any] = {one.name: type(DEFAULTS[one.name]) for one in fields(TrainingPlan)}
+    kinds: Mapping[str, Any] = {name: type(value) for name, value in DEFAULTS.items()}
     found = {}
     for entry in entries:
         name, equals, text = entry.partition("=")

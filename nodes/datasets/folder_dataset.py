@@ -19,7 +19,7 @@ from .. import host
 from ..checks import checked, fault_of
 from ..widgets import CATEGORY
 from .folders import existing_folder, folder_state
-from .later_widgets import later_inputs
+from .later_widgets import later_defaults, later_inputs
 from .more_folders import parse_folders, read_folders
 from .settings import captions_of, resolutions, settings_of
 from .widgets import dataset_inputs
@@ -93,7 +93,7 @@ class D2FFolderDataset(io.ComfyNode):
     @checked()
     def execute(cls, clip, vae, folder: str, **widgets: Any) -> io.NodeOutput:
         host.check_models(clip, vae)
-        root = existing_folder("folder", folder)
+        root, widgets = existing_folder("folder", folder), {**later_defaults(), **widgets}
         settings = settings_of(widgets, host.latent_factor(vae))
         more, reg_weight = parse_folders(widgets["more_folders"]), widgets["regularisation_weight"]
         contents = read_folders(root, more, captions_of(widgets), widgets["folder_repeats"], reg_weight)

@@ -1,5 +1,7 @@
 """Inputs of Training Set from Folder that came later: behind all others, as saved graphs keep widgets by place."""
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ...d2f_data.image_sets.captions.settings import LINES
@@ -10,8 +12,19 @@ FITS = ("crop", "pad")
 
 
 def later_inputs() -> list[io.Input]:
-    """How captions are read and varied, masks, further folders, how images are fitted."""
-    return [*_captions(), *_masks(), *_tags(), *_folders()]
+    """How captions are read and varied, masks, further folders, how images are fitted.
+
+    Optional, so that prompts that were saved for the API before there were any still run.
+    """
+    inputs = [*_captions(), *_masks(), *_tags(), *_folders()]
+    for one in inputs:
+        one.optional = True
+    return inputs
+
+
+def later_defaults() -> dict[str, Any]:
+    """Their values where a prompt has none."""
+    return {one.id: one.default for one in later_inputs()}
 
 
 def _captions() -> list[io.Input]:

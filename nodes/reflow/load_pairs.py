@@ -39,6 +39,7 @@ class D2FLoadPairs(io.ComfyNode):
                     "windows",
                     options=[ALL_WINDOWS, *(str(number) for number in WINDOWS)],
                     default=ALL_WINDOWS,
+                    optional=True,
                     tooltip="In how many windows the student learns the paths: those that the set was generated with, "
                     "or fewer. A set of 8 can be read as 4, 2 or 1.",
                 ),

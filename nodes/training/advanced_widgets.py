@@ -127,10 +127,11 @@ def advanced_widgets() -> list[io.Input]:
 
 
 def compile_widget() -> io.Input:
-    """Behind all other inputs, as saved graphs keep widgets by their place."""
+    """Behind all other inputs, as saved graphs keep widgets by place; optional, as older prompts lack it."""
     return io.Boolean.Input(
         "compile",
         default=False,
+        optional=True,
         tooltip="Compile the model with torch.compile: the first steps take minutes, the others less time. For runs of "
         "many steps on a GPU. Needs Triton (on the CPU, a C++ compiler); without it, the run goes on uncompiled.",
         advanced=True,
