@@ -1,6 +1,6 @@
 """Piecewise reflow: paths that are straight in each of K windows of t, instead of on all of it.
 
-The whole path of a teacher is hard to straighten with a small adapter; each part of it is less so (Yan et al., PeRFlow,
+An adapter that cannot straighten the whole path of a teacher may still straighten each part of it (Yan et al., PeRFlow,
 arXiv 2405.07510). With the teacher's states x_k at the edges t_k = k / K, from the noise x_0 to the latent x_K, a
 student learns for t in window k
 

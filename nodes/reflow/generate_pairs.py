@@ -173,7 +173,7 @@ def _windows() -> io.Input:
         default="1",
         optional=True,
         tooltip="Piecewise reflow: the student learns a straight path in each of this many windows of the way, and is "
-        "sampled in as many steps. 4 is best for 4 steps, 1 for one or two. 'steps' must be a multiple of it. A set "
+        "sampled in as many steps: 4 for 4 steps, 1 for one or two. 'steps' must be a multiple of it. A set "
         "takes windows + 1 latents per pair on disk instead of 2, and can be read in fewer windows later.",
     )
 
