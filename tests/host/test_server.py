@@ -145,7 +145,7 @@ def test_original_and_converted_alternate_bit_for_bit(picture):
 
 
 @pytest.mark.parametrize("sampler, where, words", [
-    (stock_ksampler(["again", 0]), "again", ["was converted before, by 'Convert to Flow Matching'", "remove the second"]),
+    (stock_ksampler(["again", 0]), "again", ["was converted before, by 'Convert to Flow", "remove the second"]),
     (stock_ksampler(["sd3", 0]), "sampler", ["replaced the conversion", "put that node before"]),
     (pack_ksampler(**{**DOPRI5, "solver.max_nfe": 3}), "sampler", ["limit of 3 evaluations", "loosen the tolerances"]),
 ])  # fmt: skip
