@@ -12,6 +12,15 @@ SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"
 WIDTH = 32
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """As many as the launcher gives to each process: sums over more threads have another order, and other last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def unet(**options):
     torch.manual_seed(0)
     return diffusers.UNet2DConditionModel(
