@@ -1,6 +1,10 @@
 """Compiled parts of a frozen copy: the numbers of the plain one, adapters that change, few graphs, and what fails."""
 
+import shutil
+import sys
+import sysconfig
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +12,12 @@ from torch import nn
 
 from d2f_core import AdapterSettings, attached, compile_blocks, compiler_fault, frozen_copy, make_adapters
 from d2f_core import compiled as module
+
+HAS_COMPILER = (
+    sys.platform == "linux"
+    and shutil.which("g++") is not None
+    and Path(sysconfig.get_path("include"), "Python.h").is_file()
+)
 
 
 class Layer(nn.Module):
@@ -201,15 +211,16 @@ def test_a_missing_compiler_is_one_line(monkeypatch):
     monkeypatch.setattr(module.torch, "compile", compile)
     assert compiler_fault(torch.device("cpu")) == "RuntimeError: Cannot find a working triton installation"
     monkeypatch.setattr(module.torch, "compile", lambda function, backend: function)
-    assert compiler_fault(torch.device("cpu")) is None
+    for inside in (False, True):  # nodes run under inference mode, where nothing has a gradient
+        with torch.inference_mode(inside):
+            assert compiler_fault(torch.device("cpu")) is None
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not HAS_COMPILER, reason="inductor needs g++ and Python's headers; it is tried on Linux")
 def test_with_the_compiler_of_this_machine(network):
-    """Inductor, where there is a C++ compiler."""
-    fault = compiler_fault(torch.device("cpu"))
-    if fault is not None:
-        pytest.skip(fault)
+    """Inductor: where it has what it needs, a fault is a failure."""
+    assert compiler_fault(torch.device("cpu")) is None
     told, x = [], torch.randn(5, 3, 6)
     plain, fast = frozen_copy(network), frozen_copy(network, compiled=partial(compile_blocks, tell=told.append))
     for seed in (1, 2):
