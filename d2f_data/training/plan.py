@@ -1,18 +1,22 @@
 """The values of the trainer's widgets, and the settings of ``d2f_core`` that follow from them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core import (
     OBJECTIVES,
+    Adapter,
     AdapterSettings,
     FlowAlignment,
     Objective,
+    Processes,
     TimeDensity,
+    Trainer,
+    TrainingData,
     TrainSettings,
     make_optimizer,
     make_schedule,
@@ -29,6 +33,24 @@ _LR_CURVES = {"cosine_with_restarts": "3 cycles", "polynomial": "power 2"}
 
 # Settings that may change between sessions of a run; whether it is compiled is known only to the network.
 _FREE = ("steps", "save_every", "preview_every", "preview_cfg", "validate_every", "run_name", "resume", "compile")
+
+
+class TrainedNetwork(Protocol):
+    """A network as the trainer calls it, with what a plan needs to know of it."""
+
+    module: nn.Module
+    alignment: FlowAlignment
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type that it computes in."""
+
+    def __call__(self, network_input: Tensor, timestep: Tensor, condition: Any) -> Tensor:
+        """The network's answer, (B, *)."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +167,29 @@ class TrainingPlan:
             ema=self.ema,
             drop_condition=self.caption_dropout,
             scale_gradients=scale_gradients,
+        )
+
+    def make_trainer(
+        self,
+        network: TrainedNetwork,
+        adapters: Mapping[str, Adapter],
+        items: TrainingData,
+        processes: Processes | None = None,
+    ) -> Trainer:
+        """The trainer of new adapters, which move to the network's device; ``processes`` if there is more than one."""
+        weights = nn.ModuleList(adapters.values()).to(network.device)
+        optimizer = self.make_optimizer(weights.parameters())
+        return Trainer(
+            network.module,
+            network,
+            adapters,
+            self.objective_for(network.alignment),
+            self.times(),
+            items,
+            optimizer,
+            self.make_schedule(optimizer),
+            self.train_settings(scale_gradients=network.dtype == torch.float16),
+            processes,
         )
 
     def config(self) -> dict[str, str | int | float | bool | None]:

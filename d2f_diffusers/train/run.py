@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from d2f_core import OBJECTIVES, StepRecord, Trainer, agree, attached, make_adapters
 from d2f_data.files.atomic import append_line
@@ -105,20 +104,7 @@ class TrainingRun:
     def _trainer(self) -> Trainer:
         plan, network = self.plan, self.network
         adapters = make_adapters(network.module, plan.adapters(), torch.Generator().manual_seed(plan.seed))
-        weights = nn.ModuleList(adapters.values()).to(network.device)
-        optimizer = plan.make_optimizer(weights.parameters())
-        return Trainer(
-            network.module,
-            network,
-            adapters,
-            plan.objective_for(network.alignment),
-            plan.times(),
-            self.items,
-            optimizer,
-            plan.make_schedule(optimizer),
-            plan.train_settings(scale_gradients=network.dtype == torch.float16),
-            self.processes,
-        )
+        return plan.make_trainer(network, adapters, self.items, self.processes)
 
     def _subject(self) -> dict[str, str | int | None]:
         """Data, model and data type; a run is resumed only with the same ones."""

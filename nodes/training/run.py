@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from ...d2f_core import StepRecord, Trainer, make_adapters
 from ...d2f_data.files.lora_file import LoraFacts, LoraModel, lora_tensors, save_lora, smallest_dtype
@@ -125,19 +124,7 @@ class TrainingRun:
         generator = torch.Generator().manual_seed(plan.seed)
         make = host.ADAPTER_KINDS[plan.adapter]
         adapters = make_adapters(network.module, plan.adapters(), generator, make, network.widened)
-        weights = nn.ModuleList(adapters.values()).to(network.device)
-        optimizer = plan.make_optimizer(weights.parameters())
-        return Trainer(
-            network.module,
-            network,
-            adapters,
-            plan.objective_for(network.alignment),
-            plan.times(),
-            self.items,
-            optimizer,
-            plan.make_schedule(optimizer),
-            plan.train_settings(scale_gradients=network.dtype == torch.float16),
-        )
+        return plan.make_trainer(network, adapters, self.items)
 
     def _restore(self) -> None:
         """Go on from the last state of the run, if there is one."""
