@@ -117,12 +117,12 @@ def test_fp16_gradients_are_scaled_and_overflows_left_out(build, train, around_n
 
 
 def test_a_model_in_half_precision_is_scaled_too(build, train):
-    from diff2flow_kit.nodes.training import run as training_run
+    from diff2flow_kit.d2f_data.training import plan
 
     seen = []
-    original = training_run.Trainer
+    original = plan.Trainer
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_run, "Trainer", lambda *args: seen.append(original(*args)) or seen[-1])
+        patch.setattr(plan, "Trainer", lambda *args: seen.append(original(*args)) or seen[-1])
         train(build(dtype=torch.float16), steps=1)
     assert seen[0].scaler.is_enabled()
 
