@@ -33,8 +33,8 @@ from .density import DENSITIES, TimeDensity
 from .depth import DepthRange, align_to, depth_from_target, depth_range, depth_target, ensemble, valid_pixels
 from .frozen_copy import for_autograd, frozen_copy
 from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_sigmas
-from .lora import TARGETS, AdapterSettings, make_adapters
-from .loss import OBJECTIVES, WEIGHTS, Interpolant, Objective, objective_on
+from .lora import TARGETS, AdapterSettings, adaptable_layers, make_adapters
+from .loss import CHOSEN_OBJECTIVES, OBJECTIVES, WEIGHTS, Interpolant, Objective, objective_on
 from .metrics import SPACES, DepthScores, depth_scores
 from .naive import NaiveAlignment
 from .nfe import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, SolverStep
@@ -53,6 +53,7 @@ from .windows import WINDOWS, check_steps, coarser, edges, solve_windows, virtua
 
 __all__ = [
     "ADAPTIVE_METHODS",
+    "CHOSEN_OBJECTIVES",
     "DENSITIES",
     "FIXED_METHODS",
     "FLOW_GRIDS",
@@ -99,6 +100,7 @@ __all__ = [
     "TrainingData",
     "VariedData",
     "WidenedAdapter",
+    "adaptable_layers",
     "advance",
     "agree",
     "align_to",

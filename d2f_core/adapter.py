@@ -65,6 +65,15 @@ class LowRankAdapter(Adapter):
         self.up = nn.Parameter(torch.zeros(shape[0], rank, *(1,) * (len(shape) - 2), device=device))
         self.alpha, self.rank, self.dropout = alpha, rank, dropout
 
+    @classmethod
+    def of(cls, layer: Layer, down: Tensor, up: Tensor, alpha: float, dropout: float) -> "LowRankAdapter":
+        """One that starts at the factors of a file, ``down`` (rank, in, *) and ``up`` (out, rank, *)."""
+        adapter = cls(layer, len(down), alpha, dropout, torch.Generator())
+        with torch.no_grad():
+            adapter.down.copy_(down.reshape(adapter.down.shape))
+            adapter.up.copy_(up.reshape(adapter.up.shape))
+        return adapter
+
     def forward(self, x: Tensor) -> Tensor:
         if self.dropout and self.training:
             x = functional.dropout(x, self.dropout)
@@ -94,6 +103,16 @@ class FullAdapter(Adapter):
         self.diff = nn.Parameter(torch.zeros_like(layer.weight, dtype=torch.float32))
         has_bias = layer.bias is not None
         self.diff_b = nn.Parameter(torch.zeros_like(layer.bias, dtype=torch.float32)) if has_bias else None
+
+    @classmethod
+    def of(cls, layer: Layer, diff: Tensor, diff_b: Tensor | None = None) -> "FullAdapter":
+        """One that starts at a difference; input channels that ``diff`` (out, in, *) lacks start at zero."""
+        adapter = cls(layer)
+        with torch.no_grad():
+            adapter.diff[:, : diff.shape[1]] = diff.to(adapter.diff)
+            if diff_b is not None and adapter.diff_b is not None:
+                adapter.diff_b.copy_(diff_b)
+        return adapter
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.diff_b is None else self.diff_b.to(x.dtype)

@@ -14,6 +14,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from .loss import Interpolant
+from .windows import virtual_pair
+
 
 class Batch(NamedTuple):
     """What the data gives for some items: latents (B, *), condition, weights of spatial positions, and fixed noise."""
@@ -32,6 +35,13 @@ class Batch(NamedTuple):
     def windows(self) -> int:
         """Number of windows of the paths from eps to x0."""
         return 1 if self.waypoints is None else self.waypoints.shape[1] + 1
+
+    def on_path(self, eps: Tensor, t: Tensor) -> Interpolant:
+        """The pair of flow times (B,) on the paths from ``eps``, (B, *): a line to x0, or that of the window of t."""
+        if self.waypoints is None:
+            return Interpolant(self.x0, eps, t)
+        eps, x0 = virtual_pair(eps, self.waypoints, self.x0, t)
+        return Interpolant(x0, eps, t)
 
 
 class TrainingData(Protocol):

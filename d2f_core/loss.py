@@ -7,11 +7,12 @@ Given x0 and eps, an objective asks the network at a flow time t and compares:
     naive_fm     x_fm at t            (1 - t) T      output            with  x0 - eps
     diffusion    x_dm at t            timestep(t)    output            with  the network's own target
     flow         x_fm                 s multiplier   -output           with  x0 - eps
+    consistency  x_dm at t            timestep(t)    velocity(output)  with  the end that is foretold later on the path
 
 ``diff2flow`` is the paper's; ``naive_fm`` its baseline, which takes the raw output for a velocity; ``diffusion`` is
 the loss that the network was trained with; ``flow`` is what ``diff2flow`` comes to on a native flow network, where
-nothing is to be aligned. Inside the table the errors of one prediction are multiples of
-each other,
+nothing is to be aligned; ``consistency`` is a finish of reflow. Inside the table the errors of one prediction are
+multiples of each other,
 
     |velocity error|^2 = |eps error|^2 / t^2 = |x0 error|^2 / (1 - t)^2 = |v error|^2 / (t^2 + (1 - t)^2)
 
@@ -88,6 +89,7 @@ class ObjectiveRule(NamedTuple):
         is_aligned: it is sampled like any converted model, and its network still returns what the base model's does.
         density: the one of ``DENSITIES`` that it is defined with: that of flow matching, or of the network's training.
         on_flow: what it comes to on a native flow network, the name of an objective; "" where it makes no sense.
+        is_consistent: what is learned is what the average of the weights says later on the path of a reflow pair.
     """
 
     coordinates: Callable[[FlowAlignment], FlowAlignment]
@@ -96,6 +98,7 @@ class ObjectiveRule(NamedTuple):
     is_aligned: bool
     density: str = "uniform"
     on_flow: str = ""
+    is_consistent: bool = False
 
 
 OBJECTIVES: Mapping[str, ObjectiveRule] = MappingProxyType(
@@ -107,12 +110,25 @@ OBJECTIVES: Mapping[str, ObjectiveRule] = MappingProxyType(
         "diffusion": ObjectiveRule(
             lambda alignment: alignment, _compare_native, is_flow=False, is_aligned=True, density="timestep"
         ),
+        "consistency": ObjectiveRule(
+            lambda alignment: alignment,
+            _compare_velocity,
+            is_flow=True,
+            is_aligned=True,
+            on_flow="consistency",
+            is_consistent=True,
+        ),
         "flow": ObjectiveRule(
             lambda alignment: alignment, _compare_velocity, is_flow=True, is_aligned=True, on_flow="flow"
         ),
     }
 )
 """Name of an objective -> what it is."""
+
+CHOSEN_OBJECTIVES = tuple(
+    name for name in OBJECTIVES if not any(rule.on_flow == name != other for other, rule in OBJECTIVES.items())
+)
+"""Those that one asks for; the others are what these come to on a native flow network."""
 
 
 def objective_on(alignment: FlowAlignment, name: str) -> str:
@@ -158,6 +174,11 @@ class Objective:
     def coordinates(self) -> FlowAlignment:
         """The coordinates in which the network is trained, and is to be sampled: naive ones for ``naive_fm``."""
         return OBJECTIVES[self.name].coordinates(self.alignment)
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether the target is what the average of the weights says later on the path."""
+        return OBJECTIVES[self.name].is_consistent
 
     def model_input(self, pair: Interpolant) -> ModelInput:
         """What to give the network for a pair."""

@@ -22,11 +22,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .adapter import Adapter, attached, hooked
 from .batches import Batch, BatchOrder, TrainingData, derive_seed, in_epoch
+from .consistency import later_times, line_to
 from .density import TimeDensity
 from .loss import Interpolant, Objective
 from .processes import OneProcess, Processes, share, sum_gradients
 from .train_settings import NonFiniteLossError, StepRecord, TrainSettings, seeded
-from .windows import virtual_pair
 
 
 class Trainer:
@@ -126,14 +126,16 @@ class Trainer:
         drop = torch.rand(len(items), generator=generator) < self.settings.drop_condition
         data = in_epoch(self.data, self.settings.seed, index // self.order.per_epoch)
         batch = data.batch(items, drop.tolist())
-        t = self.density.sample(len(items), self.objective.coordinates, generator, batch.windows)
-        pair = self._pair(batch, t, generator)
+        windows = 1 if self.objective.is_consistent else batch.windows
+        t = self.density.sample(len(items), self.objective.coordinates, generator, windows)
         # Dropout, and blocks that recompute it, draw from the global generators.
-        with seeded(derive_seed(self.settings.seed, ~index), self.device), hooked(self._pairs), torch.enable_grad():
-            loss = self._loss(batch, pair).mean() / self.settings.accumulation
-            if not bool(torch.isfinite(loss)):
-                raise NonFiniteLossError(self._broken("loss"))
-            self.scaler.scale(loss).backward()
+        with seeded(derive_seed(self.settings.seed, ~index), self.device):
+            pair = self._pair(batch, t, generator)
+            with hooked(self._pairs), torch.enable_grad():
+                loss = self._loss(batch, pair).mean() / self.settings.accumulation
+                if not bool(torch.isfinite(loss)):
+                    raise NonFiniteLossError(self._broken("loss"))
+                self.scaler.scale(loss).backward()
         return float(loss.detach())
 
     def _loss(self, batch: Batch, pair: Interpolant) -> Tensor:
@@ -145,23 +147,38 @@ class Trainer:
     @torch.no_grad()
     def validate(self, data: TrainingData) -> float:
         """Mean loss of the weights to be saved over ``data``, at the same flow times and noise whenever it is asked."""
-        total, count = 0.0, sum(map(len, data.groups))
-        with attached(self.module, self.averaged()):
-            for group in data.groups:
-                for at in range(0, len(group), self.settings.batch_size):
-                    items = group[at : at + self.settings.batch_size]
-                    t = (torch.arange(len(items), dtype=torch.float64) + at + 0.5) / len(group)
-                    generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, items[0]))
-                    batch = data.batch(items, [False] * len(items))
-                    total += float(self._loss(batch, self._pair(batch, t, generator)).sum())
+        total, count, adapters = 0.0, sum(map(len, data.groups)), self.averaged()
+        for group in data.groups:
+            for at in range(0, len(group), self.settings.batch_size):
+                items = group[at : at + self.settings.batch_size]
+                t = (torch.arange(len(items), dtype=torch.float64) + at + 0.5) / len(group)
+                generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, items[0]))
+                batch = data.batch(items, [False] * len(items))
+                pair = self._pair(batch, t, generator)
+                with attached(self.module, adapters):
+                    total += float(self._loss(batch, pair).sum())
         return total / count
 
     def _pair(self, batch: Batch, t: Tensor, generator: torch.Generator) -> Interpolant:
         noise = torch.randn(batch.x0.shape, generator=generator) if batch.eps is None else batch.eps
-        x0, eps = batch.x0, noise.to(batch.x0)
-        if batch.waypoints is not None:
-            eps, x0 = virtual_pair(eps, batch.waypoints, x0, t)
-        return Interpolant(x0, eps, t)
+        eps = noise.to(batch.x0)
+        pair = batch.on_path(eps, t)
+        if not self.objective.is_consistent:
+            return pair
+        later = batch.on_path(eps, later_times(t, generator))
+        return line_to(self._foretold(later, batch.condition), pair)
+
+    @torch.no_grad()
+    def _foretold(self, pair: Interpolant, condition: Any) -> Tensor:
+        """The end of the path that the averaged weights (without an average, those of now) see at a pair, (B, *)."""
+        weights = self.weights if self.average is None else self.average.module
+        mode = weights.training
+        adapters = dict(zip(self.adapters, cast("Iterable[Adapter]", weights.eval()), strict=True))
+        given = self.objective.model_input(pair)
+        with attached(self.module, adapters):
+            output = self.network(given.network_input, given.timestep, condition)
+        weights.train(mode)
+        return self.objective.coordinates.denoised(output, pair.x_fm, pair.t)
 
     def _broken(self, what: str) -> str:
         return (

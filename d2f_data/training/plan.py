@@ -94,8 +94,13 @@ class TrainingPlan:
     preview_cfg: float
     compile: bool = False
 
-    def check(self, has_negative: bool) -> None:
+    def check(self, has_negative: bool, has_pairs: bool) -> None:
         """Raise ValueError if the widgets contradict the inputs or each other."""
+        if OBJECTIVES[self.objective].is_consistent and not has_pairs:
+            raise ValueError(
+                f"objective is {self.objective}, a finish of reflow, which goes along the paths of reflow pairs; give "
+                "it pairs (Generate Reflow Pairs), or choose diff2flow"
+            )
         if self.optimizer == "prodigy" and self.learning_rate < LEAST_PRODIGY_RATE:
             raise ValueError(
                 f"learning_rate is {self.learning_rate:g}, but prodigy multiplies its own estimate by learning_rate, "

@@ -133,7 +133,7 @@ def read(arguments: Sequence[str] | None, processes: int = 1) -> tuple[TrainingP
             "per step of all processes; add --gradient_accumulation_steps 1 for a batch per process and step, so that "
             f"a step has {processes} times as many items, or start fewer processes"
         )
-    plan.check(has_negative=True)
+    plan.check(has_negative=True, has_pairs=bool(options.pairs_dir))
     run = Run(
         options.pretrained_model_name_or_path,
         options.output_dir,

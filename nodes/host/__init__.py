@@ -30,7 +30,7 @@ from .folders import (
 )
 from .guard import with_own_guidance, with_own_windows
 from .image_condition import APPLY_NODE, CALL_KEY, CONDITION_NODE, widen, widened, with_condition
-from .lora import ADAPTER_KINDS, apply_lora, lora_names
+from .lora import ADAPTER_KINDS, adapters_from, apply_lora, lora_names
 from .model import (
     NODE_NAME,
     REPORT_NODE,
@@ -91,6 +91,7 @@ __all__ = [
     "NetworkCall",
     "NodeProgress",
     "TrainingNetwork",
+    "adapters_from",
     "alignment_of",
     "apply_lora",
     "as_flow",

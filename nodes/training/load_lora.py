@@ -61,6 +61,11 @@ class D2FLoadLora(io.ComfyNode):
                     tooltip="Model with the LoRA, converted to flow matching if the LoRA was trained that way.",
                 ),
                 io.String.Output(display_name="info", tooltip="What the LoRA says about itself and what was done."),
+                io.Custom("LORA_MODEL").Output(
+                    display_name="lora",
+                    tooltip="The LoRA itself, for 'start_lora' of Diff2Flow LoRA Trainer, which goes on from it. That "
+                    "trainer takes the model without it: with this node's model, it would act twice.",
+                ),
             ],
         )
 
@@ -91,13 +96,13 @@ class D2FLoadLora(io.ComfyNode):
         if strength and cfg != 1:
             converted = host.with_own_guidance(converted, float(cfg))
             deed += f"; sample it at CFG 1, as guidance at CFG {cfg:g} is part of it"
-        windows = 1 if facts is None else facts.training.get("windows", 1)
-        if strength and isinstance(windows, int) and windows > 1:
+        windows = 1 if facts is None else facts.windows
+        if strength and windows > 1:
             converted = host.with_own_windows(converted, windows)
             deed += f"; sample it in {windows} steps, or a multiple of {windows}, with the grid uniform"
         deed = added + deed
         host.LOGGER.info("%s: %s", name, deed)
-        return io.NodeOutput(converted, "\n".join([name, *_describe(chosen, facts), deed, *remarks]))
+        return io.NodeOutput(converted, "\n".join([name, *_describe(chosen, facts), deed, *remarks]), chosen)
 
 
 def _choose(lora: str, lora_model: Any) -> tuple[Any, str]:

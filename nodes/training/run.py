@@ -20,6 +20,7 @@ from ...d2f_data.training.plan import TrainingPlan
 from .. import host
 from .items import TrainingItems
 from .preview import Preview
+from .start import StartingLora
 from .status import StatusLine, due
 
 AUTOSAVE_S = 300.0  # seconds between saves of the state; longer if a save takes more than a fiftieth of that
@@ -44,6 +45,7 @@ class TrainingRun:
         plan: values of the widgets.
         vae: VAE for previews, or None.
         node_id: id of the node, for its progress text.
+        start: LoRA to go on from, or None.
     """
 
     def __init__(
@@ -55,9 +57,11 @@ class TrainingRun:
         plan: TrainingPlan,
         vae: Any = None,
         node_id: str | None = None,
+        start: StartingLora | None = None,
     ) -> None:
         self.model, self.network, self.plan, self.validation = model, network, plan, validation
-        self.items, self.base = items, weights_fingerprint(network.module)
+        self.items, self.base, self.start = items, weights_fingerprint(network.module), start
+        self.start_note = ""
         self.trainer = self._trainer()
         config = {**plan.config(), **self._subject()}
         self.folder = RunFolder(host.training_folder() / "runs", plan.run_name, config, plan.resume)
@@ -80,7 +84,7 @@ class TrainingRun:
         """
         with host.cancelled_on_shutdown(), self.folder:
             self._restore()
-            notes = [self.plan.note(self.trainer.objective), self._why_new(), self.folder.note]
+            notes = [self.plan.note(self.trainer.objective), self.start_note, self._why_new(), self.folder.note]
             clock = StatusLine(self.trainer.step, self.plan.steps, "".join(notes), self.network.remarks)
             try:
                 self._show(None, clock.opening())
@@ -113,6 +117,7 @@ class TrainingRun:
             "noise_schedule": schedule_fingerprint(network.alignment.schedule, network.alignment.sigma_data)[:16],
             "dtype": self._dtype(),
             **({"compiled": True} if network.compiled else {}),
+            **({} if self.start is None else {"start_lora": self.start.fingerprint()}),
         }
 
     def _dtype(self) -> str:
@@ -123,8 +128,13 @@ class TrainingRun:
         plan, network = self.plan, self.network
         generator = torch.Generator().manual_seed(plan.seed)
         make = host.ADAPTER_KINDS[plan.adapter]
-        adapters = make_adapters(network.module, plan.adapters(), generator, make, network.widened)
-        return plan.make_trainer(network, adapters, self.items)
+        adapters = new = make_adapters(network.module, plan.adapters(), generator, make, network.widened)
+        if self.start is not None:
+            adapters = self.start.adapters(self.model, network, new, plan)
+        trainer = plan.make_trainer(network, adapters, self.items)
+        if self.start is not None:
+            self.start_note = self.start.note(adapters, new, trainer.objective.name, self.base)
+        return trainer
 
     def _restore(self) -> None:
         """Go on from the last state of the run, if there is one."""
@@ -211,7 +221,7 @@ class TrainingRun:
         objective = self.trainer.objective.name
         own = {"run_name": self.folder.name, "items": len(self.items), "dtype": self._dtype(), "objective": objective}
         settings: Mapping[str, Any] = {**plan.config(), **own, **facts}
-        return LoraFacts(
+        found = LoraFacts(
             objective=objective,
             prediction=alignment.prediction,
             schedule=schedule_fingerprint(alignment.schedule, alignment.sigma_data),
@@ -226,6 +236,7 @@ class TrainingRun:
             training=settings,
             condition=condition,
         )
+        return found if self.start is None else self.start.recorded_in(found, self.trainer.adapters)
 
 
 def _words_fingerprint(condition: host.Condition) -> str:

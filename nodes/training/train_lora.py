@@ -14,6 +14,7 @@ from ..widgets import CATEGORY
 from .advanced_widgets import compile_widget
 from .items import training_items, validation_items
 from .run import Learned, TrainingRun
+from .start import StartingLora
 from .widgets import training_widgets
 
 
@@ -82,6 +83,13 @@ class D2FTrainLora(io.ComfyNode):
                     "validation_condition", optional=True, tooltip="Image conditions of the validation latents."
                 ),
                 compile_widget(),
+                io.Custom("LORA_MODEL").Input(
+                    "start_lora",
+                    optional=True,
+                    tooltip="LoRA to go on from, of this pack, kohya's or ComfyUI's own trainer: from another trainer "
+                    "node, or the output 'lora' of Load Diff2Flow LoRA. Its layers keep their own rank. Connect the "
+                    "model without it: applied before the trainer as well, it would act twice.",
+                ),
             ],
             outputs=[
                 io.Custom("LORA_MODEL").Output(
@@ -122,16 +130,18 @@ class D2FTrainLora(io.ComfyNode):
         pairs: list[Any] | None = None,
         condition: list[dict[str, Any]] | None = None,
         validation_condition: list[dict[str, Any]] | None = None,
+        start_lora: list[Any] | None = None,
         **widgets: list[Any],
     ) -> io.NodeOutput:
         plan = TrainingPlan(**{name: values[0] for name, values in widgets.items()})
-        plan.check(has_negative=bool(negative))
+        plan.check(has_negative=bool(negative), has_pairs=bool(pairs))
+        start = StartingLora.of(start_lora[0]) if start_lora else None
         with host.training(model[0], plan.precision, plan.checkpointing, plan.compile) as network:
             reflow = pairs[0] if pairs else None
             items = training_items(network, model[0], latents, positive, negative, reflow, condition)
             captions = validation_positive or positive
             validation = validation_items(network, validation_latents, captions, validation_condition)
-            run = TrainingRun(model[0], network, items, validation, plan, vae and vae[0], cls.hidden.unique_id)
+            run = TrainingRun(model[0], network, items, validation, plan, vae and vae[0], cls.hidden.unique_id, start)
             learned = run.run()
         return cls.outputs(learned, f"{run.folder.name}: {run.trainer.objective.name} loss")
 

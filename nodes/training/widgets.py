@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ...d2f_core import OBJECTIVES, OPTIMIZERS, SCHEDULES, TARGETS
+from ...d2f_core import CHOSEN_OBJECTIVES, OPTIMIZERS, SCHEDULES, TARGETS
 from ...d2f_data.files.run_folder import RESUME
 from .. import host
 from ..widgets import integer, number, seed_input
@@ -24,11 +24,12 @@ def _run() -> list[io.Input]:
         ),
         io.Combo.Input(
             "objective",
-            options=[name for name, rule in OBJECTIVES.items() if rule.on_flow != name],
+            options=list(CHOSEN_OBJECTIVES),
             default="diff2flow",
             tooltip="What is learned. diff2flow: the velocity, read off the network's prediction (the paper's); on a "
             "model that is a flow matching model already, its own loss, noted as flow. diffusion: the network's own "
-            "eps or v. naive_fm: the raw output as velocity, the paper's baseline, for comparison.",
+            "eps or v. naive_fm: the raw output as velocity, the paper's baseline, for comparison. consistency: after "
+            "reflow, on the same pairs and from its LoRA, a finish for one and two steps.",
         ),
         integer(
             "steps",

@@ -149,7 +149,7 @@ def test_saved_by_our_node_and_opened_by_the_stock_loader(node, model, make_lora
     levels = table_levels(model, 6)
     stock = sample(nodes.LoraLoaderModelOnly().load_lora_model_only(model, name, 1.0)[0], levels)
     assert name in node("D2FLoadLora").define_schema().inputs[1].options
-    loaded, info = node("D2FLoadLora").execute(model, name, 1.0).result
+    loaded, info = node("D2FLoadLora").execute(model, name, 1.0).result[:2]
     ours = sample(loaded, flow_sigmas(model, table_levels))
     with attached(model.model.diffusion_model, adapters):
         hooked = sample(model, levels)
@@ -198,7 +198,7 @@ def test_bad_names_are_refused(node, eps_model, make_lora, output_folder, name):
 @pytest.fixture
 def load(node):
     """`load(model, lora)` -> MODEL and info of our loader, with the LoRA connected."""
-    return lambda model, lora, strength=1.0: node("D2FLoadLora").execute(model, "none", strength, lora).result
+    return lambda model, lora, strength=1.0: node("D2FLoadLora").execute(model, "none", strength, lora).result[:2]
 
 
 @pytest.mark.parametrize("objective", ["diff2flow", "naive_fm", "diffusion"])

@@ -55,7 +55,7 @@ def train(
     trainer = node("D2FTrainLora")
     widgets = {widget.id: widget.default for widget in part("training.widgets").training_widgets()}
     inputs = ("negative", "validation_latents", "validation_positive", "vae", "pairs", "condition")
-    inputs += ("validation_condition",)
+    inputs += ("validation_condition", "start_lora")
 
     def run(model: Any, latents: Any = latents, positive: Any = conditioning[0], **given: Any) -> Any:
         values = {**widgets, **QUICK, **{name: value for name, value in given.items() if name not in inputs}}

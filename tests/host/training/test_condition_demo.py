@@ -38,7 +38,7 @@ def test_depth_is_learned_saved_loaded_and_sampled(demo, scenes, host, node, tra
     before, after = (sum(part) / 10 for part in (losses["loss"][:10], losses["loss"][-10:]))
     assert after < 0.6 * before
 
-    loaded, info = node("D2FLoadLora").execute(model, "none", 1.0, load_lora(saved()[-1])).result
+    loaded, info = node("D2FLoadLora").execute(model, "none", 1.0, load_lora(saved()[-1])).result[:2]
     assert host.widened(loaded) and host.flow_settings(loaded) == ("noise", 1.0), info
     seen, wanted = scenes(4, 7)
     told = [[text, {**options, "concat_latent_image": seen}] for text, options in empty]

@@ -81,7 +81,7 @@ def test_a_lora_is_trained_saved_and_loaded(host, node, flow, texts, items, kind
     assert (facts.objective, facts.prediction, facts.start) == ("flow", "flow", "noise")
     assert facts.training["objective"] == "flow"
 
-    mine, info = node("D2FLoadLora").execute(flow, "none", 1.0, lora).result
+    mine, info = node("D2FLoadLora").execute(flow, "none", 1.0, lora).result[:2]
     assert "there is nothing to convert" in info and host.sampling_of(mine) is host.sampling_of(flow)
     theirs = stock("train", "LoraModelLoader").execute(flow, lora, 1.0).result[0]
     plain = drawn(host, flow, texts)
@@ -195,7 +195,7 @@ def test_an_image_condition(host, node, build, train, conditioning, latents):
     seen = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(8))
     lora = train(flow, latents, steps=3, condition=seen, learning_rate=0.05)[0]
     assert (lora.facts.objective, lora.facts.condition) == ("flow", "image")
-    loaded, info = node("D2FLoadLora").execute(build(flow=True), "none", 1.0, lora).result
+    loaded, info = node("D2FLoadLora").execute(build(flow=True), "none", 1.0, lora).result[:2]
     assert host.widened(loaded) and "image condition added; trained on a flow matching model" in info
     images = [host.with_condition(one, seen[:2]) for one in conditioning]
     others = [host.with_condition(one, seen[2:4]) for one in conditioning]

@@ -78,7 +78,7 @@ def test_the_file_says_that_it_was_reflowed(build, train, pairs, saved, node, ho
         recorded = facts.training
         assert (recorded["pairs"], recorded["teacher_cfg"], recorded["teacher_steps"]) == (pairs.fingerprint, 3.0, 4)
         assert recorded["teacher_solver"] == "euler" and recorded["items"] == 8
-    loaded, info = node("D2FLoadLora").execute(build(), "none", 1.0, lora).result
+    loaded, info = node("D2FLoadLora").execute(build(), "none", 1.0, lora).result[:2]
     assert host.flow_settings(loaded) == ("noise", 1.0) and "start noise" in info
 
 
@@ -89,7 +89,7 @@ def test_guidance_on_what_has_learned_guidance_is_said_at_the_sampler(
     """A reflow LoRA at CFG 7 once burned the pictures in silence."""
     lora = on_pairs(train, build(), pairs)[0]
     model = host.convert(build(), "noise") if converted else build()
-    loaded, info = node("D2FLoadLora").execute(model, "none", 1.0, lora).result
+    loaded, info = node("D2FLoadLora").execute(model, "none", 1.0, lora).result[:2]
     assert "sample it at CFG 1, as guidance at CFG 3 is part of it" in info
     caplog.clear()
     sample(loaded, torch.tensor([1.0, 0.5, 0.0]), cfg=1.0)

@@ -103,7 +103,7 @@ def test_steps_that_miss_an_edge_are_said_at_the_sampler(
     node, build, train, generate, conditioning, told, steps, missed
 ):
     lora = train(build(), None, None, pairs=[generate(name="four", windows="4")[0]], steps=1)[0]
-    model, info = node("D2FLoadLora").execute(build(), "none", 1.0, lora).result
+    model, info = node("D2FLoadLora").execute(build(), "none", 1.0, lora).result[:2]
     assert "sample it in 4 steps, or a multiple of 4, with the grid uniform" in info
     positive, negative = conditioning
     latent = {"samples": torch.zeros(1, 4, 8, 8)}

@@ -1,46 +1,21 @@
-"""LoRAs in the host: names of their layers, applying one to a MODEL, and training the host's own kinds (LoKr, LoHa).
-
-Layers are named as kohya's sd-scripts name them: SD1.x and SD2.x by the blocks of diffusers, SDXL and all others by
-the blocks of the original network. The host's loaders, A1111's and diffusers know both.
-"""
+"""Applying a LoRA to a MODEL by the host's own loader, after a look at whether all of it fits."""
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 
 import comfy.lora
 import comfy.lora_convert
-import comfy.model_base
 import comfy.sd
 import comfy.utils
 import comfy.weight_adapter
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from ...d2f_core import Adapter, LowRankAdapter, seeded
-from .progress import LOGGER
-
-_PREFIX = "lora_unet_"
-
-
-def lora_names(model: Any) -> dict[str, str]:
-    """Path of a layer in the diffusion network -> its name in a LoRA file, ``lora_unet_...``."""
-    base = model.model
-    paths = [path for path, layer in base.diffusion_model.named_modules() if getattr(layer, "weight", None) is not None]
-    known = {} if isinstance(base, comfy.model_base.SDXL | comfy.model_base.SDXLRefiner) else _diffusers_paths(base)
-    return {path: _PREFIX + known.get(path, path).replace(".", "_") for path in paths}
-
-
-def _diffusers_paths(base: Any) -> dict[str, str]:
-    """Path of a layer -> its path in diffusers, for networks that the host's map covers."""
-    theirs = comfy.utils.unet_to_diffusers(base.model_config.unet_config)
-    # Sorted: some layers have two names there, and the order of the host's table differs between processes.
-    return {ours.removesuffix(".weight"): path.removesuffix(".weight") for path, ours in sorted(theirs.items())}
+from ..progress import LOGGER
 
 
 def apply_lora(model: Any, lora: Mapping[str, Tensor], strength: float) -> Any:
@@ -50,6 +25,16 @@ def apply_lora(model: Any, lora: Mapping[str, Tensor], strength: float) -> Any:
         model: MODEL, converted or not.
         lora: key -> tensor, in any layout that the host knows.
         strength: factor of the LoRA; may be negative.
+
+    Raises:
+        ValueError: no layer of it belongs to this model, or some do not fit; names some of them.
+    """
+    find_patches(model, lora)
+    return comfy.sd.load_lora_for_models(model, None, lora, strength, 0)[0]
+
+
+def find_patches(model: Any, lora: Mapping[str, Tensor]) -> dict[Any, Any]:
+    """The host's patches of a LoRA for a MODEL: weight or part of one -> patch.
 
     Raises:
         ValueError: no layer of it belongs to this model, or some do not fit; names some of them.
@@ -65,7 +50,8 @@ def apply_lora(model: Any, lora: Mapping[str, Tensor], strength: float) -> Any:
         )
     names = {targets[name]: name for found in stems.values() for name in found}
     names |= {f"{str(target).removesuffix('.weight')}.bias": name for target, name in names.items()}
-    wrong = [names.get(target, str(target)) for target in _misfits(model, _patches(lora, targets))]
+    patches = _patches(lora, targets)
+    wrong = [names.get(target, str(target)) for target in _misfits(model, patches)]
     if wrong:
         raise ValueError(
             f"{len(wrong)} layers of this LoRA have other sizes than those of {kind} ({_some(wrong)}), or a form that "
@@ -79,7 +65,7 @@ def apply_lora(model: Any, lora: Mapping[str, Tensor], strength: float) -> Any:
             kind,
             _some(unknown),
         )
-    return comfy.sd.load_lora_for_models(model, None, lora, strength, 0)[0]
+    return patches
 
 
 def _stems(key: str) -> set[str]:
@@ -169,49 +155,3 @@ def _widened_shape(wide: torch.Size, shape: torch.Size) -> torch.Size | None:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-class HostAdapter(Adapter):
-    """One of the host's adapters, which change a weight, as an adapter that adds to a layer's output.
-
-    Args:
-        layer: the layer; only its weight's shape and device are read.
-        rank, alpha: as this kind of adapter defines them.
-        dropout: probability that an input value is dropped in training.
-        generator: of the initial values; the host draws them from the global generator, whose state is restored.
-        kind: name in the host's table of adapters.
-    """
-
-    def __init__(
-        self, layer: Any, rank: int, alpha: float, dropout: float, generator: torch.Generator, kind: str
-    ) -> None:
-        super().__init__(layer)
-        seed = int(torch.randint(2**62, (), generator=generator))
-        with seeded(seed, layer.weight.device):
-            maker = comfy.weight_adapter.adapter_maps[kind]
-            self.trained = maker.create_train(layer.weight, rank=rank, alpha=alpha)
-        self.shape, self.dropout = layer.weight.shape, dropout
-
-    def forward(self, x: Tensor) -> Tensor:
-        """What the changed weight adds to the layer's output."""
-        delta = self.trained(torch.zeros(self.shape, device=x.device))
-        return self.apply_weight(functional.dropout(x, self.dropout, self.training), delta.to(x.dtype))
-
-    def file_tensors(self) -> dict[str, Tensor]:
-        """The tensors under the host's names, including ``alpha``."""
-        return {name: value.detach() for name, value in self.trained.named_parameters()}
-
-
-def _of_kind(cls: str) -> Callable[..., Adapter]:
-    def make(layer: Any, rank: int, alpha: float, dropout: float, generator: torch.Generator) -> Adapter:
-        if cls not in comfy.weight_adapter.adapter_maps:
-            raise ValueError(f"this ComfyUI cannot train {cls} adapters; choose 'lora', or update ComfyUI")
-        return HostAdapter(layer, rank, alpha, dropout, generator, cls)
-
-    return make
-
-
-ADAPTER_KINDS: Mapping[str, Callable[..., Adapter]] = MappingProxyType(
-    {"lora": LowRankAdapter, "lokr": _of_kind("LoKr"), "loha": _of_kind("LoHa")}
-)
-"""Kind of adapter -> ``make`` of ``d2f_core.make_adapters``."""

@@ -1,0 +1,8 @@
+"""LoRAs in the host: names of their layers, applying one to a MODEL, going on from one, and the host's own kinds."""
+
+from .apply import apply_lora
+from .kinds import ADAPTER_KINDS
+from .names import lora_names
+from .start import adapters_from
+
+__all__ = ["ADAPTER_KINDS", "adapters_from", "apply_lora", "lora_names"]
