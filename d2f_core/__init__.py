@@ -49,7 +49,7 @@ from .time_map import FlowTime, per_item
 from .train import NonFiniteLossError, StepRecord, Trainer, TrainSettings
 from .train_settings import seeded
 from .velocity import FlowAlignment
-from .windows import WINDOWS, check_steps, coarser, edges, solve_windows, virtual_pair
+from .windows import WINDOWS, check_steps, coarser, edges, solve_windows, virtual_pair, window_straightness
 
 __all__ = [
     "ADAPTIVE_METHODS",
@@ -136,4 +136,5 @@ __all__ = [
     "straightness",
     "valid_pixels",
     "virtual_pair",
+    "window_straightness",
 ]

@@ -14,11 +14,13 @@ K = 1 is plain reflow. The student takes K steps of Euler's method, one per wind
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from .nfe import SolverStep, VelocityFn
+from .reflow import FlowPath, straightness
 from .solve import solve
 from .time_map import per_item
 
@@ -70,6 +72,17 @@ def solve_windows(
 
         states.append(solve(velocity_fn, states[-1], ts[first : first + length + 1], method, on_step=report))
     return torch.stack(states)
+
+
+def window_straightness(path: FlowPath, windows: int) -> Tensor:
+    """Mean of the straightness within windows of equal length, (B,): 0 for a path that bends at their edges only.
+
+    Args:
+        path: from 0 to 1. windows: their number; each edge is taken at the nearest of the path's times.
+    """
+    at = [int((path.ts - edge).abs().argmin()) for edge in edges(windows)]
+    parts = [FlowPath(path.ts[a : b + 1], path.states[a : b + 1]) for a, b in pairwise(at) if a < b]
+    return torch.stack([straightness(part) for part in parts]).mean(0)
 
 
 def virtual_pair(eps: Tensor, waypoints: Tensor, x0: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -117,13 +117,6 @@ class LoraFacts:
         if not self.shift > 0:
             raise ValueError(f"the shift of a LoRA must be above 0, got {self.shift}; 1 leaves the sigmas unchanged")
 
-    @property
-    def windows(self) -> int:
-        """Windows of the paths, in as many steps of which it is sampled; 1 after a finish, which leads to the end."""
-        windows = self.training.get("windows", 1)
-        is_finish = OBJECTIVES[self.objective].is_consistent
-        return windows if isinstance(windows, int) and not is_finish else 1
-
 
 def write_facts(facts: LoraFacts) -> dict[str, str]:
     """The ``diff2flow.*`` metadata: strings unchanged, everything else as JSON, and the hash of all of it."""

@@ -21,6 +21,8 @@ class PathCurves(NamedTuple):
     name: str
     curvature: Sequence[Point]
     errors: Sequence[Point]
+    windows: int = 1
+    """Parts that were made straight; the edges between them are marked."""
 
 
 def plot_paths(models: Sequence[PathCurves]) -> Tensor:
@@ -36,11 +38,21 @@ def plot_paths(models: Sequence[PathCurves]) -> Tensor:
     draw = ImageDraw.Draw(image)
     steps = [step for step, _ in models[0].errors]
     curvature, errors = [model.curvature for model in models], [model.errors for model in models]
+    for model, colour in zip(models, _COLOURS):
+        _mark_edges(draw, _BOXES[0], model.windows, colour)
     _draw_panel(draw, _BOXES[0], "curvature over flow time t", curvature, [0, 0.25, 0.5, 0.75, 1], float)
     _draw_panel(draw, _BOXES[1], "error over model calls (Euler)", errors, steps, math.log2)
     for i, model in enumerate(models):
         draw_legend(draw, (_BOXES[0][0] + 460 * i, 22), model.name, _COLOURS[i])
     return from_pil(image)
+
+
+def _mark_edges(draw: Any, box: Box, windows: int, colour: str) -> None:
+    """Short strokes at the edges between the windows of t."""
+    left, _, right, bottom = box
+    for edge in range(1, windows):
+        x = left + (right - left) * edge / windows
+        draw.line([(x, bottom - 12), (x, bottom)], fill=colour, width=2)
 
 
 def _draw_panel(

@@ -7,8 +7,8 @@ about 1 GB per second, spread over the first epoch of a training, instead of a w
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +56,8 @@ class ReflowPairSet:
         self.windows = self.stored_windows
         self._tensor_names: dict[int, list[str]] = {}
         self._cache: dict[int, dict[str, Tensor]] = {}
+        self._conditions: tuple[tuple[int, int], Any] | None = None  # state of their file, and the open file
+        self._kept = ExitStack()
         self._unverified = {stored.file: stored for stored in (self._manifest.conditions, *self._manifest.shards)}
         check_files(self.folder, self._manifest)
 
@@ -153,11 +155,27 @@ class ReflowPairSet:
             if len(self._cache) + len(missing) > CACHED_PROMPTS:
                 self._cache.clear()
                 missing = set(prompts)
-            with self._open(CONDITIONS) as file:
-                for prompt in missing:
-                    names = self._names(file)[prompt]
-                    self._cache[prompt] = {name: file.get_tensor(f"{prompt}.{name}").clone() for name in names}
+            self._read_conditions(missing)
         return [self._cache[prompt] for prompt in prompts]
+
+    def _read_conditions(self, prompts: Iterable[int]) -> None:
+        """Read prompts into the cache. The file stays open: opening it reads the names of all its prompts."""
+        path = self.folder / CONDITIONS
+        try:
+            state = path.stat()
+            found = (state.st_mtime_ns, state.st_size)
+        except OSError as error:
+            raise ValueError(changed(path, error)) from error
+        if self._conditions is None:
+            with self._open(CONDITIONS):
+                pass
+            self._conditions = (found, self._kept.enter_context(open_tensors(path)))
+        if self._conditions[0] != found:
+            raise ValueError(changed(path, "it has another size or date"))
+        with torch.inference_mode(False):
+            for prompt in prompts:
+                file, names = self._conditions[1], self._names(self._conditions[1])[prompt]
+                self._cache[prompt] = {name: file.get_tensor(f"{prompt}.{name}").clone() for name in names}
 
     @contextmanager
     def _open(self, name: str) -> Iterator[Any]:

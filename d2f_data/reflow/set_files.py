@@ -22,7 +22,7 @@ def open_tensors(path: Path) -> Iterator[Any]:
         raise ValueError(changed(path, error)) from error
 
 
-def changed(path: Path, error: Exception) -> str:
+def changed(path: Path, error: Exception | str) -> str:
     """The error for a file that is not what it was when the set was opened."""
     return f"{path} was removed or changed while it was in use ({error}); {REGENERATE}"
 

@@ -28,7 +28,7 @@ from .folders import (
     training_folder,
     user_path,
 )
-from .guard import with_own_guidance, with_own_windows
+from .guard import own_windows, with_own_guidance, with_own_windows
 from .image_condition import APPLY_NODE, CALL_KEY, CONDITION_NODE, widen, widened, with_condition
 from .lora import ADAPTER_KINDS, adapters_from, apply_lora, lora_names
 from .model import (
@@ -129,6 +129,7 @@ __all__ = [
     "may_read",
     "model_name",
     "needs_negative",
+    "own_windows",
     "pair_set_folder",
     "pair_sets",
     "pairs_folder",

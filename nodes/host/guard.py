@@ -87,8 +87,14 @@ def with_own_windows(model: Any, windows: int) -> Any:
         return executor(noise, latent, sampler, sigmas, *args, **kwargs)
 
     clone = model.clone()
+    clone.set_attachments(WINDOWS_KEY, windows)
     clone.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, WINDOWS_KEY, check_edges)
     return clone
+
+
+def own_windows(model: Any) -> int:
+    """Number of windows in which the paths of a MODEL are straight; 1 if ``with_own_windows`` has said nothing."""
+    return model.get_attachment(WINDOWS_KEY) or 1
 
 
 def _missed(sigmas: Tensor, windows: int) -> list[float]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...d2f_core import curvature, few_step_errors, flow_grid, follow, straightness
+from ...d2f_core import curvature, few_step_errors, flow_grid, follow, straightness, window_straightness
 from .. import host
 from ..network.caption_checks import check_captions
 from ..network.conditionings import some_entries
@@ -29,12 +29,16 @@ class PathMeasures:
         straightness: mean squared difference between the velocity along a path and its chord.
         curvature: (t, root mean square of the acceleration) along the paths.
         errors: (NFE, root mean square distance from the end of the reference path) of Euler's method.
+        windows: in which the model was made straight, 1 if it was not or as a whole.
+        within: mean straightness within them.
     """
 
     t_start: float
     straightness: float
     curvature: list[tuple[float, float]]
     errors: list[tuple[float, float]]
+    windows: int
+    within: float
 
 
 @dataclass(frozen=True)
@@ -77,14 +81,16 @@ def measure(model: Any, settings: PathSettings, on_step: Callable[[int], None]) 
     _check(settings, flow)
     noise = torch.randn((settings.count, *shape), generator=torch.Generator().manual_seed(settings.seed))
     times = flow_grid("uniform", settings.steps, t_start=t_start)
-    found: list[PathMeasures] = []
+    found, windows = list[PathMeasures](), host.own_windows(model)
 
     def follow_path(denoise: Any, x: Tensor) -> Tensor:
         velocity = GuidedVelocity(denoise)
         path = follow(velocity, x, times, "heun", on_step)
         errors = few_step_errors(velocity, x, path.end, STEP_COUNTS, t_start)
         straight, bends = float(straightness(path).mean()), _points(*curvature(path))
-        found.append(PathMeasures(t_start, straight, bends, _points(torch.tensor(STEP_COUNTS), errors)))
+        within = float(window_straightness(path, windows).mean())
+        few = _points(torch.tensor(STEP_COUNTS), errors)
+        found.append(PathMeasures(t_start, straight, bends, few, windows, within))
         return path.end
 
     sigmas = (1 - times).float()

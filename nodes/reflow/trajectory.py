@@ -82,7 +82,9 @@ class D2FTrajectory(io.ComfyNode):
 
             settings = PathSettings(positive, negative, scale, width, height, count, reference_steps, seed)
             measured.append((f"{name}: {host.model_name(one)}, cfg {scale:g}", measure(one, settings, show)))
-        plot = plot_paths([PathCurves(label, found.curvature, found.errors) for label, found in measured])
+        plot = plot_paths(
+            [PathCurves(label, found.curvature, found.errors, found.windows) for label, found in measured]
+        )
         straightness = [found.straightness for _, found in measured] + [0.0]
         return io.NodeOutput(*straightness[:2], _report(measured), plot)
 
@@ -97,6 +99,7 @@ def _report(measured: list[tuple[str, PathMeasures]]) -> str:
         lines += [
             f"{label}, from t = {found.t_start:.4f}",
             f"  straightness {found.straightness:.4g} (0: straight)",
+            *([] if found.windows == 1 else [f"  within its {found.windows} windows {found.within:.4g}"]),
             f"  curvature {mean:.4g} on average, at most {peak[1]:.4g} at t = {peak[0]:.3f}",
             f"  error of Euler by model evaluations: {errors}",
         ]

@@ -96,13 +96,21 @@ class D2FLoadLora(io.ComfyNode):
         if strength and cfg != 1:
             converted = host.with_own_guidance(converted, float(cfg))
             deed += f"; sample it at CFG 1, as guidance at CFG {cfg:g} is part of it"
-        windows = 1 if facts is None else facts.windows
+        windows = _windows(facts)
         if strength and windows > 1:
             converted = host.with_own_windows(converted, windows)
             deed += f"; sample it in {windows} steps, or a multiple of {windows}, with the grid uniform"
         deed = added + deed
         host.LOGGER.info("%s: %s", name, deed)
         return io.NodeOutput(converted, "\n".join([name, *_describe(chosen, facts), deed, *remarks]), chosen)
+
+
+def _windows(facts: LoraFacts | None) -> int:
+    """Windows in as many steps of which a LoRA is sampled; 1 after a finish, which leads to the end from anywhere."""
+    if facts is None or OBJECTIVES[facts.objective].is_consistent:
+        return 1
+    windows = facts.training.get("windows", 1)
+    return windows if isinstance(windows, int) else 1
 
 
 def _choose(lora: str, lora_model: Any) -> tuple[Any, str]:

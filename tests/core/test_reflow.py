@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from d2f_core import flow_grid
 from d2f_core.reflow import FlowPath, curvature, few_step_errors, follow, straightness
+from d2f_core.windows import window_straightness
 
 GRID = flow_grid("uniform", 64)
 RADII = torch.tensor([1.0, 3.0], dtype=torch.float64)
@@ -104,3 +106,22 @@ def test_one_step_has_no_curvature():
 def test_half_precision_is_measured_in_single():
     path = follow(lambda t, x: x, torch.ones(1, 8, dtype=torch.float16), flow_grid("uniform", 8), "euler")
     assert straightness(path).dtype == torch.float32 and straightness(path) > 0
+
+
+@pytest.mark.parametrize("windows", [1, 2, 4, 8])
+def test_straightness_within_windows(windows):
+    """x = t^2 within a window of length l: the mean of (2 t - a - b)^2 is l^2 / 3; a polygon of its edges has none."""
+    grid = flow_grid("uniform", 800)
+    states = grid.square()[:, None, None].expand(-1, 2, 3)
+    exact = torch.full((2,), 1 / (3 * windows**2), dtype=torch.float64)
+    assert torch.allclose(window_straightness(FlowPath(grid, states), windows), exact, rtol=2e-3)
+    edges = torch.linspace(0, 1, windows + 1, dtype=torch.float64)
+    polygon = torch.from_numpy(np.interp(grid.numpy(), edges.numpy(), edges.square().numpy()))[:, None, None]
+    assert window_straightness(FlowPath(grid, polygon), windows).max() < 1e-20
+    uneven = flow_grid("uniform", 50)  # no step ends at the edges of 4 or 8 windows
+    assert float(window_straightness(FlowPath(uneven, uneven.square()[:, None, None]), windows)) > 0
+
+
+def test_one_window_is_the_whole_path(start):
+    path = follow(half_turn, start, GRID, "rk4")
+    assert torch.equal(window_straightness(path, 1), straightness(path))

@@ -38,3 +38,10 @@ def test_any_number_can_be_drawn(value):
     curve = PathCurves("model", [(0.2, value), (0.8, 1.0)], [(1, value), (2, 0.5), (4, 0.5), (8, 0.5)])
     assert bool(torch.isfinite(plot_paths([curve])).all())
     assert bool(torch.isfinite(plot_paths([PathCurves("flat", [(0.5, value)] * 2, [(1, value), (8, value)])])).all())
+
+
+def test_edges_of_windows_are_marked_in_the_colour_of_their_model():
+    plain, marked = (plot_paths([curves()._replace(windows=windows)]) for windows in (1, 4))
+    columns = ((plain - marked).abs().sum(-1)[0] > 0.1).any(0).nonzero().flatten()
+    assert {round(float(column) - 78) // 100 for column in columns} == {1, 2, 3}
+    assert bool(((marked[0, 370:378, 178:180] - BLUE).abs().sum(-1) < 0.02).any())

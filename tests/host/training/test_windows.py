@@ -1,5 +1,6 @@
 """Piecewise reflow through the nodes: pairs with states at the edges, training on them, and sampling the LoRA."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -114,3 +115,17 @@ def test_steps_that_miss_an_edge_are_said_at_the_sampler(
     assert len(told) == bool(missed)
     if missed:
         assert f"these {steps} steps do not stop at {missed}, where a part ends" in told[0]
+
+
+def test_the_trajectory_report_says_the_windows_of_a_lora(node, host, build, train, generate, conditioning):
+    lora = train(build(), None, None, pairs=[generate(name="four", windows="4")[0]], steps=1)[0]
+    model = node("D2FLoadLora").execute(build(), "none", 1.0, lora).result[0]
+    assert host.own_windows(model) == host.own_windows(model.clone()) == 4 and host.own_windows(build()) == 1
+    report = node("D2FTrajectory")
+    report.hidden = SimpleNamespace(unique_id="7")
+    found = report.execute(
+        build(), conditioning[0], width=64, height=64, count=2, seed=1, cfg=1.0, cfg_2=1.0, reference_steps=12,
+        model_2=model,
+    ).result  # fmt: skip
+    whole, within = found[1], re.findall(r"within its 4 windows (\S+)", found[2])
+    assert len(within) == 1 and 0 < float(within[0]) < whole
