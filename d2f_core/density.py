@@ -6,6 +6,7 @@
     logit_normal   sigmoid(mean + std Phi^-1(u))                     Esser et al., arXiv 2403.03206
     u_shaped       p(t) ~ cosh(a (2 t - 1)), dense at both ends       for reflow, Lee et al., arXiv 2405.20320
     timestep       the flow time of a timestep as the network's own training draws it
+    few_steps      0 or 1/2, u < 1/2 or not: where samplers of one and of two equal steps call the network
 
 A path in windows has the first three within each window, as each is a flow of its own there.
 """
@@ -31,7 +32,8 @@ class TimeDensity:
 
     Attributes:
         name: one of ``DENSITIES``: "uniform" in t; "logit_normal"; "u_shaped", dense at both ends (for reflow,
-            arXiv 2405.20320); "timestep", uniform over the network's timesteps, as diffusion models are trained.
+            arXiv 2405.20320); "timestep", uniform over the network's timesteps, as diffusion models are trained;
+            "few_steps", only where samplers of one and two steps call the network.
         mean, std: of logit(t), for "logit_normal".
     """
 
@@ -86,6 +88,7 @@ DENSITIES: Mapping[str, Density] = MappingProxyType(
         "logit_normal": Density(_logit_normal),
         "u_shaped": Density(_u_shaped),
         "timestep": Density(_timestep, local=False),
+        "few_steps": Density(lambda u, density, alignment: (2 * u).floor().clamp(max=1) / 2, local=False),
     }
 )
 """Name of a density -> what it is."""

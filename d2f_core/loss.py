@@ -115,6 +115,7 @@ OBJECTIVES: Mapping[str, ObjectiveRule] = MappingProxyType(
             _compare_velocity,
             is_flow=True,
             is_aligned=True,
+            density="few_steps",
             on_flow="consistency",
             is_consistent=True,
         ),

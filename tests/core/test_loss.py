@@ -163,7 +163,7 @@ def test_each_objective_knows_the_density_it_is_defined_with(sd):
         "flow": "uniform",
         "naive_fm": "uniform",
         "diffusion": "timestep",
-        "consistency": "uniform",
+        "consistency": "few_steps",
     }
     t = TimeDensity(OBJECTIVES["diffusion"].density).sample(100_000, sd, torch.Generator().manual_seed(0))
     assert t.min() >= sd.t_min - 1e-12 and t.max() <= sd.t_max + 1e-12
