@@ -6,7 +6,8 @@
     reflow            with a LoRA that was trained on the pairs, read in 1, 2, 4 or 8 windows
     reflow_diffusion  the same pairs, but the network's own loss and the timesteps of diffusion training
     reflow_long       the same with twice the steps: the budget of
-    finish            reflow, and as many steps of the objective consistency from its LoRA on the same pairs
+    few_steps         reflow, and as many steps from its LoRA on the same pairs, where 1 and 2 steps call the network
+    finish            the same with the objective consistency
     online            windows that begin at noised renders instead of on the teacher's path, as PeRFlow does it
 
 All share pairs, prompts and, for a seed, the noise; seeds differ in noise and training. Pairs, trainer and loader are
@@ -53,8 +54,10 @@ RECIPE = {
 OBJECTIVES = {"reflow": {"objective": "diff2flow", "density": "u_shaped"},
               "reflow_long": {"objective": "diff2flow", "density": "u_shaped"},
               "reflow_diffusion": {"objective": "diffusion", "density": "timestep"},
-              "finish": {"objective": "consistency", "density": "uniform"},
+              "few_steps": {"objective": "diff2flow", "density": "few_steps"},
+              "finish": {"objective": "consistency", "density": "few_steps"},
               "online": {"objective": "diff2flow", "density": "u_shaped"}}  # fmt: skip
+FINISHES = ("few_steps", "finish")
 # Streams of random numbers: scenes of the pairs, and of the evaluation.
 _PAIRS, _ASK, _COMPARE = 21, 22, 23
 __all__ = ["add_arguments", "markdown", "plot", "run"]
@@ -135,7 +138,7 @@ class Bench:
                 yield from (("reflow", windows, rank, seed) for windows in options.windows)
             if rank == options.ranks[0]:
                 for seed in options.seeds:
-                    yield "reflow_long", 1, rank, seed
+                    yield from (("reflow_long", 1, rank, seed), ("few_steps", 1, rank, seed))
                     yield from (("finish", windows, rank, seed) for windows in options.finishes)
                 others = {"reflow_diffusion": options.controls, "online": options.online}
                 yield from ((name, w, rank, seed) for name in others for seed in options.seeds for w in others[name])
@@ -182,7 +185,7 @@ class Bench:
 
     def trained(self, name: str, windows: int, rank: int, seed: int) -> Any:
         """LORA_MODEL of the trainer node; a run that was finished before gives its own at once."""
-        before = {"start_lora": self.trained("reflow", windows, rank, seed)} if name == "finish" else {}
+        before = {"start_lora": self.trained("reflow", windows, rank, seed)} if name in FINISHES else {}
         return call(
             D2FTrainLora, model=self.model, pairs=self.pairs.in_windows(windows), seed=seed, rank=rank,
             run_name=f"bench_{name}_{windows}_{rank}_{seed}", **self.settings(name), **before,

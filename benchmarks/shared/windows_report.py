@@ -29,11 +29,12 @@ def _gains(rows: Rows) -> list[str]:
             gain = _nearer(rows, {**plain, "windows": windows, **where}, {**plain, "windows": 1, **where})
             if gain:
                 found.append(f"- rank {rank}: {windows} windows at {windows} steps are {gain} nearer than one window")
-    for windows in sorted({row["windows"] for row in rows if row["model"] == "finish"}):
-        for nfe in (1, 2):
-            finish, long = {"model": "finish", "windows": windows, "nfe": nfe}, {"model": "reflow_long", "nfe": nfe}
-            if gain := _nearer(rows, finish, long):
-                found.append(f"- finish from {windows} windows, {nfe} steps: {gain} nearer than reflow of its budget")
+    for name in ("few_steps", "finish"):
+        for windows in sorted({row["windows"] for row in rows if row["model"] == name}):
+            for nfe in (1, 2):
+                finish, long = {"model": name, "windows": windows, "nfe": nfe}, {"model": "reflow_long", "nfe": nfe}
+                if gain := _nearer(rows, finish, long):
+                    found.append(f"- {name} after {windows} windows, {nfe} steps: {gain} nearer than reflow_long")
     return found
 
 

@@ -23,7 +23,15 @@ def rows(benchmark, options):
 
 def test_there_is_a_row_for_each_model_windows_and_nfe(rows):
     found = [(row["model"], row.get("windows"), row["nfe"]) for row in rows]
-    students = [("reflow", 1), ("reflow", 4), ("reflow_long", 1), ("finish", 4), ("reflow_diffusion", 4), ("online", 4)]
+    students = [
+        ("reflow", 1),
+        ("reflow", 4),
+        ("reflow_long", 1),
+        ("few_steps", 1),
+        ("finish", 4),
+        ("reflow_diffusion", 4),
+        ("online", 4),
+    ]
     assert found[0] == ("teacher", None, 16)
     assert found[1:5] == [("ddim", None, 1), ("converted", None, 1), ("ddim", None, 4), ("converted", None, 4)]
     assert found[5:] == [(name, windows, nfe) for name, windows in students for nfe in (1, 4)]
@@ -34,13 +42,13 @@ def test_there_is_a_row_for_each_model_windows_and_nfe(rows):
 
 def test_no_two_students_are_the_same(rows):
     distances = [row["distance"] for row in rows if row.get("rank") and row["nfe"] == 4]
-    assert len(set(distances)) == len(distances) == 6
+    assert len(set(distances)) == len(distances) == 7
 
 
 def test_the_table_names_the_gains_and_nothing_is_missing(benchmark, rows):
     text = benchmark.markdown(rows)
     assert "| reflow | 4 | 4 | 4 |" in text and "| finish | 4 | 4 | 1 |" in text and "nan" not in text
-    assert "- rank 4: 4 windows at 4 steps are" in text and "- finish from 4 windows, 1 steps: " in text
+    assert "- rank 4: 4 windows at 4 steps are" in text and "- finish after 4 windows, 1 steps: " in text
     assert json.dumps(rows)
 
 
