@@ -58,6 +58,8 @@ OBJECTIVES = {"reflow": {"objective": "diff2flow", "density": "u_shaped"},
               "finish": {"objective": "consistency", "density": "few_steps"},
               "online": {"objective": "diff2flow", "density": "u_shaped"}}  # fmt: skip
 FINISHES = ("few_steps", "finish")
+QUICK = {"seeds": [0], "windows": [1, 4], "ranks": [4], "controls": [4], "finishes": [4], "nfe": [1, 4], "pairs": 8,
+         "teacher_steps": 8, "steps": 2, "batch": 2, "warmup": 1, "images": 4, "paths": 2, "references": 32}  # fmt: skip
 # Streams of random numbers: scenes of the pairs, and of the evaluation.
 _PAIRS, _ASK, _COMPARE = 21, 22, 23
 __all__ = ["add_arguments", "markdown", "plot", "run"]
@@ -83,8 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if options.quick:
-        vars(options).update(seeds=[0], windows=[1, 4], ranks=[4], controls=[4], finishes=[4], nfe=[1, 4], pairs=8)
-        vars(options).update(teacher_steps=8, steps=2, batch=2, warmup=1, images=4, paths=2, references=32)
+        vars(options).update(QUICK)
     torch.set_num_threads(options.threads)
     comfy.utils.PROGRESS_BAR_ENABLED = False
     rows: Rows = []
@@ -131,8 +132,7 @@ class Bench:
     def orders(self) -> Iterator[tuple[str, int, int, int]]:
         """(model, windows, rank, seed) of what is measured, the most important first."""
         options = self.options
-        for seed in options.seeds:
-            yield "base", 0, 0, seed
+        yield from (("base", 0, 0, seed) for seed in options.seeds)
         for rank in options.ranks:
             for seed in options.seeds:
                 yield from (("reflow", windows, rank, seed) for windows in options.windows)
@@ -153,7 +153,6 @@ class Bench:
         return found
 
     def make_pairs(self) -> Any:
-        """D2F_PAIRS of the generator node, with the states of 8 windows."""
         options = self.options
         prompts = evaluate.prompts_for(some_scenes(_PAIRS, options.pairs))[0]
         return call(
@@ -163,12 +162,11 @@ class Bench:
         )  # fmt: skip
 
     def base(self, seed: int) -> Part:
-        """What no training is needed for."""
         rows = [self.row("teacher", self.teacher(seed), 2 * self.options.teacher_steps, seed, cfg=CFG)]
         straight = self.straightness(self.flow, seed)
         for nfe in self.options.nfe:
-            plain = self.sample(self.model, "ddim", host.stock_sigmas(self.model, "simple", nfe), seed)
-            rows.append(self.row("ddim", plain, nfe, seed))
+            sigmas = host.stock_sigmas(self.model, "simple", nfe)
+            rows.append(self.row("ddim", self.sample(self.model, "ddim", sigmas, seed), nfe, seed))
             rows.append(self.row("converted", self.few(self.flow, nfe, seed), nfe, seed, straightness=straight))
         return {"rows": rows, "shown": {}}
 
@@ -192,7 +190,6 @@ class Bench:
         )  # fmt: skip
 
     def settings(self, name: str) -> dict[str, Any]:
-        """Widgets of the trainer."""
         options, twice = self.options, 2 if name == "reflow_long" else 1
         own = {"steps": options.steps * twice, "batch_size": options.batch, "warmup_steps": options.warmup}
         return RECIPE | OBJECTIVES[name] | own

@@ -53,8 +53,9 @@ def advanced_widgets() -> list[io.Input]:
             "density",
             [*DENSITIES, AUTO_DENSITY],
             AUTO_DENSITY,
-            "How flow times t are sampled. auto: uniform in t for diff2flow and naive_fm, timestep for diffusion. "
-            "timestep: uniform over the network's timesteps, as diffusion models are trained.",
+            "How flow times t are sampled. auto: uniform in t for diff2flow and naive_fm, timestep for diffusion, "
+            "few_steps for consistency. timestep: uniform over the network's timesteps, as diffusion models are "
+            "trained. few_steps: only where samplers of one and two steps call the network.",
         ),
         number(
             "density_mean",
