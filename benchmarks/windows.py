@@ -58,8 +58,8 @@ OBJECTIVES = {"reflow": {"objective": "diff2flow", "density": "u_shaped"},
               "finish": {"objective": "consistency", "density": "few_steps"},
               "online": {"objective": "diff2flow", "density": "u_shaped"}}  # fmt: skip
 FINISHES = ("few_steps", "finish")
-QUICK = {"seeds": [0], "windows": [1, 4], "ranks": [4], "controls": [4], "finishes": [4], "nfe": [1, 4], "pairs": 8,
-         "teacher_steps": 8, "steps": 2, "batch": 2, "warmup": 1, "images": 4, "paths": 2, "references": 32}  # fmt: skip
+QUICK = {"seeds": [0], "windows": [1, 4], "ranks": [4], "controls": [4], "finishes": [4], "nfe": [1, 4], "steps": 2,
+         "pairs": 8, "teacher_steps": 8, "batch": 2, "warmup": 1, "images": 4, "paths": 2, "references": 32}
 # Streams of random numbers: scenes of the pairs, and of the evaluation.
 _PAIRS, _ASK, _COMPARE = 21, 22, 23
 __all__ = ["add_arguments", "markdown", "plot", "run"]

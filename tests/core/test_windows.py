@@ -115,7 +115,12 @@ def test_with_one_window_times_are_drawn_as_without(alignment, name):
         return TimeDensity(name, -1.0, 0.7).sample(500, alignment, torch.Generator().manual_seed(3), *windows)
 
     assert torch.equal(draw(), draw(1))
-    assert torch.equal(draw(), draw(4)) == (name in ("timestep", "uniform")) or name == "uniform"
+    assert torch.equal(draw(), draw(4)) == (name in ("timestep", "uniform", "few_steps")) or name == "uniform"
+
+
+def test_few_steps_are_the_times_of_one_and_two_steps(alignment):
+    t = TimeDensity("few_steps").sample(4000, alignment, torch.Generator().manual_seed(3), 4)
+    assert set(t.tolist()) == {0.0, 0.5} and float((t == 0).double().mean()) == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.parametrize("name", ["uniform", "logit_normal", "u_shaped"])

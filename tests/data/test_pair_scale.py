@@ -16,7 +16,7 @@ SHAPE, SHARD = (1, 1, 2), 50_000
 
 
 def make_set(folder, count, prompts):
-    """A finished set whose pair i is eps = (i, 0), x0 = (i, 1), under the prompt p = i modulo ``prompts``, of text p."""
+    """A finished set whose pair i is eps = (i, 0), x0 = (i, 1), under prompt p = i modulo ``prompts``, of text p."""
     folder.mkdir()
     conditions = {f"{i}.c_crossattn": torch.full((1, 1, 1), float(i)) for i in range(prompts)}
     plan = ReflowPairPlan(SHAPE, count, seed=1, teacher={"steps": 2, "cfg": 1.0}, shard_size=SHARD)
