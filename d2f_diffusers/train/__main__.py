@@ -12,7 +12,7 @@ from d2f_data.image_sets.augment import Augmentation
 from d2f_data.image_sets.folder import Captions
 from d2f_data.image_sets.samples import SetSettings
 
-from .flags import Run, read
+from .flags import FULL, Run, read
 from .items import FolderItems, Items, PairItems
 from .network import PipelineNetwork
 
@@ -35,14 +35,17 @@ def fail(message: str) -> int:
 
 def train(arguments: Sequence[str] | None) -> int:
     """Train what a command line asks for."""
-    plan, run = read(arguments, int(os.environ.get("WORLD_SIZE", "1")))
+    environ = os.environ
+    plan, run = read(arguments, int(environ.get("WORLD_SIZE", "1")), environ.get("ACCELERATE_MIXED_PRECISION", "no"))
     from .processes import AcceleratedProcesses, make_accelerator
     from .run import TrainingRun
 
     pipeline = load(run.model)
     accelerator = make_accelerator(run.report_to, run.output)
     processes = AcceleratedProcesses(accelerator)
-    network = PipelineNetwork(pipeline, accelerator.device, plan.precision, plan.checkpointing)
+    network = PipelineNetwork(
+        pipeline, accelerator.device, plan.precision, plan.checkpointing, trained=plan.adapter == FULL
+    )
     with accelerator.main_process_first():
         items = make_items(run, network)
     accelerator.init_trackers(plan.run_name, config=plan.config())

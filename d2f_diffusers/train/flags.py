@@ -29,6 +29,12 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 """The defaults of the node's widgets, but for ``compile``: here, networks are not compiled."""
 
+FULL = "full"
+"""The "adapter" of a run that trains the network's own weights."""
+_FULL_DEFAULTS = {"run_name": "my_model", "learning_rate": 1e-5}
+# Settings that a LoRA alone has, and the flags for them.
+_OF_LORA = ("rank", "targets", "alpha", "rank_ratio", "dropout", "full_ends", "target_pattern")
+
 # What settings.json says beside the widgets: the data and the model of that run, which a run here finds out itself.
 SUBJECT = {
     "items", "data", "negative", "base", "prediction", "noise_schedule", "dtype", "steps_of_lr_schedule", "lr_curve",
@@ -106,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--resume_from_checkpoint", metavar="latest|DIR", help="go on from a checkpoint")
     top.add_argument("--validation_prompt", action="append", default=[], help="a picture of it at each checkpoint")
     top.add_argument("--report_to", help="tensorboard, wandb, ...: a tracker of accelerate's")
+    top.add_argument("--train", choices=("lora", FULL), help="what is trained: a LoRA, or all weights of the UNet")
     top.add_argument("--targets", help=f"layers: {', '.join(TARGETS)}, or patterns of module paths")
     for flag, (_, kind) in _FLAGS.items():
         top.add_argument(f"--{flag}", type=kind)
@@ -115,17 +122,25 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def read(arguments: Sequence[str] | None, processes: int = 1) -> tuple[TrainingPlan, Run]:
+def read(arguments: Sequence[str] | None, processes: int = 1, precision: str = "no") -> tuple[TrainingPlan, Run]:
     """The plan and the run of a command line; the plan's accumulation counts the batches of all processes.
 
+    Args:
+        arguments: the command line.
+        processes: how many train together.
+        precision: accelerate's mixed precision, where neither the settings nor a flag say another one.
+
     Raises:
-        ValueError: a setting is unknown, or of another version; names it.
+        ValueError: a setting is unknown, or of another version, or contradicts another; names it.
     """
     options = parser().parse_args(arguments)
-    values = {**DEFAULTS, **(_of_file(options.settings) if options.settings else {})}
-    if options.settings is None:
-        values["accumulation"] = processes
-    values |= _of_flags(options, processes) | _of_set(options.set)
+    given = _of_flags(options, processes) | _of_set(options.set)
+    values = {**DEFAULTS, **(_FULL_DEFAULTS if given.get("adapter") == FULL else {})}
+    values |= _of_file(options.settings) if options.settings else {"accumulation": processes}
+    values |= given
+    if values["precision"] == "auto" and precision != "no":
+        values["precision"] = PRECISIONS.get(precision, "auto")
+    _check_full(values["adapter"], given)
     plan = TrainingPlan(**values)
     if plan.accumulation < processes:
         raise ValueError(
@@ -173,7 +188,7 @@ def _of_file(path: Path) -> dict[str, Any]:
 
 def _of_flags(options: argparse.Namespace, processes: int) -> dict[str, Any]:
     given = {setting: getattr(options, flag) for flag, (setting, _) in {**_FLAGS, **_CHOICES}.items()}
-    given |= {"targets": options.targets, "checkpointing": options.gradient_checkpointing}
+    given |= {"targets": options.targets, "checkpointing": options.gradient_checkpointing, "adapter": options.train}
     if options.targets is not None:
         given["target_pattern"] = ""
     if options.mixed_precision is not None:
@@ -183,6 +198,16 @@ def _of_flags(options: argparse.Namespace, processes: int) -> dict[str, Any]:
     if options.use_ema and options.ema_decay is None:
         given["ema"] = 0.999
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _check_full(adapter: str, given: Mapping[str, Any]) -> None:
+    """Raise ValueError for flags of a LoRA where all weights are trained."""
+    wrong = [name for name in _OF_LORA if given.get(name)]
+    if adapter == FULL and wrong:
+        raise ValueError(
+            f"{wrong[0]} is a setting of a LoRA, but --train full trains all weights of the UNet; leave it out, or "
+            "train a LoRA"
+        )
 
 
 def _of_set(entries: Sequence[str]) -> dict[str, Any]:

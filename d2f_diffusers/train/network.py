@@ -7,6 +7,7 @@ first values, the same file.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -27,10 +28,21 @@ _SIZES = ("height", "width", "crop_h", "crop_w", "target_height", "target_width"
 
 
 class PipelineNetwork:
-    """A pipeline's UNet, frozen, with its text encoders and VAE.
+    """A pipeline's UNet, with its text encoders and VAE.
+
+    Frozen, the UNet is in ``dtype``. If its own weights are trained, these are float32, and what is computed with them
+    is cast.
+
+    Args:
+        pipeline: the pipeline.
+        device: where it computes.
+        precision: a name of ``COMPUTE_DTYPES``.
+        checkpointing: recompute blocks in the backward pass.
+        trained: whether the UNet's own weights are trained.
 
     Attributes:
-        pipeline: the pipeline; its UNet is on ``device`` in ``dtype``.
+        pipeline, device: as given.
+        dtype: type that it computes in.
         module: the UNet's layers under the original's names.
         alignment: schedule and prediction type.
         kind: ComfyUI's name for the kind of model.
@@ -39,7 +51,9 @@ class PipelineNetwork:
         ValueError: the pipeline has no UNet of SD1.5, SD2.x or SDXL, or is a flow matching model.
     """
 
-    def __init__(self, pipeline: Any, device: torch.device, precision: str, checkpointing: bool) -> None:
+    def __init__(
+        self, pipeline: Any, device: torch.device, precision: str, checkpointing: bool, trained: bool = False
+    ) -> None:
         unet = getattr(pipeline, "unet", None)
         if unet is None or type(unet).__name__ != "UNet2DConditionModel":
             raise ValueError(
@@ -56,9 +70,10 @@ class PipelineNetwork:
         self.dtype = COMPUTE_DTYPES[precision] or unet.dtype
         for part in (unet, pipeline.vae, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)):
             _own_memory(part)
-        self.unet = unet.requires_grad_(False).eval().to(device)
-        if self.dtype != unet.dtype:
-            self.unet.to(self.dtype)
+        self.held = torch.float32 if trained else self.dtype
+        self.unet = unet.requires_grad_(trained).eval().to(device)
+        if self.held != unet.dtype:
+            self.unet.to(self.held)
         if checkpointing:
             self.unet.enable_gradient_checkpointing()
         _pass_contiguous(self.unet)
@@ -71,11 +86,18 @@ class PipelineNetwork:
 
     def __call__(self, network_input: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         """The network's answer, (B, *), float32."""
-        given = {name: value.to(self.device, self.dtype) for name, value in condition.items()}
+        given = {name: value.to(self.device, self.held) for name, value in condition.items()}
         added = {"text_embeds": given["pooled"], "time_ids": given["sizes"]} if self.is_xl else None
         time = timestep.to(self.device, torch.float32)
-        out = self.unet(network_input.to(self.dtype), time, given["c_crossattn"], added_cond_kwargs=added)
+        with self.casting():
+            out = self.unet(network_input.to(self.held), time, given["c_crossattn"], added_cond_kwargs=added)
         return out.sample.float()
+
+    def casting(self) -> AbstractContextManager[Any]:
+        """Computation in ``dtype``, where weights of another type are trained."""
+        if self.held == self.dtype:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
     def latents(self, samples: Tensor) -> Tensor:
         """Samples of the VAE in the model's own scale, on the device, float32."""

@@ -277,8 +277,11 @@ def test_more_processes_than_batches():
     from d2f_core import processes
 
     class Two:
-        rank, count = 0, 2
+        rank, count, sharded = 0, 2, False
 
     with pytest.raises(ValueError, match="2 processes train together, but a step has 1 batches"):
         processes.share(1, Two())
-    assert [list(processes.share(5, type("P", (), {"rank": r, "count": 2})())) for r in (0, 1)] == [[0, 2, 4], [1, 3]]
+    assert [list(processes.share(5, type("P", (), {"rank": r, "count": 2, "sharded": False})())) for r in (0, 1)] == [
+        [0, 2, 4],
+        [1, 3],
+    ]
