@@ -15,8 +15,9 @@ from typing import Any
 from d2f_core import OBJECTIVES, OPTIMIZERS, SCHEDULES, TARGETS
 from d2f_data.files.json_schema import read_json
 from d2f_data.files.training_state import CONFIG_RULE
-from d2f_data.image_sets.folder import CAPTION_SOURCES
 from d2f_data.training.plan import AUTO_DENSITY, TrainingPlan
+
+from .data.source import DataSource, add_arguments, data_source
 
 DEFAULTS: dict[str, Any] = {
     "run_name": "my_lora", "objective": "diff2flow", "steps": 500, "learning_rate": 1e-4, "batch_size": 1, "rank": 16,
@@ -73,16 +74,7 @@ class Run:
 
     model: str
     output: Path
-    data: Path | None
-    pairs: Path | None
-    captions: str
-    caption: str
-    prefix: str
-    resolution: int
-    repeats: int
-    step: int
-    flip: bool
-    cache: Path | None
+    data: DataSource
     limit: int | None
     resume: str | None
     prompts: tuple[str, ...]
@@ -94,16 +86,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--pretrained_model_name_or_path", required=True, help="a diffusers pipeline: folder or hub name")
     top.add_argument("--settings", type=Path, help="settings.json of a run of the training node")
     top.add_argument("--output_dir", type=Path, required=True, help="for checkpoints, LoRA files and pictures")
-    top.add_argument("--train_data_dir", type=Path, help="folder of images with captions, masks and aspect buckets")
-    top.add_argument("--pairs_dir", type=Path, help="set of reflow pairs, instead of images")
-    top.add_argument("--captions", choices=CAPTION_SOURCES, default="auto", help="where captions come from")
-    top.add_argument("--caption", default="", help="caption of images that have none")
-    top.add_argument("--prefix", default="", help="text before every caption, such as a trigger word")
-    top.add_argument("--resolution", type=int, default=512, help="side of the square bucket, in pixels")
-    top.add_argument("--repeats", type=int, default=1, help="rows per image")
-    top.add_argument("--bucket_step", type=int, default=64, help="sides of aspect buckets are multiples of it")
-    top.add_argument("--random_flip", action="store_true", help="mirror half of the images")
-    top.add_argument("--cache_dir", type=Path, help="of encoded images; default: cache in the output folder")
+    add_arguments(top)
     top.add_argument("--gradient_accumulation_steps", type=int, help="batches per step and process")
     top.add_argument("--gradient_checkpointing", action="store_true", default=None, help="recompute blocks")
     top.add_argument("--mixed_precision", choices=PRECISIONS, help="data type of the network's computation")
@@ -152,24 +135,28 @@ def read(arguments: Sequence[str] | None, processes: int = 1, precision: str = "
     run = Run(
         options.pretrained_model_name_or_path,
         options.output_dir,
-        options.train_data_dir,
-        options.pairs_dir,
-        options.captions,
-        options.caption,
-        options.prefix,
-        options.resolution,
-        options.repeats,
-        options.bucket_step,
-        options.random_flip,
-        options.cache_dir,
+        data_source(options),
         options.checkpoints_total_limit,
         options.resume_from_checkpoint,
         tuple(options.validation_prompt),
         options.report_to,
     )
-    if (run.data is None) == (run.pairs is None):
-        raise ValueError("give either --train_data_dir, a folder of images, or --pairs_dir, a set of reflow pairs")
+    _check_images(run, plan)
     return plan, run
+
+
+def _check_images(run: Run, plan: TrainingPlan) -> None:
+    """Raise ValueError for what cannot be done with image conditions."""
+    if run.data.images is not None and plan.adapter == FULL:
+        raise ValueError(
+            "--train full and --conditioning_data_dir do not go together: programs would open the checkpoint as "
+            "another kind of model (InstructPix2Pix); train a LoRA, which says what it is"
+        )
+    if run.data.images is not None and run.prompts:
+        raise ValueError(
+            "--validation_prompt draws pictures without an image, but this network takes one; leave it out, and look "
+            "at the LoRA in ComfyUI (Depth from Image)"
+        )
 
 
 def _of_file(path: Path) -> dict[str, Any]:

@@ -19,12 +19,16 @@ from ..layout import SDXL_EMBEDDING, original_view
 from ..levels import PREDICTION_TYPES, table_of_comfyui
 
 Condition = Mapping[str, Tensor]
-"""Conditioning kwargs, name -> tensor (B, ...): "c_crossattn", and for SDXL "pooled" and "sizes"."""
+"""Conditioning kwargs, name -> tensor (B, ...): "c_crossattn", for SDXL "pooled" and "sizes", and ``CONCAT``."""
+
+CONCAT = "c_concat"
+"""The latent of an image condition, in the model's own scale."""
+FIRST_CONV = "input_blocks.0.0"
 
 COMPUTE_DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Width of the text's encoding -> ComfyUI's name for the kind of model, as LoRA files have it.
 _KINDS = {768: "SD15", 1024: "SD20", 2048: "SDXL", 1280: "SDXLRefiner", 128: "DemoConfig"}
-_SIZES = ("height", "width", "crop_h", "crop_w", "target_height", "target_width")  # the order of SDXL's time_ids
+SIZES = ("height", "width", "crop_h", "crop_w", "target_height", "target_width")  # the order of SDXL's time_ids
 
 
 class PipelineNetwork:
@@ -39,6 +43,7 @@ class PipelineNetwork:
         precision: a name of ``COMPUTE_DTYPES``.
         checkpointing: recompute blocks in the backward pass.
         trained: whether the UNet's own weights are trained.
+        widened: whether its first convolution takes an image condition as well.
 
     Attributes:
         pipeline, device: as given.
@@ -46,13 +51,20 @@ class PipelineNetwork:
         module: the UNet's layers under the original's names.
         alignment: schedule and prediction type.
         kind: ComfyUI's name for the kind of model.
+        widened: paths in ``module`` of convolutions that are wider than the checkpoint's.
 
     Raises:
         ValueError: the pipeline has no UNet of SD1.5, SD2.x or SDXL, or is a flow matching model.
     """
 
     def __init__(
-        self, pipeline: Any, device: torch.device, precision: str, checkpointing: bool, trained: bool = False
+        self,
+        pipeline: Any,
+        device: torch.device,
+        precision: str,
+        checkpointing: bool,
+        trained: bool = False,
+        widened: bool = False,
     ) -> None:
         unet = getattr(pipeline, "unet", None)
         if unet is None or type(unet).__name__ != "UNet2DConditionModel":
@@ -70,6 +82,10 @@ class PipelineNetwork:
         self.dtype = COMPUTE_DTYPES[precision] or unet.dtype
         for part in (unet, pipeline.vae, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)):
             _own_memory(part)
+        self.channels = int(unet.config.in_channels)
+        self.widened = (FIRST_CONV,) if widened else ()
+        if widened:
+            widen(unet)
         self.held = torch.float32 if trained else self.dtype
         self.unet = unet.requires_grad_(trained).eval().to(device)
         if self.held != unet.dtype:
@@ -80,8 +96,7 @@ class PipelineNetwork:
         self.module = original_view(self.unet)
         self.alignment = _alignment(pipeline.scheduler.config)
         self.is_xl = unet.config.addition_embed_type == SDXL_EMBEDDING
-        self.kind = _KINDS.get(unet.config.cross_attention_dim, "")
-        self.channels = int(unet.config.in_channels)
+        self.kind = _KINDS.get(unet.config.cross_attention_dim, "SDXL" if self.is_xl else "")
         self._scale = float(pipeline.vae.config.scaling_factor)
 
     def __call__(self, network_input: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
@@ -89,8 +104,11 @@ class PipelineNetwork:
         given = {name: value.to(self.device, self.held) for name, value in condition.items()}
         added = {"text_embeds": given["pooled"], "time_ids": given["sizes"]} if self.is_xl else None
         time = timestep.to(self.device, torch.float32)
+        x = network_input.to(self.held)
+        if CONCAT in given:
+            x = torch.cat([x, given[CONCAT]], dim=1)
         with self.casting():
-            out = self.unet(network_input.to(self.held), time, given["c_crossattn"], added_cond_kwargs=added)
+            out = self.unet(x, time, given["c_crossattn"], added_cond_kwargs=added)
         return out.sample.float()
 
     def casting(self) -> AbstractContextManager[Any]:
@@ -133,8 +151,21 @@ class PipelineNetwork:
         if not self.is_xl:
             return {"c_crossattn": context}
         known = {**options, **(sizes or {})}
-        numbers = torch.tensor([[float(known[name]) for name in _SIZES]])
+        numbers = torch.tensor([[float(known[name]) for name in SIZES]])
         return {"c_crossattn": context, "pooled": options["pooled_output"], "sizes": numbers}
+
+
+def widen(unet: Any) -> None:
+    """Make the first convolution take twice as many channels, with half of its weights for each half.
+
+    Given the same latent twice, the network returns what it returned, as after the node Add Image Condition.
+    """
+    conv = unet.conv_in
+    wide = torch.nn.Conv2d(2 * conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding)
+    half = conv.weight.detach() / 2
+    wide.weight, wide.bias = torch.nn.Parameter(torch.cat([half, half], dim=1)), conv.bias
+    unet.conv_in = wide
+    unet.register_to_config(in_channels=2 * conv.in_channels)
 
 
 def _own_memory(module: Any) -> None:

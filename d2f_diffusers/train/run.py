@@ -22,8 +22,8 @@ from d2f_data.fingerprints import items_fingerprint, schedule_fingerprint, weigh
 from d2f_data.training.plan import TrainingPlan
 
 from .checkpoints import Checkpoints
+from .data.items import Items
 from .flags import FULL, Run
-from .items import Items
 from .network import PipelineNetwork
 from .outputs import LoraOutput, ModelOutput
 from .processes import AcceleratedProcesses
@@ -109,7 +109,8 @@ class TrainingRun:
         if self.full:
             self._shard()
             return plan.make_trainer(network, None, self.items, self.processes)
-        adapters = make_adapters(network.module, plan.adapters(), torch.Generator().manual_seed(plan.seed))
+        generator = torch.Generator().manual_seed(plan.seed)
+        adapters = make_adapters(network.module, plan.adapters(), generator, in_full=network.widened)
         return plan.make_trainer(network, adapters, self.items, self.processes)
 
     def _shard(self) -> None:
@@ -120,6 +121,7 @@ class TrainingRun:
             check_shardable(self.plan.optimizer, self.network.dtype)
             shard(self.network.unet, accelerator, plugin, self.network.dtype)
             self.processes.sharded = True
+            self.say(f"the weights are sharded over {self.processes.count} processes")
 
     def _subject(self) -> dict[str, str | int | None]:
         """Data, model and data type; a run is resumed only with the same ones."""
