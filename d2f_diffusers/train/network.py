@@ -140,7 +140,8 @@ class PipelineNetwork:
     @torch.no_grad()
     def encode_caption(self, caption: str) -> list:
         """CONDITIONING of a caption, [[context (1, tokens, C), {"pooled_output": ...}]], on the CPU."""
-        found = self.pipeline.encode_prompt(caption, self.device, 1, False)
+        options = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+        found = self.pipeline.encode_prompt(prompt=caption, device=self.device, **options)
         context, pooled = (found[0], found[2]) if self.is_xl else (found[0], None)
         options = {} if pooled is None else {"pooled_output": pooled.float().cpu()}
         return [[context.float().cpu(), options]]

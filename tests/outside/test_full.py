@@ -24,7 +24,7 @@ from d2f_diffusers.train.shards import check_shardable, fsdp_plugin  # noqa: E40
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
 BASE = (
     *("--train", "full", "--resolution", "96", "--bucket_step", "32", "--learning_rate", "1e-4", "--use_ema"),
-    *("--ema_decay", "0.5", "--proportion_empty_prompts", "0.3"),
+    *("--ema_decay", "0.5", "--proportion_empty_prompts", "0.3", "--max_grad_norm", "1000"),
 )
 
 
@@ -49,11 +49,14 @@ def words(place, output, *arguments, steps=2, accumulation=1):
     ]  # fmt: skip
 
 
-# Runs one command line after the other in the processes of one launch: [[environment, arguments], ...] as JSON.
+# Runs one command line after the other in the processes of one launch: [[environment, arguments], ...] as JSON. The
+# connections of the first run serve all of them, as those of a second would be looked for under the first one's names.
 RUNS = """
 import json, os, sys
+import torch.distributed
 from accelerate.state import AcceleratorState
 from d2f_diffusers.train.__main__ import main
+torch.distributed.destroy_process_group = lambda *group: None
 for environ, words in json.loads(sys.argv[1]):
     os.environ.update(environ)
     code = main(words)
@@ -188,7 +191,8 @@ def test_two_processes_are_one_and_sharded_ones_too(root, place, tmp_path):
         found = state(folder / "checkpoint-3")
         assert found.keys() == whole.keys()
         for name, tensor in whole.items():
-            torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5)
+            scale = float(tensor.abs().max()) if "/optimizer/" in name else 1.0
+            torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5 * scale)
     assert diffusers.StableDiffusionPipeline.from_pretrained(sharded)
     assert len(list((sharded / "samples").iterdir())) == 3
 
