@@ -1,10 +1,7 @@
 """Full fine-tuning: all weights of the network, in one process, several, and sharded over several."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -47,33 +44,6 @@ def words(place, output, *arguments, steps=2, accumulation=1):
         *("--output_dir", str(output), "--cache_dir", str(place / "cache"), "--max_train_steps", str(steps)),
         *("--gradient_accumulation_steps", str(accumulation), *BASE, *arguments),
     ]  # fmt: skip
-
-
-# Runs one command line after the other in the processes of one launch: [[environment, arguments], ...] as JSON. The
-# connections of the first run serve all of them, as those of a second would be looked for under the first one's names.
-RUNS = """
-import json, os, sys
-import torch.distributed
-from accelerate.state import AcceleratorState
-from d2f_diffusers.train.__main__ import main
-torch.distributed.destroy_process_group = lambda *group: None
-for environ, words in json.loads(sys.argv[1]):
-    os.environ.update(environ)
-    code = main(words)
-    if code:
-        sys.exit(code)
-    AcceleratorState._reset_state(reset_partial_state=True)
-"""
-
-
-def start(root, place, runs):
-    """The runs in two processes."""
-    script = place / "runs.py"
-    script.write_text(RUNS, encoding="utf-8")
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), json.dumps(runs))
-    environ = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([sys.executable, *launch], env=environ, start_new_session=True, **pipes)
 
 
 def finish(process, patience=240):
@@ -169,7 +139,7 @@ def test_bf16_computes_in_bfloat16_and_learns_in_float32(place, tmp_path):
     assert json.loads((low / "settings.json").read_text("utf-8"))["dtype"] == "bfloat16"
 
 
-def test_two_processes_are_one_and_sharded_ones_too(root, place, tmp_path):
+def test_two_processes_are_one_and_sharded_ones_too(in_two, place, tmp_path):
     """Bit for bit where each holds all weights; to 1e-5 where weights are shards (FSDP2), also through a resume."""
     one, two, sharded, mixed = (tmp_path / name for name in ("one", "two", "sharded", "mixed"))
     again = ("--resume_from_checkpoint", "latest")
@@ -181,7 +151,7 @@ def test_two_processes_are_one_and_sharded_ones_too(root, place, tmp_path):
         (SHARDED, words(place, sharded, *picture, "--checkpointing_steps", "1", "--gradient_checkpointing", steps=3)),
         (SHARDED, words(place, mixed, *again, steps=2)),
     ]
-    code, out = finish(start(root, place, runs))
+    code, out = finish(in_two(runs))
     assert code == 0, out
     assert out.count("the weights are sharded over 2 processes") == 2
     assert main(words(place, mixed, *again, steps=3, accumulation=2)) == 0
@@ -198,14 +168,14 @@ def test_two_processes_are_one_and_sharded_ones_too(root, place, tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_sharded_weights_and_ends(root, place, tmp_path):
+def test_sigterm_saves_sharded_weights_and_ends(in_two, place, tmp_path):
     out = tmp_path / "out"
-    process = start(root, place, [(SHARDED, words(place, out, "--checkpointing_steps", "0", steps=4000))])
+    process = in_two([(SHARDED, words(place, out, "--checkpointing_steps", "0", steps=4000))])
     end = time.monotonic() + 180
     while not (out / "log.jsonl").exists() and time.monotonic() < end:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    code, text = finish(process, 60)
+    code, text = finish(process, 120)
     assert code != 0
     (checkpoint,) = out.glob("checkpoint-*")
     done = len((out / "log.jsonl").read_text("utf-8").splitlines())
