@@ -42,6 +42,7 @@ XL = {
     "projection_class_embeddings_input_dim": 2816,
 }  # fmt: skip
 FULL, SHARDED = "all weights", "all weights, sharded"
+GLOO = 8  # bytes per value for which gloo sums gradients of shards
 PASSES = {"LoRA": 2, FULL: 3, SHARDED: 3}  # of a forward pass's operations
 FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
 MODELS = {"SD1.5, 512": (SD, 64), "SDXL, 1024": (XL, 128)}
@@ -86,7 +87,7 @@ def measure(
         "row": "measured", "kind": kind, "model": "demo, 96", "processes": processes, "items": 4 * processes,
         "s_per_step": round(seconds, 4), "steps_per_s": round(1 / seconds, 2),
         "items_per_s": round(4 * processes / seconds, 2), "GB_per_step": round(wire / 1e9, 6),
-        "GB_by_formula": round(processes * sent(kind, trained, processes, 4) / 1e9, 6),
+        "GB_by_formula": round(processes * sent(kind, trained, processes, 4, GLOO) / 1e9, 6),
         "assumed": f"{rate:.1f} GFLOP/s found", "s_by_formula": alone,
     }  # fmt: skip
 
@@ -159,9 +160,13 @@ def step(work: float, kind: str, trained: int, cards: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def sent(kind: str, trained: int, cards: int, width: int) -> float:
-    """Bytes that a process sends per step; `width` is that of the type that the weights are gathered in."""
-    each = 2 * width + 4 if kind == SHARDED else 2 * 4
+def sent(kind: str, trained: int, cards: int, width: int, scattered: int = 4) -> float:
+    """Bytes that a process sends per step.
+
+    `width` is that of the type in which weights are gathered. Gradients of shards are summed for `scattered` bytes:
+    gloo, which the CPU has, sums all of them in each process before it scatters them, for 8, by the bytes measured.
+    """
+    each = 2 * width + scattered if kind == SHARDED else 2 * 4
     return (cards - 1) / cards * each * trained
 
 

@@ -51,6 +51,7 @@ def train(arguments: Sequence[str] | None) -> int:
         items = run.data.items(network)
     accelerator.init_trackers(plan.run_name, config=plan.config())
     training = TrainingRun(plan, run, network, items, processes, accelerator.print)
+    network.move_encoders("cpu")
     accelerator.wait_for_everyone()
     code = training.train()
     accelerator.wait_for_everyone()

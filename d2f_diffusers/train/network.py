@@ -80,7 +80,8 @@ class PipelineNetwork:
             )
         self.pipeline, self.device = pipeline, device
         self.dtype = COMPUTE_DTYPES[precision] or unet.dtype
-        for part in (unet, pipeline.vae, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)):
+        self.encoders = [pipeline.vae, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", None)]
+        for part in (unet, *self.encoders):
             _own_memory(part)
         self.channels = int(unet.config.in_channels)
         self.widened = (FIRST_CONV,) if widened else ()
@@ -121,6 +122,12 @@ class PipelineNetwork:
         """Samples of the VAE in the model's own scale, on the device, float32."""
         return samples.to(self.device, torch.float32) * self._scale
 
+    def move_encoders(self, device: torch.device | str) -> None:
+        """Put VAE and text encoders on a device: training needs none of them, encoding and pictures do."""
+        for part in self.encoders:
+            if part is not None:
+                part.to(device)
+
     @torch.no_grad()
     def encode_images(self, pixels: Tensor, names: Sequence[str] = ()) -> Tensor:
         """Latents of images (B, H, W, 3) in [0, 1], as the VAE returns them, on the CPU; their mean where it is one.
@@ -128,7 +135,8 @@ class PipelineNetwork:
         Raises:
             ValueError: the VAE overflows; names the images.
         """
-        vae = self.pipeline.vae.to(self.device)
+        self.move_encoders(self.device)
+        vae = self.pipeline.vae
         found = vae.encode((pixels.movedim(-1, 1) * 2 - 1).to(self.device, vae.dtype))
         latents = (found.latents if hasattr(found, "latents") else found.latent_dist.mode()).float().cpu()
         spoilt = (~torch.isfinite(latents).flatten(1).all(1)).nonzero().flatten().tolist()
@@ -140,6 +148,7 @@ class PipelineNetwork:
     @torch.no_grad()
     def encode_caption(self, caption: str) -> list:
         """CONDITIONING of a caption, [[context (1, tokens, C), {"pooled_output": ...}]], on the CPU."""
+        self.move_encoders(self.device)
         options = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
         found = self.pipeline.encode_prompt(prompt=caption, device=self.device, **options)
         context, pooled = (found[0], found[2]) if self.is_xl else (found[0], None)

@@ -203,12 +203,14 @@ class TrainingRun:
         folder = Path(self.run.output) / "samples"
         folder.mkdir(exist_ok=True)
         draw = partial(pipeline, num_inference_steps=PREVIEW_STEPS, guidance_scale=self.plan.preview_cfg)
+        self.network.move_encoders(self.network.device)
         with self.trainer.in_use(), self.network.casting():
             for number, prompt in enumerate(self.run.prompts):
                 picture = draw(prompt, generator=torch.Generator().manual_seed(self.plan.seed)).images[0]
                 if self.processes.rank == 0:
                     picture.save(folder / f"step{step:06}_{number}.png")
         pipeline.scheduler = own
+        self.network.move_encoders("cpu")
 
 
 def _null_fingerprint(network: PipelineNetwork) -> str:

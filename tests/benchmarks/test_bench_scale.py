@@ -28,6 +28,7 @@ def test_more_cards_share_the_work_and_send_almost_everything_twice(benchmark):
 def test_sharded_weights_are_gathered_twice_and_their_gradients_summed_once(benchmark):
     """In float32 12 bytes per weight, less the part that is there; on each card its part of 20 bytes per weight."""
     assert benchmark.sent(benchmark.SHARDED, 1000, 4, 4) == pytest.approx(3 / 4 * 12 * 1000)
+    assert benchmark.sent(benchmark.SHARDED, 1000, 4, 4, benchmark.GLOO) == pytest.approx(3 / 4 * 16 * 1000)
     assert benchmark.sent(benchmark.SHARDED, 1000, 4, 2) == benchmark.sent(benchmark.FULL, 1000, 4, 2)
     assert benchmark.held(benchmark.SHARDED, 10**9, 10**9, 8) == pytest.approx(20 / 8)
     assert benchmark.held(benchmark.FULL, 10**9, 10**9, 8) == pytest.approx(20)

@@ -113,6 +113,18 @@ def test_what_is_encoded_once_is_read_from_the_cache(place, tmp_path, monkeypatc
     assert same(state(tmp_path / "one"), state(tmp_path / "two"))
 
 
+def test_encoders_are_on_the_device_only_while_they_are_needed(place, tmp_path, monkeypatch):
+    """On a card, encoders that are not there fail, and those that stay take its memory."""
+    moves = []
+    monkeypatch.setattr(PipelineNetwork, "move_encoders", lambda self, device: moves.append(device))
+    flags = ("--train_data_dir", str(place / "photos"), "--validation_prompt", "x", "--checkpointing_steps", "1")
+    assert main(words(place, tmp_path / "run", *flags)) == 0
+    device = torch.device("cpu")
+    encoding, drawing = moves[:-5], moves[-5:]
+    assert len(encoding) > len(COLOURS) and set(encoding) == {device}
+    assert [type(one) for one in drawing] == [str, torch.device, str, torch.device, str]
+
+
 @pytest.mark.parametrize("model", ["model", "xl"])
 def test_image_conditions(place, tmp_path, model):
     """The widened network starts as the plain one: given the picture twice, it answers as the plain one does."""
