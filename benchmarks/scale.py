@@ -7,6 +7,10 @@ counted by torch on a network without weights:
     seconds per step = operations / (processes * rate) + bytes / bandwidth
     operations = items * 2 F (LoRA: forward, gradient of the activations) or 3 F (all weights)
     bytes sent by each process = 2 (N - 1) / N * 4 * trained parameters      (a ring sums float32 gradients)
+                        sharded: (N - 1) / N * (2 * held + 4) * parameters    (weights are gathered twice, in the
+                                 type that computes, of `held` bytes; float32 gradients are summed once)
+    bytes held by a card = 20 * trained parameters                            (weight, gradient, two moments, average)
+                        sharded: that / N        LoRA: and 2 bytes for each frozen parameter
     seconds per pair = calls * F / rate                                     bytes per pair = 2 * 4 * latent
 
 The rate is a card's peak times the share of it that is reached; both are assumptions, stated in each row.
@@ -37,6 +41,10 @@ XL = {
     "transformer_layers_per_block": (1, 2, 10), "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }  # fmt: skip
+FULL, SHARDED = "all weights", "all weights, sharded"
+GLOO = 8  # bytes per value for which gloo sums gradients of shards
+PASSES = {"LoRA": 2, FULL: 3, SHARDED: 3}  # of a forward pass's operations
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
 MODELS = {"SD1.5, 512": (SD, 64), "SDXL, 1024": (XL, 128)}
 
 
@@ -54,26 +62,34 @@ def measured(steps: int) -> list[dict[str, Any]]:
     from d2f_diffusers.demo_model import demo_pipeline, export_demo
 
     unet = demo_pipeline().unet
-    payload, forward = 4 * lora_size(unet, 16), operations(unet, 12, 24)
+    sizes = {"LoRA": lora_size(unet, 16), **dict.fromkeys((FULL, SHARDED), size_of(unet))}
+    forward = operations(unet, 12, 24)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         export_demo(place / "model")
         pictures(place / "data")
-        train(place, 1, 1)  # fills the cache
-        for processes in (1, 2):
-            short, long = (train(place, processes, count) for count in (5, 5 + steps))
-            seconds, sent = ((b - a) / steps for a, b in zip(short, long))
-            row = {"row": "measured", "model": "demo, 96", "processes": processes, "items": 4 * processes}
-            alone = rows[0]["s_per_step"] if rows else None
-            rate = 2 * forward * 4 / seconds / 1e9
-            rows.append({
-                **row, "s_per_step": round(seconds, 4), "steps_per_s": round(1 / seconds, 2),
-                "items_per_s": round(4 * processes / seconds, 2), "GB_per_step": round(sent / 1e9, 6),
-                "GB_by_formula": round(2 * (processes - 1) * payload / 1e9, 6), "assumed": f"{rate:.1f} GFLOP/s found",
-                "s_by_formula": alone,
-            })  # fmt: skip
+        train(place, "LoRA", 1, 1)  # fills the cache
+        for kind, processes in (("LoRA", 1), ("LoRA", 2), (FULL, 1), (FULL, 2), (SHARDED, 2)):
+            alone = rows[-1]["s_per_step"] if processes == 2 and kind != SHARDED else None
+            rows.append(measure(place, kind, processes, steps, sizes[kind], forward, alone))
     return rows
+
+
+def measure(
+    place: Path, kind: str, processes: int, steps: int, trained: int, forward: float, alone: float | None
+) -> dict[str, Any]:
+    """A row: the difference of two runs; `alone` is what one process took for a step."""
+    short, long = (train(place, kind, processes, count) for count in (5, 5 + steps))
+    seconds, wire = ((b - a) / steps for a, b in zip(short, long))
+    rate = PASSES[kind] * forward * 4 / seconds / 1e9
+    return {
+        "row": "measured", "kind": kind, "model": "demo, 96", "processes": processes, "items": 4 * processes,
+        "s_per_step": round(seconds, 4), "steps_per_s": round(1 / seconds, 2),
+        "items_per_s": round(4 * processes / seconds, 2), "GB_per_step": round(wire / 1e9, 6),
+        "GB_by_formula": round(processes * sent(kind, trained, processes, 4, GLOO) / 1e9, 6),
+        "assumed": f"{rate:.1f} GFLOP/s found", "s_by_formula": alone,
+    }  # fmt: skip
 
 
 def pictures(folder: Path) -> None:
@@ -85,15 +101,23 @@ def pictures(folder: Path) -> None:
         (folder / f"{number}.txt").write_text("a large red sphere", encoding="utf-8")
 
 
-def train(place: Path, processes: int, steps: int) -> tuple[float, float]:
+def train(place: Path, kind: str, processes: int, steps: int) -> tuple[float, float]:
     """Seconds of a training, and bytes that went over the loopback meanwhile."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     with tempfile.TemporaryDirectory(dir=place) as output:
         words = ["--pretrained_model_name_or_path", place / "model", "--train_data_dir", place / "data"]
         words += ["--output_dir", output, "--cache_dir", place / "cache", "--resolution", 96, "--train_batch_size", 4]
-        words += ["--max_train_steps", steps, "--checkpointing_steps", 0]
+        words += [
+            "--max_train_steps",
+            steps,
+            "--checkpointing_steps",
+            0,
+            "--train",
+            "lora" if kind == "LoRA" else "full",
+        ]
         command = [sys.executable, *launch, "-m", "d2f_diffusers.train", *map(str, words)]
         environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environ |= FSDP if kind == SHARDED else {}
         start, sent = time.perf_counter(), loopback()
         subprocess.run(command, env=environ, check=True, capture_output=True)
         return time.perf_counter() - start, loopback() - sent
@@ -112,11 +136,14 @@ def computed() -> list[dict[str, Any]]:
     for name, (config, size) in MODELS.items():
         with torch.device("meta"):
             unet: Any = UNet2DConditionModel(**config)
-        forward, whole = operations(unet, size, 77), sum(p.numel() for p in unet.parameters())
-        for kind, trained, passes in (("LoRA", lora_size(unet, RANK), 2), ("all weights", whole, 3)):
+        forward, whole = operations(unet, size, 77), size_of(unet)
+        for kind, trained in (("LoRA", lora_size(unet, RANK)), (FULL, whole), (SHARDED, whole)):
             for cards in (1, 8, 64):
-                rows.append({"row": kind, "model": name, "processes": cards, "items": ITEMS,
-                             **step(passes * forward * ITEMS, trained, cards)})  # fmt: skip
+                if kind != SHARDED or cards > 1:
+                    work = PASSES[kind] * forward * ITEMS
+                    row = {"row": kind, "model": name, "processes": cards, "items": ITEMS}
+                    memory = {"GB_held": held(kind, trained, whole, cards)}
+                    rows.append({**row, **step(work, kind, trained, cards), **memory})
         for cards in (8, 64):
             hours = PAIRS * CALLS * forward / (PEAK * SHARE) / cards / 3600
             rows.append({"row": f"{PAIRS} pairs", "model": name, "processes": cards, "hours": round(hours, 1),
@@ -124,13 +151,29 @@ def computed() -> list[dict[str, Any]]:
     return rows
 
 
-def step(work: float, trained: int, cards: int) -> dict[str, Any]:
-    sent = 2 * (cards - 1) / cards * 4 * trained
-    compute, traffic = work / (cards * PEAK * SHARE), sent / (INSIDE if cards <= CARDS else BETWEEN)
+def step(work: float, kind: str, trained: int, cards: int) -> dict[str, Any]:
+    wire = sent(kind, trained, cards, 2)
+    compute, traffic = work / (cards * PEAK * SHARE), wire / (INSIDE if cards <= CARDS else BETWEEN)
     return {
-        "s_per_step": round(compute + traffic, 4), "s_traffic": round(traffic, 5), "GB_per_step": round(sent / 1e9, 3),
+        "s_per_step": round(compute + traffic, 4), "s_traffic": round(traffic, 5), "GB_per_step": round(wire / 1e9, 3),
         "trained": trained, "TFLOP": round(work / 1e12, 1), "assumed": assumed(),
     }  # fmt: skip
+
+
+def sent(kind: str, trained: int, cards: int, width: int, scattered: int = 4) -> float:
+    """Bytes that a process sends per step.
+
+    `width` is that of the type in which weights are gathered. Gradients of shards are summed for `scattered` bytes:
+    gloo, which the CPU has, sums all of them in each process before it scatters them, for 8, by the bytes measured.
+    """
+    each = 2 * width + scattered if kind == SHARDED else 2 * 4
+    return (cards - 1) / cards * each * trained
+
+
+def held(kind: str, trained: int, whole: int, cards: int) -> float:
+    """GB of weights, gradients, moments and averages on a card; frozen weights are bfloat16."""
+    frozen = 2 * whole if kind == "LoRA" else 0
+    return round((20 * trained / (cards if kind == SHARDED else 1) + frozen) / 1e9, 2)
 
 
 def assumed() -> str:
@@ -150,6 +193,10 @@ def operations(unet: Any, size: int, tokens: int) -> float:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         unet(torch.zeros(1, 4, size, size, device="meta"), torch.zeros(1, device="meta"), context, **extra)
     return float(counter.get_total_flops())
+
+
+def size_of(unet: Any) -> int:
+    return sum(parameter.numel() for parameter in unet.parameters())
 
 
 def lora_size(unet: Any, rank: int) -> int:

@@ -59,7 +59,8 @@ OBJECTIVES = {"reflow": {"objective": "diff2flow", "density": "u_shaped"},
               "online": {"objective": "diff2flow", "density": "u_shaped"}}  # fmt: skip
 FINISHES = ("few_steps", "finish")
 QUICK = {"seeds": [0], "windows": [1, 4], "ranks": [4], "controls": [4], "finishes": [4], "nfe": [1, 4], "steps": 2,
-         "pairs": 8, "teacher_steps": 8, "batch": 2, "warmup": 1, "images": 4, "paths": 2, "references": 32}
+         "pairs": 8, "teacher_steps": 8, "batch": 2, "warmup": 1, "images": 4, "paths": 2,
+         "references": 32}  # fmt: skip
 # Streams of random numbers: scenes of the pairs, and of the evaluation.
 _PAIRS, _ASK, _COMPARE = 21, 22, 23
 __all__ = ["add_arguments", "markdown", "plot", "run"]
@@ -215,7 +216,6 @@ class Bench:
         return self.teachers[seed]
 
     def sample(self, model: Any, sampler: str, sigmas: Tensor, seed: int, cfg: float = 1.0) -> Tensor:
-        """A latent per prompt, (B, 4, h, w); the same noise for every model."""
         noise = torch.randn(len(self.prompts), 4, SIDE // 8, SIDE // 8, generator=torch.Generator().manual_seed(seed))
         latents = []
         for first in range(0, len(noise), BATCH):

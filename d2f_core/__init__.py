@@ -48,6 +48,7 @@ from .solve import FIXED_METHODS, METHODS, Tableau, advance, solve
 from .time_map import FlowTime, per_item
 from .train import NonFiniteLossError, StepRecord, Trainer, TrainSettings
 from .train_settings import seeded
+from .trained import TrainedAdapters, TrainedNetwork
 from .velocity import FlowAlignment
 from .windows import WINDOWS, check_steps, coarser, edges, solve_windows, virtual_pair, window_straightness
 
@@ -96,6 +97,8 @@ __all__ = [
     "Tableau",
     "TimeDensity",
     "TrainSettings",
+    "TrainedAdapters",
+    "TrainedNetwork",
     "Trainer",
     "TrainingData",
     "VariedData",

@@ -1,6 +1,6 @@
 """The training loop: a generator that yields one record per step.
 
-Step k minimises the objective's loss over the adapters,
+Step k minimises the objective's loss over what is trained, adapters or the network's own weights (``trained``),
 
     x0 from the data,  eps ~ N(0, 1),  t ~ density,  loss = mean_i w(t_i) |prediction_i - target_i|^2
 
@@ -13,32 +13,34 @@ steps are N steps bit for bit, and the global generators are left as they were.
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .adapter import Adapter, attached, hooked
+from .adapter import Adapter
 from .batches import Batch, BatchOrder, TrainingData, derive_seed, in_epoch
 from .consistency import later_times, line_to
 from .density import TimeDensity
 from .loss import Interpolant, Objective
 from .processes import OneProcess, Processes, share, sum_gradients
 from .train_settings import NonFiniteLossError, StepRecord, TrainSettings, seeded
+from .trained import Trained, TrainedAdapters, TrainedNetwork
 
 
 class Trainer:
-    """Trains adapters of a network; see the module's head.
+    """Trains a network; see the module's head.
 
     Args:
-        module: the frozen network, onto whose layers the adapters are put.
+        module: the network: frozen, onto whose layers adapters are put, or with parameters that require gradients.
         network: ``(network_input (B, *), timestep (B,) on the CPU, condition) -> output (B, *)``, calling ``module``.
-        adapters: path of a layer -> its adapter.
+        adapters: path of a layer -> its adapter; None to train the parameters of ``module`` themselves.
         objective, density: what is learned, and at which flow times.
         data: where batches come from.
-        optimizer: over the adapters' parameters.
+        optimizer: over what is trained.
         schedule: its learning rate schedule, stepped once per step; None for a constant learning rate.
         settings: how the run goes.
         processes: those that train the run together; None for this one alone.
@@ -48,7 +50,7 @@ class Trainer:
         self,
         module: nn.Module,
         network: Callable[[Tensor, Tensor, Any], Tensor],
-        adapters: Mapping[str, Adapter],
+        adapters: Mapping[str, Adapter] | None,
         objective: Objective,
         density: TimeDensity,
         data: TrainingData,
@@ -57,17 +59,17 @@ class Trainer:
         settings: TrainSettings | None = None,
         processes: Processes | None = None,
     ) -> None:
-        self.module, self.network, self.adapters = module, network, dict(adapters)
+        self.module, self.network = module, network
+        self.trained: Trained = TrainedNetwork(module) if adapters is None else TrainedAdapters(module, adapters)
         self.objective, self.density, self.data = objective, density, data
         self.optimizer, self.schedule, self.settings = optimizer, schedule, settings or TrainSettings()
         self.processes = processes or OneProcess()
         self.share = share(self.settings.accumulation, self.processes)
         self.order = BatchOrder(data.groups, self.settings.batch_size, self.settings.seed)
-        self.weights = nn.ModuleList(self.adapters.values())
+        self.weights = self.trained.weights
         self.parameters = [p for p in self.weights.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.scale_gradients)
-        self._pairs = [(module.get_submodule(path), adapter) for path, adapter in self.adapters.items()]
         self.weights.eval()  # until a step switches to training, optimizers with modes included
         decay = self.settings.ema
         self.average = AveragedModel(self.weights, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
@@ -78,7 +80,7 @@ class Trainer:
 
         Raises:
             NonFiniteLossError: names the step; the weights are those of the step before.
-            ValueError: after the first step, names layers whose adapters had no gradient.
+            ValueError: after the first step, names what had no gradient.
         """
         for _ in range(steps):
             yield self._step()
@@ -91,7 +93,7 @@ class Trainer:
         batches = self.settings.accumulation
         loss = sum(self._backward(self.step * batches + i) for i in self.share)
         if self.step == 0:
-            self._check_gradients()
+            self.trained.check_gradients()
         loss = sum_gradients(self.parameters, loss, self.processes)
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         norm = self._update()
@@ -99,7 +101,7 @@ class Trainer:
         return StepRecord(self.step, loss, norm, learning_rate, time.perf_counter() - start)
 
     def _learn(self, on: bool) -> None:
-        """Training or evaluation mode of the adapters, and of optimizers that have modes (schedule-free)."""
+        """Training or evaluation mode of what is trained, and of optimizers that have modes (schedule-free)."""
         self.weights.train(on)
         switch = getattr(self.optimizer, "train" if on else "eval", None)
         if switch is not None:
@@ -131,7 +133,7 @@ class Trainer:
         # Dropout, and blocks that recompute it, draw from the global generators.
         with seeded(derive_seed(self.settings.seed, ~index), self.device):
             pair = self._pair(batch, t, generator)
-            with hooked(self._pairs), torch.enable_grad():
+            with self.trained.on(self.weights), torch.enable_grad():
                 loss = self._loss(batch, pair).mean() / self.settings.accumulation
                 if not bool(torch.isfinite(loss)):
                     raise NonFiniteLossError(self._broken("loss"))
@@ -147,7 +149,7 @@ class Trainer:
     @torch.no_grad()
     def validate(self, data: TrainingData) -> float:
         """Mean loss of the weights to be saved over ``data``, at the same flow times and noise whenever it is asked."""
-        total, count, adapters = 0.0, sum(map(len, data.groups)), self.averaged()
+        total, count, weights = 0.0, sum(map(len, data.groups)), self._to_use()
         for group in data.groups:
             for at in range(0, len(group), self.settings.batch_size):
                 items = group[at : at + self.settings.batch_size]
@@ -155,7 +157,7 @@ class Trainer:
                 generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, items[0]))
                 batch = data.batch(items, [False] * len(items))
                 pair = self._pair(batch, t, generator)
-                with attached(self.module, adapters):
+                with self.trained.on(weights):
                     total += float(self._loss(batch, pair).sum())
         return total / count
 
@@ -173,9 +175,8 @@ class Trainer:
         """The end of the path that the averaged weights (without an average, those of now) see at a pair, (B, *)."""
         weights = self.weights if self.average is None else self.average.module
         mode = weights.training
-        adapters = dict(zip(self.adapters, cast("Iterable[Adapter]", weights.eval()), strict=True))
         given = self.objective.model_input(pair)
-        with attached(self.module, adapters):
+        with self.trained.on(weights.eval()):
             output = self.network(given.network_input, given.timestep, condition)
         weights.train(mode)
         return self.objective.coordinates.denoised(output, pair.x_fm, pair.t)
@@ -185,15 +186,6 @@ class Trainer:
             f"the {what} became NaN or infinite at step {self.step + 1}; the weights of step {self.step} are kept. "
             "Lower the learning rate, clip the gradient, or compute in bfloat16 or float32 instead of float16"
         )
-
-    def _check_gradients(self) -> None:
-        without = [path for path, adapter in self.adapters.items() if all(p.grad is None for p in adapter.parameters())]
-        if without:
-            raise ValueError(
-                f"{len(without)} adapters got no gradient, the first at {without[0]}: these layers do not take part in "
-                "the forward pass (quantised formats such as GGUF do their own); choose other targets, or a checkpoint "
-                "in float16, bfloat16 or float32"
-            )
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resume needs: weights, average, optimizer, schedule and step."""
@@ -217,29 +209,35 @@ class Trainer:
             self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
 
-    def averaged(self) -> dict[str, Adapter]:
-        """Path -> adapter to use or save, in evaluation mode: the averaged ones if there are any."""
+    def averaged(self) -> dict[str, Any]:
+        """Path -> adapter, or name -> weight, to use or save: the averaged ones if there are any."""
+        return self.trained.named(self._to_use())
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """The network with the weights to use or save."""
+        return self.trained.on(self._to_use())
+
+    def _to_use(self) -> nn.Module:
+        """The weights to use or save, in evaluation mode."""
         if self.average is not None:
-            found = dict(zip(self.adapters, cast("Iterable[Adapter]", self.average.module), strict=True))
+            found = self.average.module
         elif hasattr(self.optimizer, "eval"):
             found = self._evaluated()
         else:
-            found = dict(self.adapters)
+            found = self.weights
         self.weights.eval()
-        for adapter in found.values():
-            adapter.eval()
-        return found
+        return found.eval()
 
-    def _evaluated(self) -> dict[str, Adapter]:
-        """Copies of the adapters at the weights that a schedule-free optimizer stands for.
+    def _evaluated(self) -> nn.Module:
+        """A copy at the weights that a schedule-free optimizer stands for.
 
         Going there and back rounds, so what is trained is put back bit for bit.
         """
         trained = [parameter.detach().clone() for parameter in self.parameters]
         self._learn(False)
-        copies = copy.deepcopy(self.adapters)
+        found = copy.deepcopy(self.weights)
         self._learn(True)
         with torch.no_grad():
             for parameter, value in zip(self.parameters, trained, strict=True):
                 parameter.copy_(value)
-        return copies
+        return found

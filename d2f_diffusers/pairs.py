@@ -25,12 +25,13 @@ from d2f_data.reflow.plan import STORAGE, ReflowPairPlan
 from d2f_data.reflow.writer import ReflowPairWriter
 
 from .train.__main__ import load
-from .train.items import joined
+from .train.data.items import joined
+from .train.data.set_conditions import to_set
 from .train.network import COMPUTE_DTYPES, Condition, PipelineNetwork
 from .train.processes import AcceleratedProcesses, make_accelerator
 
 GRID = "uniform"
-_FORMATS = {"SD15": "SD15", "SD20": "SD15", "DemoConfig": "DemoLatentFormat"}
+_FORMATS = {"SD15": "SD15", "SD20": "SD15", "SDXL": "SDXL", "DemoConfig": "DemoLatentFormat"}
 """Kind of model -> ComfyUI's class of its latents, which a set names."""
 
 
@@ -73,8 +74,8 @@ class Teacher:
         self.prompts = [line.strip() for line in lines if line.strip()]
         if not self.prompts:
             raise ValueError(f"--prompts {options.prompts} holds no prompt; write one per line")
-        self.conditions = [network.condition(network.encode_caption(prompt)) for prompt in self.prompts]
-        self.negative = network.condition(network.encode_caption(options.negative_prompt))
+        self.conditions = [self._condition(prompt) for prompt in self.prompts]
+        self.negative = self._condition(options.negative_prompt)
         factor = int(network.pipeline.vae_scale_factor)
         if options.width % factor or options.height % factor:
             raise ValueError(
@@ -84,6 +85,13 @@ class Teacher:
         made = (options.count, options.seed, self._settings(), options.shard_size, options.storage)
         self.plan = ReflowPairPlan(shape, *made)
         self.times = flow_grid(GRID, options.num_inference_steps)
+
+    def _condition(self, prompt: str) -> Condition:
+        """Conditioning kwargs of a prompt; SDXL's sizes are those of the pictures, as ComfyUI fills them in."""
+        width, height = self.options.width, self.options.height
+        target = {"target_width": width, "target_height": height}
+        sizes = {"width": width, "height": height, "crop_w": 0, "crop_h": 0, **target}
+        return self.network.condition(self.network.encode_caption(prompt), sizes)
 
     def _settings(self) -> dict[str, str | int | float | bool | None]:
         """What determines which latent a noise leads to, under the names of the node."""
@@ -101,7 +109,7 @@ class Teacher:
             "steps": options.num_inference_steps,
             "grid": GRID,
             "cfg": options.guidance_scale,
-            "negative": content_digest(self.negative)[:16] if guided else "",
+            "negative": content_digest(to_set(self.negative))[:16] if guided else "",
             "precision": str(network.dtype).removeprefix("torch."),
             "program": "diffusers",
         }
@@ -136,7 +144,9 @@ def generate(teacher: Teacher, processes: AcceleratedProcesses, say: Callable[[s
     """Make all pairs that a set lacks, on all processes; the first one writes them."""
     folder, plan = teacher.options.output_dir, teacher.plan
     first = processes.rank == 0
-    writing: Any = ReflowPairWriter(folder, plan, teacher.prompts, teacher.conditions) if first else nullcontext()
+    writing: Any = nullcontext()
+    if first:
+        writing = ReflowPairWriter(folder, plan, teacher.prompts, [to_set(one) for one in teacher.conditions])
     with writing as writer:
         # Zeros from all but the first: a sum that reaches everybody.
         mine = list(writer.missing(teacher.options.batch_size)) if first else []

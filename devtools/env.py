@@ -29,6 +29,7 @@ TOOLS = [
     "torchdiffeq==0.2.5",
     "peft==0.21.2",
     "accelerate==1.15.0",
+    "datasets==5.2.0",
     "prodigyopt==1.1.2",
     "schedulefree==1.4.1",
     "matplotlib>=3.9,<4",

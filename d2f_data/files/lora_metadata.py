@@ -18,7 +18,7 @@ from .names import shorten
 
 FORMAT = 1
 CONDITIONS = ("", "image")
-KINDS = ("lora", "lokr", "loha")
+KINDS = ("lora", "lokr", "loha", "full")  # the last one is a checkpoint of a network whose own weights were trained
 
 Scalar = str | int | float | bool
 
@@ -81,7 +81,7 @@ class LoraFacts:
         base_model: ComfyUI's class of the base model, such as "SD15".
         steps: number of training steps, including those before the run was resumed.
         rank, alpha: rank and alpha of the adapters; 0 if they differ between layers.
-        kind: kind of adapter, "lora", "lokr" or "loha".
+        kind: one of ``KINDS``.
         training: all other settings of the training.
         condition: concat conditioning of the network, "" or "image".
     """
@@ -200,7 +200,7 @@ def modelspec(facts: LoraFacts | None, title: str, digest: str, original_names: 
     Args:
         facts: how the LoRA was trained; None if unknown.
         title: name to display.
-        digest: SHA-256 of the bytes of the tensors, in hexadecimal digits.
+        digest: SHA-256 of the bytes of the tensors, in hexadecimal digits; left out if empty.
         original_names: whether the keys have the original block names (``input_blocks``) or those of diffusers.
     """
     # Names from the table of the specification: https://github.com/Stability-AI/ModelSpec
@@ -211,10 +211,10 @@ def modelspec(facts: LoraFacts | None, title: str, digest: str, original_names: 
         "modelspec.implementation": implementation,
         "modelspec.title": title,
         "modelspec.date": datetime.now(timezone.utc).replace(microsecond=0, tzinfo=None).isoformat(),
-        "modelspec.hash_sha256": "0x" + digest,
+        **({"modelspec.hash_sha256": "0x" + digest} if digest else {}),
     }
     if facts is not None:
-        spec["modelspec.architecture"] = _architecture(facts)[0] + "/lora"
+        spec["modelspec.architecture"] = _architecture(facts)[0] + ("" if facts.kind == "full" else "/lora")
         # ModelSpec has no name for a network that returns velocities.
         if OBJECTIVES[facts.objective].is_aligned and (name := _PREDICTIONS[facts.prediction][0]):
             spec["modelspec.prediction_type"] = name

@@ -177,13 +177,19 @@ class TrainingPlan:
     def make_trainer(
         self,
         network: TrainedNetwork,
-        adapters: Mapping[str, Adapter],
+        adapters: Mapping[str, Adapter] | None,
         items: TrainingData,
         processes: Processes | None = None,
     ) -> Trainer:
-        """The trainer of new adapters, which move to the network's device; ``processes`` if there is more than one."""
-        weights = nn.ModuleList(adapters.values()).to(network.device)
-        optimizer = self.make_optimizer(weights.parameters())
+        """The trainer of new adapters, which move to the network's device, or of the network itself for None.
+
+        Args:
+            network, items: the network and what it learns.
+            adapters: path of a layer -> its adapter, or None.
+            processes: those that train together, if there is more than one.
+        """
+        trained = network.module if adapters is None else nn.ModuleList(adapters.values()).to(network.device)
+        optimizer = self.make_optimizer(trained.parameters())
         return Trainer(
             network.module,
             network,

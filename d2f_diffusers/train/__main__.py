@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from d2f_core import NonFiniteLossError, install_command
-from d2f_data.image_sets.augment import Augmentation
-from d2f_data.image_sets.folder import Captions
-from d2f_data.image_sets.samples import SetSettings
 
-from .flags import Run, read
-from .items import FolderItems, Items, PairItems
+from .flags import FULL, read
 from .network import PipelineNetwork
 
 
@@ -35,18 +31,27 @@ def fail(message: str) -> int:
 
 def train(arguments: Sequence[str] | None) -> int:
     """Train what a command line asks for."""
-    plan, run = read(arguments, int(os.environ.get("WORLD_SIZE", "1")))
+    environ = os.environ
+    plan, run = read(arguments, int(environ.get("WORLD_SIZE", "1")), environ.get("ACCELERATE_MIXED_PRECISION", "no"))
     from .processes import AcceleratedProcesses, make_accelerator
     from .run import TrainingRun
 
     pipeline = load(run.model)
     accelerator = make_accelerator(run.report_to, run.output)
     processes = AcceleratedProcesses(accelerator)
-    network = PipelineNetwork(pipeline, accelerator.device, plan.precision, plan.checkpointing)
+    network = PipelineNetwork(
+        pipeline,
+        accelerator.device,
+        plan.precision,
+        plan.checkpointing,
+        plan.adapter == FULL,
+        run.data.images is not None,
+    )
     with accelerator.main_process_first():
-        items = make_items(run, network)
+        items = run.data.items(network)
     accelerator.init_trackers(plan.run_name, config=plan.config())
     training = TrainingRun(plan, run, network, items, processes, accelerator.print)
+    network.move_encoders("cpu")
     accelerator.wait_for_everyone()
     code = training.train()
     accelerator.wait_for_everyone()
@@ -58,7 +63,7 @@ def load(name: str) -> Any:
     """A pipeline of a folder or of the hub.
 
     Raises:
-        ValueError: there is none; names it.
+        ValueError: there is none, or one of a class that diffusers does not have; names it.
     """
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging as messages
@@ -71,23 +76,13 @@ def load(name: str) -> Any:
             f"--pretrained_model_name_or_path {name} is no diffusers pipeline: there is no model_index.json; name the "
             "folder of one (diff2flow export-demo makes one), or a model of the hub"
         )
-    return DiffusionPipeline.from_pretrained(name)
-
-
-def make_items(run: Run, network: PipelineNetwork) -> Items:
-    """The training items of a run."""
-    if run.pairs is not None:
-        return PairItems(network, run.pairs)
-    assert run.data is not None
-    settings = SetSettings(
-        resolution=run.resolution,
-        step=run.step,
-        factor=int(network.pipeline.vae_scale_factor),
-        repeats=run.repeats,
-        augmentation=Augmentation(flip=run.flip),
-    )
-    captions = Captions(run.captions, run.caption, run.prefix)
-    return FolderItems(network, run.data, captions, settings, run.cache or run.output / "cache")
+    try:
+        return DiffusionPipeline.from_pretrained(name)
+    except AttributeError as error:  # what diffusers raises for a class that it does not have
+        raise ValueError(
+            f"--pretrained_model_name_or_path {name} is of a class that this diffusers does not have ({error}); name a "
+            "pipeline of SD1.5, SD2.x or SDXL, or update diffusers"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Checkpoints of a run, as diffusers' scripts name them.
 
-    <output>/checkpoint-250/state.safetensors           all that a resume needs, as the training node saves it
-    <output>/checkpoint-250/pytorch_lora_weights.safetensors    the LoRA
-    <output>/settings.json, log.jsonl, <run>_step000250.safetensors
+    <output>/checkpoint-250/state.safetensors    all that a resume needs, as the training node saves it
+    <output>/settings.json, log.jsonl
 
-A checkpoint counts when its state is complete; the state is written last. One that was cut off is passed over.
+and what was learned (``outputs``). A checkpoint counts when its state is complete; the state is written last. One that
+was cut off is passed over.
 """
 
 import json
@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from d2f_data.files.atomic import atomic_write
-from d2f_data.files.lora_file import LoraModel, save_lora, smallest_dtype
 from d2f_data.files.training_state import Config, check_resumable, load_state, save_state
 
 LOGGER = logging.getLogger("diff2flow")
-STATE, LORA, SETTINGS = "state.safetensors", "pytorch_lora_weights.safetensors", "settings.json"
+STATE, SETTINGS = "state.safetensors", "settings.json"
 LATEST = "latest"
 
 
@@ -29,7 +28,7 @@ class Checkpoints:
 
     Args:
         folder: the output folder.
-        name: of the run, for its LoRA files.
+        name: of the run.
         config: what must be the same on a resume.
         limit: how many are kept; None for all.
     """
@@ -62,12 +61,10 @@ class Checkpoints:
         text = json.dumps({**self.config, "run_name": self.name}, indent=2, sort_keys=True)
         atomic_write(self.folder / SETTINGS, lambda file: file.write_text(text, encoding="utf-8"))
 
-    def save(self, step: int, state: Any, lora: LoraModel) -> Path:
-        """Write checkpoint-``step`` and remove the oldest beyond the limit; its folder."""
+    def save(self, step: int, state: Any, write: Callable[[Path], None]) -> Path:
+        """Write checkpoint-``step``, with what ``write`` puts there, and remove the oldest beyond the limit."""
         folder = self.folder / f"checkpoint-{step}"
-        dtype = smallest_dtype(lora)
-        save_lora(self.folder / f"{self.name}_step{step:06}.safetensors", lora, title=self.name, dtype=dtype)
-        save_lora(folder / LORA, lora, title=self.name, dtype=dtype)
+        write(folder)
         save_state(folder / STATE, state, self.config)
         for old in self.all()[self.limit or len(self.all()) :]:
             shutil.rmtree(old)

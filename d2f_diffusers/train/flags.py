@@ -15,8 +15,9 @@ from typing import Any
 from d2f_core import OBJECTIVES, OPTIMIZERS, SCHEDULES, TARGETS
 from d2f_data.files.json_schema import read_json
 from d2f_data.files.training_state import CONFIG_RULE
-from d2f_data.image_sets.folder import CAPTION_SOURCES
 from d2f_data.training.plan import AUTO_DENSITY, TrainingPlan
+
+from .data.source import DataSource, add_arguments, data_source
 
 DEFAULTS: dict[str, Any] = {
     "run_name": "my_lora", "objective": "diff2flow", "steps": 500, "learning_rate": 1e-4, "batch_size": 1, "rank": 16,
@@ -28,6 +29,12 @@ DEFAULTS: dict[str, Any] = {
     "validate_every": 50, "preview_cfg": 1.0,
 }  # fmt: skip
 """The defaults of the node's widgets, but for ``compile``: here, networks are not compiled."""
+
+FULL = "full"
+"""The "adapter" of a run that trains the network's own weights."""
+_FULL_DEFAULTS = {"run_name": "my_model", "learning_rate": 1e-5}
+# Settings that a LoRA alone has, and the flags for them.
+_OF_LORA = ("rank", "targets", "alpha", "rank_ratio", "dropout", "full_ends", "target_pattern")
 
 # What settings.json says beside the widgets: the data and the model of that run, which a run here finds out itself.
 SUBJECT = {
@@ -67,16 +74,7 @@ class Run:
 
     model: str
     output: Path
-    data: Path | None
-    pairs: Path | None
-    captions: str
-    caption: str
-    prefix: str
-    resolution: int
-    repeats: int
-    step: int
-    flip: bool
-    cache: Path | None
+    data: DataSource
     limit: int | None
     resume: str | None
     prompts: tuple[str, ...]
@@ -88,16 +86,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--pretrained_model_name_or_path", required=True, help="a diffusers pipeline: folder or hub name")
     top.add_argument("--settings", type=Path, help="settings.json of a run of the training node")
     top.add_argument("--output_dir", type=Path, required=True, help="for checkpoints, LoRA files and pictures")
-    top.add_argument("--train_data_dir", type=Path, help="folder of images with captions, masks and aspect buckets")
-    top.add_argument("--pairs_dir", type=Path, help="set of reflow pairs, instead of images")
-    top.add_argument("--captions", choices=CAPTION_SOURCES, default="auto", help="where captions come from")
-    top.add_argument("--caption", default="", help="caption of images that have none")
-    top.add_argument("--prefix", default="", help="text before every caption, such as a trigger word")
-    top.add_argument("--resolution", type=int, default=512, help="side of the square bucket, in pixels")
-    top.add_argument("--repeats", type=int, default=1, help="rows per image")
-    top.add_argument("--bucket_step", type=int, default=64, help="sides of aspect buckets are multiples of it")
-    top.add_argument("--random_flip", action="store_true", help="mirror half of the images")
-    top.add_argument("--cache_dir", type=Path, help="of encoded images; default: cache in the output folder")
+    add_arguments(top)
     top.add_argument("--gradient_accumulation_steps", type=int, help="batches per step and process")
     top.add_argument("--gradient_checkpointing", action="store_true", default=None, help="recompute blocks")
     top.add_argument("--mixed_precision", choices=PRECISIONS, help="data type of the network's computation")
@@ -106,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--resume_from_checkpoint", metavar="latest|DIR", help="go on from a checkpoint")
     top.add_argument("--validation_prompt", action="append", default=[], help="a picture of it at each checkpoint")
     top.add_argument("--report_to", help="tensorboard, wandb, ...: a tracker of accelerate's")
+    top.add_argument("--train", choices=("lora", FULL), help="what is trained: a LoRA, or all weights of the UNet")
     top.add_argument("--targets", help=f"layers: {', '.join(TARGETS)}, or patterns of module paths")
     for flag, (_, kind) in _FLAGS.items():
         top.add_argument(f"--{flag}", type=kind)
@@ -115,17 +105,25 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def read(arguments: Sequence[str] | None, processes: int = 1) -> tuple[TrainingPlan, Run]:
+def read(arguments: Sequence[str] | None, processes: int = 1, precision: str = "no") -> tuple[TrainingPlan, Run]:
     """The plan and the run of a command line; the plan's accumulation counts the batches of all processes.
 
+    Args:
+        arguments: the command line.
+        processes: how many train together.
+        precision: accelerate's mixed precision, where neither the settings nor a flag say another one.
+
     Raises:
-        ValueError: a setting is unknown, or of another version; names it.
+        ValueError: a setting is unknown, or of another version, or contradicts another; names it.
     """
     options = parser().parse_args(arguments)
-    values = {**DEFAULTS, **(_of_file(options.settings) if options.settings else {})}
-    if options.settings is None:
-        values["accumulation"] = processes
-    values |= _of_flags(options, processes) | _of_set(options.set)
+    given = _of_flags(options, processes) | _of_set(options.set)
+    values = {**DEFAULTS, **(_FULL_DEFAULTS if given.get("adapter") == FULL else {})}
+    values |= _of_file(options.settings) if options.settings else {"accumulation": processes}
+    values |= given
+    if values["precision"] == "auto" and precision != "no":
+        values["precision"] = PRECISIONS.get(precision, "auto")
+    _check_full(values["adapter"], given)
     plan = TrainingPlan(**values)
     if plan.accumulation < processes:
         raise ValueError(
@@ -137,24 +135,28 @@ def read(arguments: Sequence[str] | None, processes: int = 1) -> tuple[TrainingP
     run = Run(
         options.pretrained_model_name_or_path,
         options.output_dir,
-        options.train_data_dir,
-        options.pairs_dir,
-        options.captions,
-        options.caption,
-        options.prefix,
-        options.resolution,
-        options.repeats,
-        options.bucket_step,
-        options.random_flip,
-        options.cache_dir,
+        data_source(options),
         options.checkpoints_total_limit,
         options.resume_from_checkpoint,
         tuple(options.validation_prompt),
         options.report_to,
     )
-    if (run.data is None) == (run.pairs is None):
-        raise ValueError("give either --train_data_dir, a folder of images, or --pairs_dir, a set of reflow pairs")
+    _check_images(run, plan)
     return plan, run
+
+
+def _check_images(run: Run, plan: TrainingPlan) -> None:
+    """Raise ValueError for what cannot be done with image conditions."""
+    if run.data.images is not None and plan.adapter == FULL:
+        raise ValueError(
+            "--train full and --conditioning_data_dir do not go together: programs would open the checkpoint as "
+            "another kind of model (InstructPix2Pix); train a LoRA, which says what it is"
+        )
+    if run.data.images is not None and run.prompts:
+        raise ValueError(
+            "--validation_prompt draws pictures without an image, but this network takes one; leave it out, and look "
+            "at the LoRA in ComfyUI (Depth from Image)"
+        )
 
 
 def _of_file(path: Path) -> dict[str, Any]:
@@ -173,7 +175,7 @@ def _of_file(path: Path) -> dict[str, Any]:
 
 def _of_flags(options: argparse.Namespace, processes: int) -> dict[str, Any]:
     given = {setting: getattr(options, flag) for flag, (setting, _) in {**_FLAGS, **_CHOICES}.items()}
-    given |= {"targets": options.targets, "checkpointing": options.gradient_checkpointing}
+    given |= {"targets": options.targets, "checkpointing": options.gradient_checkpointing, "adapter": options.train}
     if options.targets is not None:
         given["target_pattern"] = ""
     if options.mixed_precision is not None:
@@ -183,6 +185,16 @@ def _of_flags(options: argparse.Namespace, processes: int) -> dict[str, Any]:
     if options.use_ema and options.ema_decay is None:
         given["ema"] = 0.999
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _check_full(adapter: str, given: Mapping[str, Any]) -> None:
+    """Raise ValueError for flags of a LoRA where all weights are trained."""
+    wrong = [name for name in _OF_LORA if given.get(name)]
+    if adapter == FULL and wrong:
+        raise ValueError(
+            f"{wrong[0]} is a setting of a LoRA, but --train full trains all weights of the UNet; leave it out, or "
+            "train a LoRA"
+        )
 
 
 def _of_set(entries: Sequence[str]) -> dict[str, Any]:

@@ -11,10 +11,11 @@ class AcceleratedProcesses:
 
     Args:
         accelerator: accelerate's Accelerator.
+        sharded: whether the trained weights are shards (FSDP).
     """
 
-    def __init__(self, accelerator: Any) -> None:
-        self.accelerator = accelerator
+    def __init__(self, accelerator: Any, sharded: bool = False) -> None:
+        self.accelerator, self.sharded = accelerator, sharded
         self.rank, self.count = int(accelerator.process_index), int(accelerator.num_processes)
 
     def sum(self, values: Tensor) -> Tensor:

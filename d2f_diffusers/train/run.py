@@ -14,19 +14,20 @@ from typing import Any
 
 import torch
 
-from d2f_core import OBJECTIVES, StepRecord, Trainer, agree, attached, make_adapters
+from d2f_core import OBJECTIVES, StepRecord, Trainer, agree, make_adapters
 from d2f_data.files.atomic import append_line
-from d2f_data.files.lora_file import LoraFacts, LoraModel, lora_tensors
+from d2f_data.files.lora_metadata import LoraFacts
 from d2f_data.files.state_form import check_fits, check_trainer_state
 from d2f_data.fingerprints import items_fingerprint, schedule_fingerprint, weights_fingerprint
 from d2f_data.training.plan import TrainingPlan
 
-from ..layout import lora_names
 from .checkpoints import Checkpoints
-from .flags import Run
-from .items import Items
+from .data.items import Items
+from .flags import FULL, Run
 from .network import PipelineNetwork
+from .outputs import LoraOutput, ModelOutput
 from .processes import AcceleratedProcesses
+from .shards import check_shardable, fsdp_plugin, gathered, like_shards, shard
 
 PREVIEW_STEPS = 10
 
@@ -55,7 +56,7 @@ class TrainingRun:
         processes: AcceleratedProcesses,
         say: Callable[[str], None] = print,
     ) -> None:
-        if plan.adapter != "lora":
+        if plan.adapter not in ("lora", FULL):
             raise ValueError(f"adapter is {plan.adapter!r}, ComfyUI's own kind; train it with the node, or use 'lora'")
         self.plan, self.run, self.network, self.items, self.processes, self.say = (
             plan,
@@ -66,6 +67,8 @@ class TrainingRun:
             say,
         )
         self.base = weights_fingerprint(network.module)
+        self.full = plan.adapter == FULL
+        self.output = ModelOutput(network, plan.run_name, say) if self.full else LoraOutput(network, plan.run_name)
         self.trainer = self._trainer()
         self.config = {**plan.config(), **self._subject()}
         self.checkpoints = Checkpoints(run.output, plan.run_name, self.config, run.limit)
@@ -103,8 +106,22 @@ class TrainingRun:
 
     def _trainer(self) -> Trainer:
         plan, network = self.plan, self.network
-        adapters = make_adapters(network.module, plan.adapters(), torch.Generator().manual_seed(plan.seed))
+        if self.full:
+            self._shard()
+            return plan.make_trainer(network, None, self.items, self.processes)
+        generator = torch.Generator().manual_seed(plan.seed)
+        adapters = make_adapters(network.module, plan.adapters(), generator, in_full=network.widened)
         return plan.make_trainer(network, adapters, self.items, self.processes)
+
+    def _shard(self) -> None:
+        """Shard the network over the processes, if accelerate's configuration says so."""
+        accelerator = self.processes.accelerator
+        plugin = fsdp_plugin(accelerator)
+        if plugin is not None:
+            check_shardable(self.plan.optimizer, self.network.dtype)
+            shard(self.network.unet, accelerator, plugin, self.network.dtype)
+            self.processes.sharded = True
+            self.say(f"the weights are sharded over {self.processes.count} processes")
 
     def _subject(self) -> dict[str, str | int | None]:
         """Data, model and data type; a run is resumed only with the same ones."""
@@ -124,33 +141,33 @@ class TrainingRun:
 
     def _put(self, state: Mapping[str, Any]) -> None:
         check_fits(state, {"trainer": {}, "losses": []})
-        check_trainer_state(state["trainer"], self.trainer.state_dict())
-        self.trainer.load_state_dict(state["trainer"])
+        own = self.trainer.state_dict()
+        check_trainer_state(state["trainer"], own)
+        self.trainer.load_state_dict(like_shards(state["trainer"], own) if self.processes.sharded else state["trainer"])
         self.losses = list(state["losses"])
 
     def _after(self, record: StepRecord, begun: float, last: bool) -> None:
         """Report and save, as far as they are due; the first process writes."""
-        if self.processes.rank:
-            return
-        entry = {"step": record.step, "loss": record.loss, "learning_rate": record.learning_rate}
-        append_line(self.run.output / "log.jsonl", json.dumps(entry))
-        self.processes.accelerator.log({"loss": record.loss, "lr": record.learning_rate}, step=record.step)
-        due = self.plan.save_every > 0 and record.step % self.plan.save_every == 0
-        if due or last:
-            self._save(record.step)
-        if due or last or record.step % 10 == 0:
+        due = last or (self.plan.save_every > 0 and record.step % self.plan.save_every == 0)
+        if self.processes.rank == 0:
+            entry = {"step": record.step, "loss": record.loss, "learning_rate": record.learning_rate}
+            append_line(self.run.output / "log.jsonl", json.dumps(entry))
+            self.processes.accelerator.log({"loss": record.loss, "lr": record.learning_rate}, step=record.step)
+        if due and (self.processes.rank == 0 or self.processes.sharded):
+            self._save(record.step, last)
+        if self.processes.rank == 0 and (due or record.step % 10 == 0):
             pace = (record.step - self.first) / max(time.monotonic() - begun, 1e-9)
             self.say(f"step {record.step} of {self.plan.steps}: loss {record.loss:.4g}, {pace:.3g} steps/s")
 
-    def _save(self, step: int) -> None:
-        state = {"trainer": self.trainer.state_dict(), "losses": self.losses, "validation": []}
-        self.checkpoints.save(step, state, self.lora())
+    def _save(self, step: int, last: bool) -> None:
+        """Save a checkpoint; where weights are shards, all processes take part, and the first one writes."""
+        first = self.processes.rank == 0
+        state = gathered({"trainer": self.trainer.state_dict(), "losses": self.losses, "validation": []}, first)
+        learned = gathered(self.trainer.averaged(), first)
+        if first:
+            facts = self._facts()
+            self.checkpoints.save(step, state, lambda folder: self.output.save(folder, learned, facts, last))
         self._draw(step)
-
-    def lora(self) -> LoraModel:
-        """The LoRA at the current step."""
-        tensors = lora_tensors(self.trainer.averaged(), lora_names(self.network.unet))
-        return LoraModel({key: tensor.cpu().clone() for key, tensor in tensors.items()}, self._facts())
 
     def _facts(self) -> LoraFacts:
         plan, facts = self.plan, dict(self.items.facts)
@@ -165,8 +182,8 @@ class TrainingRun:
             base=self.base,
             base_model=self.network.kind,
             steps=self.trainer.step,
-            rank=plan.file_rank,
-            alpha=plan.file_alpha,
+            rank=0 if self.full else plan.file_rank,
+            alpha=0.0 if self.full else plan.file_alpha,
             kind=plan.adapter,
             training={**plan.config(), **own, **facts},  # type: ignore[dict-item]
             condition=condition,
@@ -180,16 +197,20 @@ class TrainingRun:
         if not (self.run.prompts and OBJECTIVES[self.plan.objective].is_aligned):
             return
         pipeline = self.network.pipeline
-        start = self.items.facts.get("start", "t_min")
-        pipeline.scheduler = Diff2FlowEulerScheduler.from_config(pipeline.scheduler.config, start=start)
+        own, start = pipeline.scheduler, self.items.facts.get("start", "t_min")
+        pipeline.scheduler = Diff2FlowEulerScheduler.from_config(own.config, start=start)
         pipeline.set_progress_bar_config(disable=True)
         folder = Path(self.run.output) / "samples"
         folder.mkdir(exist_ok=True)
         draw = partial(pipeline, num_inference_steps=PREVIEW_STEPS, guidance_scale=self.plan.preview_cfg)
-        with attached(self.network.module, self.trainer.averaged()):
+        self.network.move_encoders(self.network.device)
+        with self.trainer.in_use(), self.network.casting():
             for number, prompt in enumerate(self.run.prompts):
-                generator = torch.Generator().manual_seed(self.plan.seed)
-                draw(prompt, generator=generator).images[0].save(folder / f"step{step:06}_{number}.png")
+                picture = draw(prompt, generator=torch.Generator().manual_seed(self.plan.seed)).images[0]
+                if self.processes.rank == 0:
+                    picture.save(folder / f"step{step:06}_{number}.png")
+        pipeline.scheduler = own
+        self.network.move_encoders("cpu")
 
 
 def _null_fingerprint(network: PipelineNetwork) -> str:

@@ -125,7 +125,7 @@ def test_the_target_is_the_end_that_the_average_sees_later(make, sd, windows):
     assert not grad
     torch.testing.assert_close(asked.double(), sd.timestep(later), rtol=1e-5, atol=1e-3)
     at = batch.on_path(batch.eps, later)
-    with train.attached(trainer.module, trainer.averaged()), torch.no_grad():
+    with trainer.in_use(), torch.no_grad():
         output = trainer.module(sd.to_diffusion(at.x_fm, later), sd.timestep(later), None)
     torch.testing.assert_close(pair.x0, sd.denoised(output, at.x_fm, later), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(pair.x_fm, batch.on_path(batch.eps, t).x_fm, rtol=1e-5, atol=1e-5)
@@ -135,7 +135,7 @@ def test_it_learns_where_the_pairs_lead_in_one_step(make, sd):
     trainer = make(lr=0.05, ema=0.9, batch_size=8)
 
     def error():
-        with train.attached(trainer.module, trainer.averaged()), torch.no_grad():
+        with trainer.in_use(), torch.no_grad():
             eps, t = trainer.data.eps, torch.zeros(8, dtype=torch.float64)
             output = trainer.module(sd.to_diffusion(eps, t), sd.timestep(t), None)
             return float((sd.denoised(output, eps, t) - trainer.data.x0).square().mean())

@@ -46,7 +46,7 @@ LIBRARIES = {
     "d2f_core": {"torch", "torchdiffeq"},
     "d2f_data": {"torch", "numpy", "PIL", "kornia", "safetensors"},
     "d2f_diffusers": {
-        *("torch", "numpy", "PIL", "safetensors", "diffusers", "transformers", "accelerate"),
+        *("torch", "numpy", "PIL", "safetensors", "diffusers", "transformers", "accelerate", "datasets"),
         *("d2f_core", "d2f_data"),
     },
 }

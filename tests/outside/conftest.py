@@ -1,5 +1,12 @@
 """Tiny random pipelines of diffusers, built from configurations; nothing is downloaded."""
 
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -99,3 +106,43 @@ def control(parts):
     for parameter in made.controlnet_mid_block.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return made.eval()
+
+
+# Runs one command line after the other in the processes of one launch: [[environment, arguments], ...] as JSON. The
+# connections of the first run serve all of them, as those of a second would be looked for under the first one's names.
+RUNS = """
+import json, os, sys
+import torch.distributed
+from accelerate.state import AcceleratorState
+from d2f_diffusers.train.__main__ import main
+torch.distributed.destroy_process_group = lambda *group: None
+for environ, words in json.loads(sys.argv[1]):
+    os.environ.update(environ)
+    code = main(words)
+    if code:
+        sys.exit(code)
+    AcceleratorState._reset_state(reset_partial_state=True)
+"""
+
+
+@pytest.fixture
+def in_two(root, tmp_path):
+    """`in_two(runs)`: the runs, [(environment, arguments), ...], one after the other in the same two processes."""
+    started = []
+
+    def start(runs):
+        script = tmp_path / "runs.py"
+        script.write_text(RUNS, encoding="utf-8")
+        launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), json.dumps(runs))
+        # Unbuffered, so that what was said is known of a process that is killed.
+        environ = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+        environ |= {"PYTHONUNBUFFERED": "1"}
+        started.append(subprocess.Popen([sys.executable, *launch], env=environ, **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()

@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import shutil
 from types import SimpleNamespace
 
+import numpy
 import pytest
 import torch
 
@@ -46,8 +48,8 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def node(comfy, pack, tmp_path, pictures, monkeypatch):
-    """`node(**widgets)` -> the folder of the node's run, and the LoRA file that it wrote."""
+def part(comfy, pack, tmp_path, monkeypatch):
+    """`part(name)` -> a module of the nodes, which write into a folder of the test and compute as diffusers does."""
     import comfy.ldm.modules.attention as attention
     import comfy.model_management
     import folder_paths
@@ -57,24 +59,85 @@ def node(comfy, pack, tmp_path, pictures, monkeypatch):
     monkeypatch.setattr(comfy.model_management, "ENABLE_PYTORCH_ATTENTION", True)
     before = folder_paths.get_output_directory()
     folder_paths.set_output_directory(str(tmp_path))
+    yield lambda name: importlib.import_module(f"{pack.__name__}.{name}")
+    folder_paths.set_output_directory(before)
 
-    def run(**widgets):
-        part = lambda name: importlib.import_module(f"{pack.__name__}.nodes.{name}")  # noqa: E731
-        with torch.inference_mode():
-            model, clip, vae = importlib.import_module(f"{pack.__name__}.demo.networks").load_demo_checkpoint()
-            dataset = part("datasets.folder_dataset").D2FFolderDataset
-            given = {one.id: getattr(one, "default", None) for one in part("datasets.widgets").dataset_inputs()[2:]}
-            given |= {"folder": str(pictures), "resolution": 96, "bucket_step": 32}
-            latents, positive, negative, *_ = dataset.execute(clip, vae, **given).result
-            trainer = part("training.train_lora").D2FTrainLora
-            trainer.hidden = SimpleNamespace(unique_id="1")
-            values = {one.id: one.default for one in part("training.widgets").training_widgets()} | widgets
-            trainer.execute([model], latents, positive, [negative], **{name: [value] for name, value in values.items()})
+
+@pytest.fixture
+def trained(part, tmp_path):
+    """`trained(widgets, model, latents, ...)` -> the folder of the node's run, and the LoRA file that it wrote."""
+
+    def run(widgets, *inputs, **more):
+        trainer = part("nodes.training.train_lora").D2FTrainLora
+        trainer.hidden = SimpleNamespace(unique_id="1")
+        values = {one.id: one.default for one in part("nodes.training.widgets").training_widgets()} | widgets
+        trainer.execute(*inputs, **more, **{name: [value] for name, value in values.items()})
         runs, files = tmp_path / "diff2flow" / "runs", tmp_path / "loras" / "diff2flow"
         return runs / widgets["run_name"], next(files.glob("*.safetensors"))
 
-    yield run
-    folder_paths.set_output_directory(before)
+    return run
+
+
+@pytest.fixture
+def node(part, pictures, trained):
+    """`node(**widgets)`: the node trains on the folder of pictures."""
+
+    @torch.inference_mode()
+    def run(**widgets):
+        model, clip, vae = part("demo.networks").load_demo_checkpoint()
+        dataset = part("nodes.datasets.folder_dataset").D2FFolderDataset
+        given = {one.id: getattr(one, "default", None) for one in part("nodes.datasets.widgets").dataset_inputs()[2:]}
+        given |= {"folder": str(pictures), "resolution": 96, "bucket_step": 32}
+        latents, positive, negative, *_ = dataset.execute(clip, vae, **given).result
+        return trained(widgets, [model], latents, positive, [negative])
+
+    return run
+
+
+@pytest.fixture
+def depth_node(part, photos, depths, trained):
+    """`depth_node(**widgets)`: the node trains on depth, conditioned on the pictures."""
+
+    @torch.inference_mode()
+    def run(**widgets):
+        import nodes
+
+        model, clip, vae = part("demo.networks").load_demo_checkpoint()
+        raw = {"target_values": "raw", "target_scale": 1.0, "invalid_value": 0.0}
+        folder = part("nodes.datasets.paired_folder").D2FPairedFolder
+        images, targets, valid, *_ = folder.execute(str(photos), str(depths), 96, raw, "off", 0, 32).result
+        target = part("nodes.image_to_image.depth_target").D2FDepthTarget
+        latents, conditions = [], []
+        for seen, depth, known in zip(images, targets, valid):
+            picture, mask, _ = target.execute(depth, 1.0, 99.0, True, known).result
+            (latent,) = nodes.VAEEncode().encode(vae, picture)
+            latents += nodes.SetLatentNoiseMask().set_mask(latent, mask)
+            conditions += nodes.VAEEncode().encode(vae, seen)
+        (empty,) = nodes.CLIPTextEncode().encode(clip, "")
+        return trained(widgets, [part("nodes.host").widen(model)], latents, [empty], [empty], condition=conditions)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def photos(pictures, tmp_path_factory):
+    """The pictures alone, without captions and masks."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(len(COLOURS)):
+        shutil.copy(pictures / f"{number}.png", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def depths(tmp_path_factory):
+    """Depth of the pictures as .npy files, with a hole in one of them."""
+    folder = tmp_path_factory.mktemp("depths")
+    for number in range(len(COLOURS)):
+        height, width = (96, 96) if number < 3 else (64, 128)
+        depth = numpy.linspace(1, 3 + number, height * width, dtype=numpy.float32).reshape(height, width)
+        depth[:20, :30] = 0 if number == 1 else depth[:20, :30]
+        numpy.save(folder / f"{number}.npy", depth)
+    return folder
 
 
 def opened(path):
@@ -105,6 +168,26 @@ def test_one_run_gives_one_file(node, model, pictures, tmp_path, widgets):
     assert without(metadata, "modelspec.date") == without(about, "modelspec.date")
     settings, original = (json.loads((place / "settings.json").read_text("utf-8")) for place in (output, run))
     assert settings == original
+
+
+def test_one_run_on_image_conditions_gives_the_same_lora(depth_node, model, photos, depths, tmp_path):
+    """To rounding: diffusers' VAE takes pixels in [-1, 1] and brings them back to [0, 1], which costs the last bits."""
+    run, theirs = depth_node(**WIDGETS)
+    output = tmp_path / "outside"
+    flags = ("--settings", str(run / "settings.json"), "--max_train_steps", "3", "--checkpointing_steps", "0")
+    images = ("--conditioning_data_dir", str(photos), "--target_values", "depth")
+    assert script(model, depths, output, *flags, *images) == 0
+    ours, wanted = (opened(place / "state.safetensors")[0] for place in (output / "checkpoint-3", run))
+    assert ours.keys() == wanted.keys()
+    for name in wanted:
+        if "/weights/" in name:
+            torch.testing.assert_close(ours[name], wanted[name], rtol=1e-5, atol=1e-5)
+    (tensors, metadata), (_, about) = opened(output / "twin_step000003.safetensors"), opened(theirs)
+    assert "lora_unet_conv_in.reshape_weight" in tensors
+    assert metadata["diff2flow.condition"] == "image" and metadata["diff2flow.start"] == "noise"
+    assert metadata["diff2flow.base"] == about["diff2flow.base"]
+    settings, original = (json.loads((place / "settings.json").read_text("utf-8")) for place in (output, run))
+    assert without(settings, "data") == without(original, "data")
 
 
 def differing(tensors, wanted):

@@ -1,4 +1,4 @@
-"""Training items outside ComfyUI: a folder of images with captions, or a set of reflow pairs.
+"""Training items outside ComfyUI: latents of images with captions, or a set of reflow pairs.
 
 Images, captions, masks, buckets, augmentation and caches are ``d2f_data``'s, as for the node Training Set from Folder;
 encoded are they by the pipeline's own VAE and text encoders.
@@ -22,7 +22,8 @@ from d2f_data.image_sets.set_report import list_files
 from d2f_data.image_sets.training_set import encode, encode_captions, gather
 from d2f_data.reflow.pair_set import ReflowPairSet
 
-from .network import Condition, PipelineNetwork
+from ..network import SIZES, Condition, PipelineNetwork
+from .set_conditions import from_set
 
 
 class Items(TrainingData, Protocol):
@@ -38,7 +39,40 @@ class Items(TrainingData, Protocol):
         """Hash of all items, 16 hex digits."""
 
 
-class FolderItems:
+class LatentItems:
+    """Latents with loss masks and conditions; those of one shape form a group.
+
+    Args:
+        network: the network that is trained.
+        samples: latents of each group, (B, C, h, w), as the VAE returns them.
+        masks: weights of their pixels, (B, 1, H, W), or None.
+    """
+
+    def __init__(self, network: PipelineNetwork, samples: Sequence[Tensor], masks: Sequence[Tensor | None]) -> None:
+        self.network, self.samples = network, samples
+        self.masks = [_small(mask, latents) for mask, latents in zip(masks, samples)]
+        sizes = [len(latents) for latents in samples]
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        self.groups: Sequence[Sequence[int]] = [range(start, start + size) for start, size in zip(starts, sizes)]
+        self.position = [(group, row) for group, size in enumerate(sizes) for row in range(size)]
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+    def batch(self, items: Sequence[int], drop: Sequence[bool]) -> Batch:
+        """Items of one group, those with ``drop`` under the empty caption."""
+        group = self.position[items[0]][0]
+        rows = [self.position[item][1] for item in items]
+        x0, mask = self.network.latents(self.samples[group][rows]), self.masks[group]
+        conditions = [self.condition(item, dropped) for item, dropped in zip(items, drop)]
+        return Batch(x0, joined(conditions), None if mask is None else mask[rows].to(x0.device))
+
+    def condition(self, item: int, drop: bool = False) -> Condition:
+        """Conditioning kwargs of an item, tensors (1, ...)."""
+        raise NotImplementedError
+
+
+class FolderItems(LatentItems):
     """The images of a folder.
 
     Args:
@@ -59,7 +93,6 @@ class FolderItems:
     ) -> None:
         if not folder.is_dir():
             raise ValueError(f"--train_data_dir {folder} is not a folder; name a folder of images")
-        self.network = network
         images, invalid = find_training_images(folder, captions, False)
         latents, texts = Cache(cache / "latents"), Cache(cache / "captions")
         *_, plan = plan_set(images, settings, latents, pipeline_identity(network.pipeline, ("vae",)))
@@ -79,26 +112,8 @@ class FolderItems:
         who = pipeline_identity(network.pipeline, ("text_encoder", "text_encoder_2"))
         for _ in encode_captions(distinct, texts, who, network.encode_caption, self._captions):
             pass
-        self._gather([gather(bucket, latents) for bucket in plan.rows])
-
-    def _gather(self, latents: Sequence[Mapping[str, Tensor]]) -> None:
-        self.samples = [latent["samples"] for latent in latents]
-        self.masks = [_small(latent.get("noise_mask"), samples) for latent, samples in zip(latents, self.samples)]
-        sizes = [len(samples) for samples in self.samples]
-        starts = [sum(sizes[:i]) for i in range(len(sizes))]
-        self.groups: Sequence[Sequence[int]] = [range(start, start + size) for start, size in zip(starts, sizes)]
-        self._position = [(group, row) for group, size in enumerate(sizes) for row in range(size)]
-
-    def __len__(self) -> int:
-        return len(self._position)
-
-    def batch(self, items: Sequence[int], drop: Sequence[bool]) -> Batch:
-        """Items of one group, those with ``drop`` under the empty caption."""
-        group = self._position[items[0]][0]
-        rows = [self._position[item][1] for item in items]
-        x0, mask = self.network.latents(self.samples[group][rows]), self.masks[group]
-        conditions = [self.condition(item, dropped) for item, dropped in zip(items, drop)]
-        return Batch(x0, joined(conditions), None if mask is None else mask[rows].to(x0.device))
+        gathered = [gather(bucket, latents) for bucket in plan.rows]
+        super().__init__(network, [one["samples"] for one in gathered], [one.get("noise_mask") for one in gathered])
 
     def condition(self, item: int, drop: bool = False) -> Condition:
         """Conditioning kwargs of an item, tensors (1, ...)."""
@@ -127,7 +142,8 @@ class PairItems:
                 f"this model is {network.kind or 'of another kind'}; generate pairs with the model that you train"
             )
         self.groups: Sequence[Sequence[int]] = self.pairs.groups
-        self._null = network.condition(network.encode_caption("")) if not network.is_xl else None
+        null = network.condition(network.encode_caption(""), dict.fromkeys(SIZES, 0))
+        self._null = {name: tensor for name, tensor in null.items() if name != "sizes"}  # those of the pair remain
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -142,20 +158,10 @@ class PairItems:
     def batch(self, items: Sequence[int], drop: Sequence[bool]) -> Batch:
         """Some pairs, read from the disk, with the noise that belongs to them."""
         pairs = self.pairs.read(items)
-        conditions = [self._renamed(condition) for condition in self.pairs.conditions(pairs.prompts)]
-        if self._null is not None:
-            conditions = [self._null if dropped else one for one, dropped in zip(conditions, drop)]
+        conditions = [from_set(condition, self.pairs.name) for condition in self.pairs.conditions(pairs.prompts)]
+        conditions = [{**one, **self._null} if dropped else one for one, dropped in zip(conditions, drop)]
         device = self.network.device
         return Batch(pairs.x0.to(device), joined(conditions), eps=pairs.eps.to(device))
-
-    def _renamed(self, condition: Mapping[str, Tensor]) -> Condition:
-        """ComfyUI's conditioning kwargs under our names."""
-        if self.network.is_xl or "c_crossattn" not in condition:
-            raise ValueError(
-                f"{self.pairs.name} holds the conditioning {', '.join(condition)}; training on pairs outside ComfyUI "
-                "takes those of SD1.5 and SD2.x"
-            )
-        return {"c_crossattn": condition["c_crossattn"]}
 
     def fingerprint(self) -> str:
         """Hash of everything that determines the pairs, 16 hex digits."""
