@@ -20,6 +20,8 @@ from ...d2f_data.training.plan import TrainingPlan
 from .. import host
 from .items import TrainingItems
 from .preview import Preview
+from .samples.drawing import SampleDrawer
+from .samples.sample_set import SampleSet
 from .status import StatusLine, due
 
 AUTOSAVE_S = 300.0  # seconds between saves of the state; longer if a save takes more than a fiftieth of that
@@ -27,11 +29,12 @@ _AUTOSAVE_SHARE = 50
 
 
 class Learned(NamedTuple):
-    """Results of a run: the LoRA, the loss of each step, and (step, loss) of each validation."""
+    """Results of a run: the LoRA, the loss of each step, (step, loss) of each validation, and the contact sheet."""
 
     lora: LoraModel
     losses: list[float]
     validation: list[tuple[int, float]]
+    sheet: Any | None  # a PIL image; None without sample prompts
 
 
 class TrainingRun:
@@ -44,6 +47,7 @@ class TrainingRun:
         plan: values of the widgets.
         vae: VAE for previews, or None.
         node_id: id of the node, for its progress text.
+        samples: prompts to draw instead of previews of the training set, or None.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class TrainingRun:
         plan: TrainingPlan,
         vae: Any = None,
         node_id: str | None = None,
+        samples: SampleSet | None = None,
     ) -> None:
         self.model, self.network, self.plan, self.validation = model, network, plan, validation
         self.items, self.base = items, weights_fingerprint(network.module)
@@ -68,6 +73,7 @@ class TrainingRun:
         objective = self.trainer.objective
         self.preview = Preview(model, network, objective, items, vae, plan.preview_cfg, plan.seed)
         self.progress = host.NodeProgress(plan.steps, node_id)
+        self.samples = None if samples is None else self._drawer(samples)
 
     def __repr__(self) -> str:
         return f"<training run {self.folder.name}, step {self.trainer.step} of {self.plan.steps}>"
@@ -81,9 +87,10 @@ class TrainingRun:
         with host.cancelled_on_shutdown(), self.folder:
             self._restore()
             notes = [self.plan.note(self.trainer.objective), self._why_new(), self.folder.note]
-            clock = StatusLine(self.trainer.step, self.plan.steps, "".join(notes), self.network.remarks)
             try:
-                self._show(None, clock.opening())
+                untrained = None if self.samples is None else self.samples.draw(0, {})
+                clock = StatusLine(self.trainer.step, self.plan.steps, "".join(notes), self.network.remarks)
+                self._show(untrained, clock.opening())
                 for record in self.trainer.run(self.plan.steps - self.trainer.step):
                     self.losses.append(record.loss)
                     self.learning_rate = record.learning_rate
@@ -93,7 +100,10 @@ class TrainingRun:
                 raise
             if self.saved < self.trainer.step:
                 self._save()
-        return Learned(self.lora(), self.losses, self.checks)
+            if self.samples is not None:
+                self._show(self._draw(self.trainer.step), f"trained {self.trainer.step} steps{clock.note}")
+        sheet = None if self.samples is None else self.samples.files.sheet()
+        return Learned(self.lora(), self.losses, self.checks, sheet)
 
     def lora(self) -> LoraModel:
         """The LoRA at the current step."""
@@ -126,6 +136,10 @@ class TrainingRun:
         adapters = make_adapters(network.module, plan.adapters(), generator, make, network.widened)
         return plan.make_trainer(network, adapters, self.items)
 
+    def _drawer(self, samples: SampleSet) -> SampleDrawer:
+        start, folder, say = self._facts().start, self.folder.path, self.progress.say
+        return SampleDrawer(self.model, self.network, self.trainer.objective, start, samples, folder, say)
+
     def _restore(self) -> None:
         """Go on from the last state of the run, if there is one."""
         state = self.folder.load(self._put)
@@ -151,7 +165,8 @@ class TrainingRun:
             self._save()
         elif time.monotonic() > self._autosave_at:
             self._save_state(with_lora=False)
-        picture = self._draw(step) if due(step, plan.preview_every) else None
+        last = self.samples is not None and step == plan.steps  # whose samples are drawn when it is saved
+        picture = self._draw(step) if due(step, plan.preview_every) and not last else None
         self._show(picture, clock.line(record, self.losses, self.checks))
 
     def _why_new(self) -> str:
@@ -165,6 +180,8 @@ class TrainingRun:
         return f"; new run {name} (not as in {previous}: {', '.join(names[:3])}{more})"
 
     def _draw(self, step: int) -> Any:
+        if self.samples is not None:
+            return self.samples.draw(step, self.trainer.averaged())
         picture = self.preview.draw(self.trainer.averaged())
         if picture is not None:
             self.folder.save_picture(picture, step)
