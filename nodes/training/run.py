@@ -15,14 +15,14 @@ from ...d2f_data.files.lora_file import LoraFacts, LoraModel, lora_tensors, save
 from ...d2f_data.files.names import free_path
 from ...d2f_data.files.run_folder import RunFolder
 from ...d2f_data.files.state_form import check_fits, check_trainer_state
-from ...d2f_data.fingerprints import items_fingerprint, schedule_fingerprint, weights_fingerprint
+from ...d2f_data.fingerprints import schedule_fingerprint, weights_fingerprint
 from ...d2f_data.training.plan import TrainingPlan
 from .. import host
-from .items import TrainingItems
+from .items import TrainingItems, words_fingerprint
 from .preview import Preview
 from .samples.drawing import SampleDrawer
 from .samples.sample_set import SampleSet
-from .status import StatusLine, due
+from .status import StatusLine, due, why_new
 
 AUTOSAVE_S = 300.0  # seconds between saves of the state; longer if a save takes more than a fiftieth of that
 _AUTOSAVE_SHARE = 50
@@ -86,11 +86,11 @@ class TrainingRun:
         """
         with host.cancelled_on_shutdown(), self.folder:
             self._restore()
-            notes = [self.plan.note(self.trainer.objective), self._why_new(), self.folder.note]
+            notes = [self.plan.note(self.trainer.objective), why_new(self.folder), self.folder.note]
             try:
-                untrained = None if self.samples is None else self.samples.draw(0, {})
+                picture = None if self.samples is None else self._first_samples(self.samples)
                 clock = StatusLine(self.trainer.step, self.plan.steps, "".join(notes), self.network.remarks)
-                self._show(untrained, clock.opening())
+                self._show(picture, clock.opening())
                 for record in self.trainer.run(self.plan.steps - self.trainer.step):
                     self.losses.append(record.loss)
                     self.learning_rate = record.learning_rate
@@ -117,7 +117,7 @@ class TrainingRun:
         return {
             "items": len(items),
             "data": items.fingerprint(),
-            "negative": _words_fingerprint(items.condition(0, drop=True)) if drops else None,
+            "negative": words_fingerprint(items.condition(0, drop=True)) if drops else None,
             "base": self.base,
             "prediction": network.alignment.prediction,
             "noise_schedule": schedule_fingerprint(network.alignment.schedule, network.alignment.sigma_data)[:16],
@@ -139,6 +139,11 @@ class TrainingRun:
     def _drawer(self, samples: SampleSet) -> SampleDrawer:
         start, folder, say = self._facts().start, self.folder.path, self.progress.say
         return SampleDrawer(self.model, self.network, self.trainer.objective, start, samples, folder, say)
+
+    def _first_samples(self, samples: SampleDrawer) -> Any:
+        """Draw the untrained model, and the step at which a resume goes on if a cancel has prevented that."""
+        picture, step = samples.draw(0, {}), self.trainer.step
+        return samples.draw(step, self.trainer.averaged()) if step and due(step, self.plan.preview_every) else picture
 
     def _restore(self) -> None:
         """Go on from the last state of the run, if there is one."""
@@ -168,16 +173,6 @@ class TrainingRun:
         last = self.samples is not None and step == plan.steps  # whose samples are drawn when it is saved
         picture = self._draw(step) if due(step, plan.preview_every) and not last else None
         self._show(picture, clock.line(record, self.losses, self.checks))
-
-    def _why_new(self) -> str:
-        """Why ``auto`` did not resume the last run of the name, for the node's text; the log has all of it."""
-        name, previous, differs = self.folder.name, self.folder.previous, self.folder.differs
-        if not differs:
-            return ""
-        host.LOGGER.info("%s is a new run; %s has other settings:\n  %s", name, previous, "\n  ".join(differs))
-        names = [line.partition(":")[0] for line in differs]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        return f"; new run {name} (not as in {previous}: {', '.join(names[:3])}{more})"
 
     def _draw(self, step: int) -> Any:
         if self.samples is not None:
@@ -243,8 +238,3 @@ class TrainingRun:
             training=settings,
             condition=condition,
         )
-
-
-def _words_fingerprint(condition: host.Condition) -> str:
-    """Fingerprint of conditioning kwargs without the concat conditioning."""
-    return items_fingerprint([], [{name: tensor for name, tensor in condition.items() if name != host.CALL_KEY}])

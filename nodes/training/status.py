@@ -4,6 +4,8 @@ import time
 from collections.abc import Sequence
 
 from ...d2f_core import StepRecord
+from ...d2f_data.files.run_folder import RunFolder
+from .. import host
 
 
 class StatusLine:
@@ -39,6 +41,17 @@ class StatusLine:
             f"{validation}), lr {record.learning_rate:.2g}, {1 / pace:.3g} steps/s, "
             f"{_duration(pace * (self.steps - record.step))} left{self.note}"
         )
+
+
+def why_new(folder: RunFolder) -> str:
+    """Why ``auto`` did not resume the last run of the name, for the node's text; the log has all of it."""
+    name, previous, differs = folder.name, folder.previous, folder.differs
+    if not differs:
+        return ""
+    host.LOGGER.info("%s is a new run; %s has other settings:\n  %s", name, previous, "\n  ".join(differs))
+    names = [line.partition(":")[0] for line in differs]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"; new run {name} (not as in {previous}: {', '.join(names[:3])}{more})"
 
 
 def due(step: int, every: int) -> bool:

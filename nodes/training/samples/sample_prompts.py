@@ -42,7 +42,7 @@ class D2FSamplePrompts(io.ComfyNode):
                     tooltip="Negative prompt of lines without --n. It has no effect at a CFG of 1.",
                 ),
                 *(_pixels(letter) for letter in "wh"),
-                _number("s", "Euler steps of lines without --s. They end in the same picture at every training step."),
+                _number("s", "Number of Euler steps of lines without --s."),
                 _number("l", "Classifier-free guidance scale of lines without --l; 1 disables guidance, which halves "
                         "the time. Use 1 for a reflow LoRA."),
                 seed_input("Seed of lines without --d: the same noise as in ComfyUI's KSampler."),
