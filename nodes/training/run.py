@@ -101,7 +101,7 @@ class TrainingRun:
             if self.saved < self.trainer.step:
                 self._save()
             if self.samples is not None:
-                self._show(self._draw(self.trainer.step), f"trained {self.trainer.step} steps{clock.note}")
+                self._show(self._draw(self.trainer.step), clock.again())
         sheet = None if self.samples is None else self.samples.files.sheet()
         return Learned(self.lora(), self.losses, self.checks, sheet)
 

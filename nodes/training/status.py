@@ -20,7 +20,7 @@ class StatusLine:
 
     def __init__(self, done: int, steps: int, note: str = "", remarks: Sequence[str] = ()) -> None:
         self.first, self.steps, self.start = done, steps, time.perf_counter()
-        self._note, self._remarks = note, remarks
+        self._note, self._remarks, self._said = note, remarks, ""
 
     @property
     def note(self) -> str:
@@ -29,18 +29,24 @@ class StatusLine:
 
     def opening(self) -> str:
         """The line before the first step."""
-        return (f"resuming after step {self.first}" if self.first else "starting") + self.note
+        self._said = f"resuming after step {self.first}" if self.first else "starting"
+        return self.again()
 
     def line(self, record: StepRecord, losses: list[float], checks: list[tuple[int, float]]) -> str:
         """Step, loss and its mean over 50 steps, validation loss, learning rate, speed, time left."""
         recent = losses[-50:]
         pace = (time.perf_counter() - self.start) / (record.step - self.first)
         validation = f", validation {checks[-1][1]:.4g}" if checks else ""
-        return (
+        self._said = (
             f"step {record.step} of {self.steps}: loss {record.loss:.4g} (mean {sum(recent) / len(recent):.4g}"
             f"{validation}), lr {record.learning_rate:.2g}, {1 / pace:.3g} steps/s, "
-            f"{_duration(pace * (self.steps - record.step))} left{self.note}"
+            f"{_duration(pace * (self.steps - record.step))} left"
         )
+        return self.again()
+
+    def again(self) -> str:
+        """The last line, with what is remarked by now."""
+        return self._said + self.note
 
 
 def why_new(folder: RunFolder) -> str:

@@ -10,7 +10,8 @@ def node(kind, **inputs):
 def trainer(**widgets):
     from devtools.prompts import prompt_for
 
-    settings = prompt_for("demo_train_lora")["8"]["inputs"] | widgets
+    settings = {**prompt_for("demo_train_lora")["8"]["inputs"], **widgets}
+    del settings["samples"]
     return {
         "1": node("D2FDemoCheckpoint"),
         "2": node("D2FDemoScenes", scenes="cyan", count=2, seed=0),

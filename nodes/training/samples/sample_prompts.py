@@ -57,8 +57,8 @@ class D2FSamplePrompts(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, prompts: str | None = None) -> bool | str:
-        """Checked when the graph is queued; None is a value that comes through a wire."""
+    def validate_inputs(cls, prompts: str | None = None, grid: Any = None) -> bool | str:
+        """Checked when the graph is queued; None is a value that comes through a wire. The host hands in the combo."""
         return prompts is None or fault_of(lambda: parse_prompts(prompts))
 
     @classmethod
