@@ -245,11 +245,11 @@ def test_the_live_preview_shows_the_newest_samples(build, train, prompts, monkey
 
 
 def test_samples_of_a_resume_start_with_the_untrained_model(build, train, prompts, samples):
-    """A run that had no samples before gets its first column all the same."""
+    """A run that had no samples before gets the column of the untrained model, and that of the step it goes on from."""
     train(build(), steps=2)
     train(build(), steps=3, preview_every=1, samples=prompts())
     train(build(), steps=1, run_name="first", samples=prompts())
-    assert steps_of(samples()) == [0, 3]
+    assert steps_of(samples()) == [0, 2, 3]
     for row in range(3):
         name = f"step000000_{row}.png"
         assert samples()[name] == samples("first")[name]
