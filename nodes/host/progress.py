@@ -143,7 +143,7 @@ def tolerated(report: Callable[[Exception], None]) -> Iterator[None]:
     """An error in the block, out of memory among them, ends the block and is reported; an interrupt goes on."""
     try:
         yield
-    except comfy.model_management.InterruptProcessingException:
+    except comfy.model_management.InterruptProcessingException:  # an Exception in some versions of the host
         raise
     except Exception as error:
         report(error)
