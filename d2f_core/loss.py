@@ -18,6 +18,18 @@ each other,
 so the diff2flow loss *is* an eps- or v-loss under another weight (x 244 at the noisiest row of the SD schedule)
 and another density of t. Both are switches of their own: ``DENSITIES`` draw t, ``WEIGHTS`` multiply the squared
 error that the objective compares.
+
+The published weights of the signal to noise ratio, SNR = (t / s)^2 with s = 1 - t, are losses w |x0 error|^2, and as
+|velocity error|^2 = |x0 error|^2 / s^2, factors s^2 w on the velocity error, finite at both ends:
+
+    weight          w                          s^2 w                             on the eps error, s^2 w / t^2
+    min_snr         min(SNR, gamma)            min(t^2, gamma s^2)               min(1, gamma / SNR)
+    soft_min_snr    SNR gamma / (SNR + gamma)  gamma t^2 s^2 / (t^2 + gamma s^2) gamma / (SNR + gamma)
+    debiased        sqrt(SNR)                  t s                               1 / sqrt(SNR)
+    p2              SNR / (1 + SNR)^gamma      t^2 (s^2 / (t^2 + s^2))^gamma     1 / (1 + SNR)^gamma
+
+(arXiv 2303.09556, 2401.11605, 2310.08442, 2204.00227.) Where another error is compared they are converted to it, so
+they are the same loss for every objective and prediction.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,15 +46,34 @@ from .naive import NaiveAlignment
 from .time_map import FlowTime, per_item
 from .velocity import FlowAlignment
 
-WEIGHTS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+
+class Weight(NamedTuple):
+    """A factor on the squared error.
+
+    Attributes:
+        factor: (t (B,), gamma) -> factor (B,).
+        gamma: its parameter where none is given; None if it has no parameter.
+        of_velocity: it is a factor on the velocity error, to be converted where another error is compared.
+    """
+
+    factor: Callable[[Tensor, float], Tensor]
+    gamma: float | None = None
+    of_velocity: bool = False
+
+
+WEIGHTS: Mapping[str, Weight] = MappingProxyType(
     {
-        "none": torch.ones_like,
-        "eps": lambda t: t**2,
-        "x0": lambda t: (1 - t) ** 2,
-        "v": lambda t: t**2 + (1 - t) ** 2,
+        "none": Weight(lambda t, gamma: torch.ones_like(t)),
+        "eps": Weight(lambda t, gamma: t**2),
+        "x0": Weight(lambda t, gamma: (1 - t) ** 2),
+        "v": Weight(lambda t, gamma: t**2 + (1 - t) ** 2),
+        "min_snr": Weight(lambda t, gamma: torch.minimum(t**2, gamma * (1 - t) ** 2), 5.0, True),
+        "soft_min_snr": Weight(lambda t, gamma: gamma * (t * (1 - t)) ** 2 / (t**2 + gamma * (1 - t) ** 2), 5.0, True),
+        "debiased": Weight(lambda t, gamma: t * (1 - t), None, True),
+        "p2": Weight(lambda t, gamma: t**2 * ((1 - t) ** 2 / (t**2 + (1 - t) ** 2)) ** gamma, 1.0, True),
     }
 )
-"""Name of a weight -> t -> factor on the squared error; named for what it makes of a velocity loss."""
+"""Name -> weight. The first four are named for what they make of a velocity loss, the others are explained above."""
 
 
 class ModelInput(NamedTuple):
@@ -74,6 +105,16 @@ def _compare_native(alignment: FlowAlignment, pair: Interpolant, output: Tensor)
     return output, alignment.target(pair.x0, pair.eps, pair.t)
 
 
+def _same(alignment: FlowAlignment, t: Tensor) -> Tensor:
+    return torch.ones_like(t)
+
+
+def _slope(alignment: FlowAlignment, t: Tensor) -> Tensor:
+    """d velocity / d output, (B,): a velocity is affine in the network's output."""
+    one, zero = torch.ones_like(t)[:, None], torch.zeros_like(t)[:, None]
+    return (alignment.velocity(one, zero, t) - alignment.velocity(zero, zero, t)).flatten()
+
+
 def _naive(alignment: FlowAlignment) -> FlowAlignment:
     return NaiveAlignment(alignment.schedule, alignment.prediction)
 
@@ -84,6 +125,7 @@ class ObjectiveRule(NamedTuple):
     Attributes:
         coordinates: of the network's alignment -> the coordinates in which it is trained, and is to be sampled.
         compare: (coordinates, pair, model output) -> what is compared with what, both (B, *).
+        slope: (coordinates, t) -> the velocity error as a multiple of the error that is compared, (B,).
         is_flow: the result is sampled as a flow matching model, not as the diffusion model that it was.
         is_aligned: it is sampled like any converted model, and its network still returns what the base model's does.
         density: the one of ``DENSITIES`` that it is defined with: that of flow matching, or of the network's training.
@@ -92,6 +134,7 @@ class ObjectiveRule(NamedTuple):
 
     coordinates: Callable[[FlowAlignment], FlowAlignment]
     compare: Callable[[FlowAlignment, Interpolant, Tensor], tuple[Tensor, Tensor]]
+    slope: Callable[[FlowAlignment, Tensor], Tensor]
     is_flow: bool
     is_aligned: bool
     density: str = "uniform"
@@ -101,14 +144,14 @@ class ObjectiveRule(NamedTuple):
 OBJECTIVES: Mapping[str, ObjectiveRule] = MappingProxyType(
     {
         "diff2flow": ObjectiveRule(
-            lambda alignment: alignment, _compare_velocity, is_flow=True, is_aligned=True, on_flow="flow"
+            lambda alignment: alignment, _compare_velocity, _same, is_flow=True, is_aligned=True, on_flow="flow"
         ),
-        "naive_fm": ObjectiveRule(_naive, _compare_velocity, is_flow=True, is_aligned=False),
+        "naive_fm": ObjectiveRule(_naive, _compare_velocity, _same, is_flow=True, is_aligned=False),
         "diffusion": ObjectiveRule(
-            lambda alignment: alignment, _compare_native, is_flow=False, is_aligned=True, density="timestep"
+            lambda alignment: alignment, _compare_native, _slope, is_flow=False, is_aligned=True, density="timestep"
         ),
         "flow": ObjectiveRule(
-            lambda alignment: alignment, _compare_velocity, is_flow=True, is_aligned=True, on_flow="flow"
+            lambda alignment: alignment, _compare_velocity, _same, is_flow=True, is_aligned=True, on_flow="flow"
         ),
     }
 )
@@ -140,18 +183,22 @@ class Objective:
         name: one of ``OBJECTIVES``.
         weight: one of ``WEIGHTS``.
         huber: threshold of the Huber loss; None for the squared error.
+        gamma: parameter of the weight; 0 for the weight's own.
     """
 
     alignment: FlowAlignment
     name: str = "diff2flow"
     weight: str = "none"
     huber: float | None = None
+    gamma: float = 0.0
 
     def __post_init__(self) -> None:
         check_name("objective", self.name, OBJECTIVES)
         check_name("weight", self.weight, WEIGHTS)
         if self.huber is not None and not self.huber > 0:
             raise ValueError(f"the threshold of the Huber loss must be above 0, got {self.huber}; leave it out for MSE")
+        if not self.gamma >= 0:
+            raise ValueError(f"gamma of a weight must be above 0, got {self.gamma}; 0 stands for the weight's own")
         self.coordinates  # noqa: B018, refuses a network that does not have them
 
     @cached_property
@@ -174,9 +221,15 @@ class Objective:
         """
         value, target = OBJECTIVES[self.name].compare(self.coordinates, pair, model_output)
         error = self._error(value.to(torch.promote_types(value.dtype, torch.float32)), target)
-        weight = WEIGHTS[self.weight](pair.t).to(error)
+        weight = self._weight(pair.t).to(error)
         positions = torch.ones_like(error) if mask is None else mask.to(error).expand_as(error)
         return weight * (error * positions).flatten(1).sum(1) / positions.flatten(1).sum(1).clamp(min=1e-12)
+
+    def _weight(self, t: Tensor) -> Tensor:
+        """Factor on the squared error that is compared, (B,)."""
+        row = WEIGHTS[self.weight]
+        factor = row.factor(t, self.gamma or row.gamma or 0.0)
+        return factor * OBJECTIVES[self.name].slope(self.coordinates, t) ** 2 if row.of_velocity else factor
 
     def _error(self, value: Tensor, target: Tensor) -> Tensor:
         if self.huber is None:

@@ -13,7 +13,7 @@ from ...d2f_data.training.plan import TrainingPlan
 from .. import host
 from ..checks import checked, fault_of
 from ..widgets import CATEGORY
-from .advanced_widgets import compile_widget
+from .advanced_widgets import compile_widget, gamma_widget
 from .items import training_items, validation_items
 from .run import Learned, TrainingRun
 from .widgets import training_widgets
@@ -90,6 +90,7 @@ class D2FTrainLora(io.ComfyNode):
                     tooltip="Prompts of Diff2Flow Sample Prompts, drawn before the first step, every 'preview_every' "
                     "steps and at the end, in place of the previews of the training set.",
                 ),
+                gamma_widget(),
             ],
             outputs=[
                 io.Custom("LORA_MODEL").Output(
