@@ -1,7 +1,6 @@
 """A small network of SDXL's kind: pooled text and sizes as its vector condition, and the original layer names."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -76,6 +75,7 @@ def test_a_flow_checkpoint_of_its_shape(sdxl, train, stock, host, saved, node):
 
 def test_samples_are_conditioned_on_their_own_sizes(sdxl, host, part):
     """As Training Set from Folder and CLIPTextEncodeSDXL say it: original and target size, and no crop."""
+    from diff2flow_kit.d2f_core import Objective
     from diff2flow_kit.d2f_data.training.sample_prompts import SamplePrompt
 
     prompts = (SamplePrompt("a", "b", 64, 96), SamplePrompt("a", "b", 128, 64))
@@ -83,10 +83,9 @@ def test_samples_are_conditioned_on_their_own_sizes(sdxl, host, part):
         prompts, {"a": caption(0.5), "b": caption(0.1)}, EightPixels()
     )
     with host.training(sdxl) as network:
-        objective = part("training.run").TrainingPlan.objective_for
-        plan = SimpleNamespace(objective="diff2flow", weight="none", loss="mse")
+        objective = Objective(network.alignment)
         drawer = part("training.samples.drawing").SampleDrawer(
-            sdxl, network, objective(plan, network.alignment), "t_min", given, Path("nowhere"), print
+            sdxl, network, objective, "t_min", given, Path("nowhere"), print
         )
         for velocity, prompt in zip(drawer.velocities, prompts, strict=True):
             sides = {"width": prompt.width, "height": prompt.height}
