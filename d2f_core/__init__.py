@@ -34,7 +34,8 @@ from .depth import DepthRange, align_to, depth_from_target, depth_range, depth_t
 from .frozen_copy import for_autograd, frozen_copy
 from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_sigmas
 from .lora import TARGETS, AdapterSettings, adaptable_layers, make_adapters
-from .loss import CHOSEN_OBJECTIVES, OBJECTIVES, WEIGHTS, Interpolant, Objective, objective_on
+from .loss import CHOSEN_OBJECTIVES, OBJECTIVES, Interpolant, Objective, objective_on
+from .loss_weights import WEIGHTS
 from .metrics import SPACES, DepthScores, depth_scores
 from .naive import NaiveAlignment
 from .nfe import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, SolverStep

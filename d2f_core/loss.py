@@ -31,19 +31,10 @@ import torch
 from torch import Tensor
 
 from .density import check_name
+from .loss_weights import WEIGHTS
 from .naive import NaiveAlignment
 from .time_map import FlowTime, per_item
 from .velocity import FlowAlignment
-
-WEIGHTS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
-    {
-        "none": torch.ones_like,
-        "eps": lambda t: t**2,
-        "x0": lambda t: (1 - t) ** 2,
-        "v": lambda t: t**2 + (1 - t) ** 2,
-    }
-)
-"""Name of a weight -> t -> factor on the squared error; named for what it makes of a velocity loss."""
 
 
 class ModelInput(NamedTuple):
@@ -75,6 +66,16 @@ def _compare_native(alignment: FlowAlignment, pair: Interpolant, output: Tensor)
     return output, alignment.target(pair.x0, pair.eps, pair.t)
 
 
+def _same(alignment: FlowAlignment, t: Tensor) -> Tensor:
+    return torch.ones_like(t)
+
+
+def _slope(alignment: FlowAlignment, t: Tensor) -> Tensor:
+    """d velocity / d output, (B,): a velocity is affine in the network's output."""
+    one, zero = torch.ones_like(t)[:, None], torch.zeros_like(t)[:, None]
+    return (alignment.velocity(one, zero, t) - alignment.velocity(zero, zero, t)).flatten()
+
+
 def _naive(alignment: FlowAlignment) -> FlowAlignment:
     return NaiveAlignment(alignment.schedule, alignment.prediction)
 
@@ -85,6 +86,7 @@ class ObjectiveRule(NamedTuple):
     Attributes:
         coordinates: of the network's alignment -> the coordinates in which it is trained, and is to be sampled.
         compare: (coordinates, pair, model output) -> what is compared with what, both (B, *).
+        slope: (coordinates, t) -> the velocity error as a multiple of the error that is compared, (B,).
         is_flow: the result is sampled as a flow matching model, not as the diffusion model that it was.
         is_aligned: it is sampled like any converted model, and its network still returns what the base model's does.
         density: the one of ``DENSITIES`` that it is defined with: that of flow matching, or of the network's training.
@@ -94,6 +96,7 @@ class ObjectiveRule(NamedTuple):
 
     coordinates: Callable[[FlowAlignment], FlowAlignment]
     compare: Callable[[FlowAlignment, Interpolant, Tensor], tuple[Tensor, Tensor]]
+    slope: Callable[[FlowAlignment, Tensor], Tensor]
     is_flow: bool
     is_aligned: bool
     density: str = "uniform"
@@ -104,15 +107,16 @@ class ObjectiveRule(NamedTuple):
 OBJECTIVES: Mapping[str, ObjectiveRule] = MappingProxyType(
     {
         "diff2flow": ObjectiveRule(
-            lambda alignment: alignment, _compare_velocity, is_flow=True, is_aligned=True, on_flow="flow"
+            lambda alignment: alignment, _compare_velocity, _same, is_flow=True, is_aligned=True, on_flow="flow"
         ),
-        "naive_fm": ObjectiveRule(_naive, _compare_velocity, is_flow=True, is_aligned=False),
+        "naive_fm": ObjectiveRule(_naive, _compare_velocity, _same, is_flow=True, is_aligned=False),
         "diffusion": ObjectiveRule(
-            lambda alignment: alignment, _compare_native, is_flow=False, is_aligned=True, density="timestep"
+            lambda alignment: alignment, _compare_native, _slope, is_flow=False, is_aligned=True, density="timestep"
         ),
         "consistency": ObjectiveRule(
             lambda alignment: alignment,
             _compare_velocity,
+            _same,
             is_flow=True,
             is_aligned=True,
             density="few_steps",
@@ -120,7 +124,7 @@ OBJECTIVES: Mapping[str, ObjectiveRule] = MappingProxyType(
             is_consistent=True,
         ),
         "flow": ObjectiveRule(
-            lambda alignment: alignment, _compare_velocity, is_flow=True, is_aligned=True, on_flow="flow"
+            lambda alignment: alignment, _compare_velocity, _same, is_flow=True, is_aligned=True, on_flow="flow"
         ),
     }
 )
@@ -157,18 +161,22 @@ class Objective:
         name: one of ``OBJECTIVES``.
         weight: one of ``WEIGHTS``.
         huber: threshold of the Huber loss; None for the squared error.
+        gamma: parameter of the weight; 0 for the weight's own.
     """
 
     alignment: FlowAlignment
     name: str = "diff2flow"
     weight: str = "none"
     huber: float | None = None
+    gamma: float = 0.0
 
     def __post_init__(self) -> None:
         check_name("objective", self.name, OBJECTIVES)
         check_name("weight", self.weight, WEIGHTS)
         if self.huber is not None and not self.huber > 0:
             raise ValueError(f"the threshold of the Huber loss must be above 0, got {self.huber}; leave it out for MSE")
+        if not self.gamma >= 0:
+            raise ValueError(f"gamma of a weight must be above 0, got {self.gamma}; 0 stands for the weight's own")
         self.coordinates  # noqa: B018, refuses a network that does not have them
 
     @cached_property
@@ -196,9 +204,15 @@ class Objective:
         """
         value, target = OBJECTIVES[self.name].compare(self.coordinates, pair, model_output)
         error = self._error(value.to(torch.promote_types(value.dtype, torch.float32)), target)
-        weight = WEIGHTS[self.weight](pair.t).to(error)
+        weight = self._weight(pair.t).to(error)
         positions = torch.ones_like(error) if mask is None else mask.to(error).expand_as(error)
         return weight * (error * positions).flatten(1).sum(1) / positions.flatten(1).sum(1).clamp(min=1e-12)
+
+    def _weight(self, t: Tensor) -> Tensor:
+        """Factor on the squared error that is compared, (B,)."""
+        row = WEIGHTS[self.weight]
+        factor = row.factor(t, self.gamma or row.gamma or 0.0)
+        return factor * OBJECTIVES[self.name].slope(self.coordinates, t) ** 2 if row.of_velocity else factor
 
     def _error(self, value: Tensor, target: Tensor) -> Tensor:
         if self.huber is None:

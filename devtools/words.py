@@ -11,7 +11,10 @@ from typing import Any
 
 from .schemas import walk
 
-MAIN = {"nodeCategories": {"Diff2Flow": "Diff2Flow"}, "dataTypes": {"D2F_PAIRS": "REFLOW PAIRS"}}
+MAIN = {
+    "nodeCategories": {"Diff2Flow": "Diff2Flow"},
+    "dataTypes": {"D2F_PAIRS": "REFLOW PAIRS", "D2F_SAMPLES": "SAMPLE PROMPTS"},
+}
 
 Entry = dict[str, Any]
 

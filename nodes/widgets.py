@@ -109,8 +109,8 @@ def solver_settings(solver: Mapping[str, Any]) -> dict[str, Any]:
     return {"method": method, **TOLERANCES, **given}
 
 
-def grid_input() -> io.DynamicCombo.Input:
-    """Combo of the grids of noise levels, each with its own settings."""
+def grid_input(stock: bool = True) -> io.DynamicCombo.Input:
+    """Combo of the grids of noise levels, each with its own settings; ``stock`` adds the host's schedulers."""
     option = io.DynamicCombo.Option
     return io.DynamicCombo.Input(
         "grid",
@@ -118,11 +118,11 @@ def grid_input() -> io.DynamicCombo.Input:
             option("uniform", []),
             option("shifted", [_shift()]),
             option("logit_normal", _logit_normal()),
-            option(STOCK_GRID, [_scheduler()]),
+            *([option(STOCK_GRID, [_scheduler()])] if stock else []),
         ],
         tooltip="Where the steps lie. uniform: equal steps of flow time t, the native grid of flow matching. shifted: "
-        "leaning to noise or to detail. logit_normal: dense in the middle. stock scheduler: the noise levels of one of "
-        "ComfyUI's schedulers.",
+        "leaning to noise or to detail. logit_normal: dense in the middle."
+        + (" stock scheduler: the noise levels of one of ComfyUI's schedulers." if stock else ""),
     )
 
 

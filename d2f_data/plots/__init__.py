@@ -1,1 +1,1 @@
-"""Images that nodes show: plots of losses and paths, samples in a row, depth in colours."""
+"""Images that nodes show: plots of losses and paths, samples in a row and on a contact sheet, depth in colours."""

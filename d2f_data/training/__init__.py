@@ -1,1 +1,1 @@
-"""The settings of a training run, inside ComfyUI and outside."""
+"""The settings of a training run, inside ComfyUI and outside, and the samples that it draws."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..core import (
     OBJECTIVES,
+    WEIGHTS,
     Adapter,
     AdapterSettings,
     FlowAlignment,
@@ -31,8 +32,12 @@ LEAST_PRODIGY_RATE = 0.1
 # Schedules that had the curve of another one in earlier versions, with what they are now.
 _LR_CURVES = {"cosine_with_restarts": "3 cycles", "polynomial": "power 2"}
 
-# Settings that may change between sessions of a run; whether it is compiled is known only to the network.
-_FREE = ("steps", "save_every", "preview_every", "preview_cfg", "validate_every", "run_name", "resume", "compile")
+# Settings that may change between sessions of a run. Whether it is compiled is known only to the network, and the
+# parameter of the weight is a setting only where the weight has one.
+_FREE = (
+    *("steps", "save_every", "preview_every", "preview_cfg", "validate_every", "run_name", "resume", "compile"),
+    "weight_gamma",
+)
 
 
 class TrainedNetwork(Protocol):
@@ -93,6 +98,7 @@ class TrainingPlan:
     validate_every: int
     preview_cfg: float
     compile: bool = False
+    weight_gamma: float = 0.0
 
     def check(self, has_negative: bool, has_pairs: bool) -> None:
         """Raise ValueError if the widgets contradict the inputs or each other."""
@@ -146,7 +152,8 @@ class TrainingPlan:
     def objective_for(self, alignment: FlowAlignment) -> Objective:
         """The training objective, "flow" on a native flow model. Raises ValueError if it makes no sense there."""
         name = objective_on(alignment, self.objective)
-        return Objective(alignment, name, self.weight, self.huber_delta if self.loss == "huber" else None)
+        huber = self.huber_delta if self.loss == "huber" else None
+        return Objective(alignment, name, self.weight, huber, self.weight_gamma)
 
     def note(self, objective: Objective) -> str:
         """The objective for the node's text, where it is not what the widget says."""
@@ -207,7 +214,9 @@ class TrainingPlan:
         """Settings that must stay the same on a resume; an lr_schedule over all steps fixes their number as well."""
         fixed = {name: value for name, value in asdict(self).items() if name not in _FREE}
         steps = 0 if self.lr_schedule == "constant" else self.steps
-        return {**fixed, "density": self._density, "steps_of_lr_schedule": steps, **self._redefined()}
+        gamma = WEIGHTS[self.weight].gamma
+        own = {} if gamma is None else {"weight_gamma": self.weight_gamma or gamma}
+        return {**fixed, **own, "density": self._density, "steps_of_lr_schedule": steps, **self._redefined()}
 
     def _redefined(self) -> dict[str, str]:
         """What earlier versions did otherwise under the same names, so that their runs are not resumed with it."""

@@ -26,7 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "resume": "auto", "seed": 0, "adapter": "lora", "alpha": 0.0, "rank_ratio": 0.0, "dropout": 0.0, "full_ends": False,
     "target_pattern": "", "density": AUTO_DENSITY, "density_mean": 0.0, "density_std": 1.0, "weight": "none",
     "loss": "mse", "huber_delta": 0.1, "weight_decay": 0.0, "clip": 1.0, "accumulation": 1, "ema": 0.0,
-    "validate_every": 50, "preview_cfg": 1.0,
+    "validate_every": 50, "preview_cfg": 1.0, "weight_gamma": 0.0,
 }  # fmt: skip
 """The defaults of the node's widgets, but for ``compile``: here, networks are not compiled."""
 
@@ -41,8 +41,8 @@ SUBJECT = {
     "items", "data", "negative", "base", "prediction", "noise_schedule", "dtype", "steps_of_lr_schedule", "lr_curve",
     "timesteps", "compiled",
 }  # fmt: skip
-# What settings.json leaves out, as it may change between sessions.
-_FREE = {"steps", "save_every", "preview_every", "preview_cfg", "validate_every", "resume"}
+# What settings.json leaves out, as it may change between sessions, or is no setting with every weight.
+_FREE = {"steps", "save_every", "preview_every", "preview_cfg", "validate_every", "resume", "weight_gamma"}
 PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 """``--mixed_precision`` -> the node's precision."""
 

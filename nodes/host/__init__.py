@@ -62,7 +62,7 @@ from .model_call import (
     to_samples,
     what_is_on,
 )
-from .progress import LOGGER, NodeProgress, cancelled_on_shutdown, decode, quick_picture, tell, track
+from .progress import LOGGER, NodeProgress, cancelled_on_shutdown, decode, quick_picture, tell, tolerated, track
 from .sampling import (
     flow_sampling_in_call,
     make_sampler,
@@ -71,7 +71,16 @@ from .sampling import (
     stock_sigmas,
     throw_if_interrupted,
 )
-from .training import COMPUTE_DTYPES, BatchCondition, Condition, TrainingNetwork, clear_device, inspected, training
+from .training import (
+    COMPUTE_DTYPES,
+    BatchCondition,
+    Condition,
+    TrainingNetwork,
+    clear_device,
+    inspected,
+    training,
+    unload_others,
+)
 from .ve.levels import listed
 
 __all__ = [
@@ -147,9 +156,11 @@ __all__ = [
     "tell",
     "throw_if_interrupted",
     "to_samples",
+    "tolerated",
     "track",
     "training",
     "training_folder",
+    "unload_others",
     "user_path",
     "vae_identity",
     "what_is_on",

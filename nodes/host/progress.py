@@ -138,6 +138,18 @@ def track(steps: Iterable[T], total: int) -> Iterator[T]:
         comfy.model_management.throw_exception_if_processing_interrupted()
 
 
+@contextmanager
+def tolerated(report: Callable[[Exception], None]) -> Iterator[None]:
+    """An error in the block, out of memory among them, ends the block and is reported; an interrupt goes on."""
+    try:
+        yield
+    except comfy.model_management.InterruptProcessingException:  # an Exception in some versions of the host
+        raise
+    except Exception as error:
+        report(error)
+        comfy.model_management.soft_empty_cache()
+
+
 def quick_picture(model: Any, latent: Tensor) -> Any | None:
     """A rough PIL picture of a latent (1, C, h, w) in the model's scale; None if the host has no method for this model.
 

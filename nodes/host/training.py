@@ -222,10 +222,16 @@ def clear_device(model: Any) -> None:
     dynamic = getattr(model, "is_dynamic", lambda: False)()
     if not dynamic:
         management.load_models_gpu([model], memory_required=_EVERYTHING, force_full_load=True)
-    own = [one for one in management.current_loaded_models if one.model is not None and model.is_clone(one.model)]
-    management.free_memory(_EVERYTHING, model.load_device, keep_loaded=own)
+    unload_others(model)
     if dynamic:
         management.free_memory(1.2 * model.model_size() + management.minimum_inference_memory(), model.load_device)
+
+
+def unload_others(model: Any) -> None:
+    """Let all models but this one leave its device."""
+    management = comfy.model_management
+    own = [one for one in management.current_loaded_models if one.model is not None and model.is_clone(one.model)]
+    management.free_memory(_EVERYTHING, model.load_device, keep_loaded=own)
 
 
 def _of_one_timestep(rows: list[int], kwargs: Condition, timesteps: list[float]) -> list[tuple[list[int], Condition]]:

@@ -71,7 +71,9 @@ def advanced_widgets() -> list[io.Input]:
             "weight",
             WEIGHTS,
             "none",
-            "Weight of the squared error as a function of t: eps turns a velocity loss into an eps loss.",
+            "Weight of the squared error as a function of t: eps turns a velocity loss into an eps loss. min_snr, "
+            "soft_min_snr, debiased and p2 are the published weights of the signal to noise ratio, the same loss for "
+            "every objective; they were made for the density timestep.",
         ),
         choice("loss", LOSSES, "mse", "mse: squared error. huber: quadratic up to huber_delta, linear above it."),
         number(
@@ -135,5 +137,21 @@ def compile_widget() -> io.Input:
         optional=True,
         tooltip="Compile the model with torch.compile: the first steps take minutes, the others less time. For runs of "
         "many steps on a GPU. Needs Triton (on the CPU, a C++ compiler); without it, the run goes on uncompiled.",
+        advanced=True,
+    )
+
+
+def gamma_widget() -> io.Input:
+    """Behind all other inputs, for the same reason."""
+    return io.Float.Input(
+        "weight_gamma",
+        default=0.0,
+        min=0.0,
+        max=1000.0,
+        step=0.5,
+        round=0.01,
+        optional=True,
+        tooltip="Parameter of the weights min_snr and soft_min_snr (the signal to noise ratio at which they level "
+        "off) and p2 (its exponent). 0: 5 for the first two, 1 for p2.",
         advanced=True,
     )

@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 from ...d2f_core import TrainingData
+from ...d2f_data.fingerprints import items_fingerprint
 from ...d2f_data.reflow.pair_set import ReflowPairSet
 from .. import host
 from ..reflow.pair_items import ReflowPairItems
@@ -80,6 +81,11 @@ def _chosen(
                 f"'{name}' is not connected; connect 'latents' and 'positive' to train on images, or 'pairs' to reflow"
             )
     return LatentItems(network, latents, positive, negative, "latents", condition)
+
+
+def words_fingerprint(condition: host.Condition) -> str:
+    """Fingerprint of conditioning kwargs without the concat conditioning."""
+    return items_fingerprint([], [{name: tensor for name, tensor in condition.items() if name != host.CALL_KEY}])
 
 
 def validation_items(

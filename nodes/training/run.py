@@ -15,24 +15,27 @@ from ...d2f_data.files.lora_file import LoraFacts, LoraModel, lora_tensors, save
 from ...d2f_data.files.names import free_path
 from ...d2f_data.files.run_folder import RunFolder
 from ...d2f_data.files.state_form import check_fits, check_trainer_state
-from ...d2f_data.fingerprints import items_fingerprint, schedule_fingerprint, weights_fingerprint
+from ...d2f_data.fingerprints import schedule_fingerprint, weights_fingerprint
 from ...d2f_data.training.plan import TrainingPlan
 from .. import host
-from .items import TrainingItems
+from .items import TrainingItems, words_fingerprint
 from .preview import Preview
+from .samples.drawing import SampleDrawer
+from .samples.sample_set import SampleSet
 from .start import StartingLora
-from .status import StatusLine, due
+from .status import StatusLine, due, why_new
 
 AUTOSAVE_S = 300.0  # seconds between saves of the state; longer if a save takes more than a fiftieth of that
 _AUTOSAVE_SHARE = 50
 
 
 class Learned(NamedTuple):
-    """Results of a run: the LoRA, the loss of each step, and (step, loss) of each validation."""
+    """Results of a run: the LoRA, the loss of each step, (step, loss) of each validation, and the contact sheet."""
 
     lora: LoraModel
     losses: list[float]
     validation: list[tuple[int, float]]
+    sheet: Any | None  # a PIL image; None without sample prompts
 
 
 class TrainingRun:
@@ -45,6 +48,7 @@ class TrainingRun:
         plan: values of the widgets.
         vae: VAE for previews, or None.
         node_id: id of the node, for its progress text.
+        samples: prompts to draw instead of previews of the training set, or None.
         start: LoRA to go on from, or None.
     """
 
@@ -57,6 +61,7 @@ class TrainingRun:
         plan: TrainingPlan,
         vae: Any = None,
         node_id: str | None = None,
+        samples: SampleSet | None = None,
         start: StartingLora | None = None,
     ) -> None:
         self.model, self.network, self.plan, self.validation = model, network, plan, validation
@@ -72,6 +77,7 @@ class TrainingRun:
         objective = self.trainer.objective
         self.preview = Preview(model, network, objective, items, vae, plan.preview_cfg, plan.seed)
         self.progress = host.NodeProgress(plan.steps, node_id)
+        self.samples = None if samples is None else self._drawer(samples)
 
     def __repr__(self) -> str:
         return f"<training run {self.folder.name}, step {self.trainer.step} of {self.plan.steps}>"
@@ -84,10 +90,11 @@ class TrainingRun:
         """
         with host.cancelled_on_shutdown(), self.folder:
             self._restore()
-            notes = [self.plan.note(self.trainer.objective), self.start_note, self._why_new(), self.folder.note]
-            clock = StatusLine(self.trainer.step, self.plan.steps, "".join(notes), self.network.remarks)
+            notes = [self.plan.note(self.trainer.objective), self.start_note, why_new(self.folder), self.folder.note]
             try:
-                self._show(None, clock.opening())
+                picture = None if self.samples is None else self._first_samples(self.samples)
+                clock = StatusLine(self.trainer.step, self.plan.steps, "".join(notes), self.network.remarks)
+                self._show(picture, clock.opening())
                 for record in self.trainer.run(self.plan.steps - self.trainer.step):
                     self.losses.append(record.loss)
                     self.learning_rate = record.learning_rate
@@ -97,7 +104,10 @@ class TrainingRun:
                 raise
             if self.saved < self.trainer.step:
                 self._save()
-        return Learned(self.lora(), self.losses, self.checks)
+            if self.samples is not None:
+                self._show(self._draw(self.trainer.step), clock.again())
+        sheet = None if self.samples is None else self.samples.files.sheet()
+        return Learned(self.lora(), self.losses, self.checks, sheet)
 
     def lora(self) -> LoraModel:
         """The LoRA at the current step."""
@@ -111,7 +121,7 @@ class TrainingRun:
         return {
             "items": len(items),
             "data": items.fingerprint(),
-            "negative": _words_fingerprint(items.condition(0, drop=True)) if drops else None,
+            "negative": words_fingerprint(items.condition(0, drop=True)) if drops else None,
             "base": self.base,
             "prediction": network.alignment.prediction,
             "noise_schedule": schedule_fingerprint(network.alignment.schedule, network.alignment.sigma_data)[:16],
@@ -131,10 +141,18 @@ class TrainingRun:
         adapters = new = make_adapters(network.module, plan.adapters(), generator, make, network.widened)
         if self.start is not None:
             adapters = self.start.adapters(self.model, network, new, plan)
-        trainer = plan.make_trainer(network, adapters, self.items)
-        if self.start is not None:
-            self.start_note = self.start.note(adapters, new, trainer.objective.name, self.base)
-        return trainer
+            self.start_note = self.start.note(adapters, new, plan.objective_for(network.alignment).name, self.base)
+        return plan.make_trainer(network, adapters, self.items)
+
+    def _drawer(self, samples: SampleSet) -> SampleDrawer:
+        start, folder, say = self._facts().start, self.folder.path, self.progress.say
+        return SampleDrawer(self.model, self.network, self.trainer.objective, start, samples, folder, say)
+
+    def _first_samples(self, samples: SampleDrawer) -> Any:
+        """Draw the model before training, and the step at which a resume goes on if a cancel has prevented that."""
+        step, averaged = self.trainer.step, self.trainer.averaged
+        picture = None if step and self.start else samples.draw(0, {} if step else averaged())
+        return samples.draw(step, averaged()) if step and due(step, self.plan.preview_every) else picture
 
     def _restore(self) -> None:
         """Go on from the last state of the run, if there is one."""
@@ -161,20 +179,13 @@ class TrainingRun:
             self._save()
         elif time.monotonic() > self._autosave_at:
             self._save_state(with_lora=False)
-        picture = self._draw(step) if due(step, plan.preview_every) else None
+        last = self.samples is not None and step == plan.steps  # whose samples are drawn when it is saved
+        picture = self._draw(step) if due(step, plan.preview_every) and not last else None
         self._show(picture, clock.line(record, self.losses, self.checks))
 
-    def _why_new(self) -> str:
-        """Why ``auto`` did not resume the last run of the name, for the node's text; the log has all of it."""
-        name, previous, differs = self.folder.name, self.folder.previous, self.folder.differs
-        if not differs:
-            return ""
-        host.LOGGER.info("%s is a new run; %s has other settings:\n  %s", name, previous, "\n  ".join(differs))
-        names = [line.partition(":")[0] for line in differs]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        return f"; new run {name} (not as in {previous}: {', '.join(names[:3])}{more})"
-
     def _draw(self, step: int) -> Any:
+        if self.samples is not None:
+            return self.samples.draw(step, self.trainer.averaged())
         picture = self.preview.draw(self.trainer.averaged())
         if picture is not None:
             self.folder.save_picture(picture, step)
@@ -236,9 +247,4 @@ class TrainingRun:
             training=settings,
             condition=condition,
         )
-        return found if self.start is None else self.start.recorded_in(found, self.trainer.adapters)
-
-
-def _words_fingerprint(condition: host.Condition) -> str:
-    """Fingerprint of conditioning kwargs without the concat conditioning."""
-    return items_fingerprint([], [{name: tensor for name, tensor in condition.items() if name != host.CALL_KEY}])
+        return found if self.start is None else self.start.recorded_in(found, self.trainer.averaged())

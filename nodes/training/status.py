@@ -4,6 +4,8 @@ import time
 from collections.abc import Sequence
 
 from ...d2f_core import StepRecord
+from ...d2f_data.files.run_folder import RunFolder
+from .. import host
 
 
 class StatusLine:
@@ -18,7 +20,7 @@ class StatusLine:
 
     def __init__(self, done: int, steps: int, note: str = "", remarks: Sequence[str] = ()) -> None:
         self.first, self.steps, self.start = done, steps, time.perf_counter()
-        self._note, self._remarks = note, remarks
+        self._note, self._remarks, self._said = note, remarks, ""
 
     @property
     def note(self) -> str:
@@ -27,18 +29,35 @@ class StatusLine:
 
     def opening(self) -> str:
         """The line before the first step."""
-        return (f"resuming after step {self.first}" if self.first else "starting") + self.note
+        self._said = f"resuming after step {self.first}" if self.first else "starting"
+        return self.again()
 
     def line(self, record: StepRecord, losses: list[float], checks: list[tuple[int, float]]) -> str:
         """Step, loss and its mean over 50 steps, validation loss, learning rate, speed, time left."""
         recent = losses[-50:]
         pace = (time.perf_counter() - self.start) / (record.step - self.first)
         validation = f", validation {checks[-1][1]:.4g}" if checks else ""
-        return (
+        self._said = (
             f"step {record.step} of {self.steps}: loss {record.loss:.4g} (mean {sum(recent) / len(recent):.4g}"
             f"{validation}), lr {record.learning_rate:.2g}, {1 / pace:.3g} steps/s, "
-            f"{_duration(pace * (self.steps - record.step))} left{self.note}"
+            f"{_duration(pace * (self.steps - record.step))} left"
         )
+        return self.again()
+
+    def again(self) -> str:
+        """The last line, with what is remarked by now."""
+        return self._said + self.note
+
+
+def why_new(folder: RunFolder) -> str:
+    """Why ``auto`` did not resume the last run of the name, for the node's text; the log has all of it."""
+    name, previous, differs = folder.name, folder.previous, folder.differs
+    if not differs:
+        return ""
+    host.LOGGER.info("%s is a new run; %s has other settings:\n  %s", name, previous, "\n  ".join(differs))
+    names = [line.partition(":")[0] for line in differs]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"; new run {name} (not as in {previous}: {', '.join(names[:3])}{more})"
 
 
 def due(step: int, every: int) -> bool:

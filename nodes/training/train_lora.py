@@ -7,11 +7,13 @@ from comfy_api.latest import io
 
 from ...d2f_data.files.names import check_name
 from ...d2f_data.plots.loss_plot import plot_losses
+from ...d2f_data.plots.pil_images import from_pil
+from ...d2f_data.plots.sample_sheet import notice
 from ...d2f_data.training.plan import TrainingPlan
 from .. import host
 from ..checks import checked, fault_of
 from ..widgets import CATEGORY
-from .advanced_widgets import compile_widget
+from .advanced_widgets import compile_widget, gamma_widget
 from .items import training_items, validation_items
 from .run import Learned, TrainingRun
 from .start import StartingLora
@@ -83,6 +85,13 @@ class D2FTrainLora(io.ComfyNode):
                     "validation_condition", optional=True, tooltip="Image conditions of the validation latents."
                 ),
                 compile_widget(),
+                io.Custom("D2F_SAMPLES").Input(
+                    "samples",
+                    optional=True,
+                    tooltip="Prompts of Diff2Flow Sample Prompts, drawn before the first step, every 'preview_every' "
+                    "steps and at the end, in place of the previews of the training set.",
+                ),
+                gamma_widget(),
                 io.Custom("LORA_MODEL").Input(
                     "start_lora",
                     optional=True,
@@ -105,6 +114,11 @@ class D2FTrainLora(io.ComfyNode):
                 ),
                 io.Image.Output(
                     display_name="loss_plot", tooltip="Loss over steps, its running mean, and the validation loss."
+                ),
+                io.Image.Output(
+                    display_name="sample_sheet",
+                    tooltip="Contact sheet of the samples: a row per prompt, a column per step, from the untrained "
+                    "model to the LoRA. Without samples, a small picture that says so.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -130,6 +144,7 @@ class D2FTrainLora(io.ComfyNode):
         pairs: list[Any] | None = None,
         condition: list[dict[str, Any]] | None = None,
         validation_condition: list[dict[str, Any]] | None = None,
+        samples: list[Any] | None = None,
         start_lora: list[Any] | None = None,
         **widgets: list[Any],
     ) -> io.NodeOutput:
@@ -141,7 +156,8 @@ class D2FTrainLora(io.ComfyNode):
             items = training_items(network, model[0], latents, positive, negative, reflow, condition)
             captions = validation_positive or positive
             validation = validation_items(network, validation_latents, captions, validation_condition)
-            run = TrainingRun(model[0], network, items, validation, plan, vae and vae[0], cls.hidden.unique_id, start)
+            drawn, node_id = samples[0] if samples else None, cls.hidden.unique_id
+            run = TrainingRun(model[0], network, items, validation, plan, vae and vae[0], node_id, drawn, start)
             learned = run.run()
         return cls.outputs(learned, f"{run.folder.name}: {run.trainer.objective.name} loss")
 
@@ -149,7 +165,9 @@ class D2FTrainLora(io.ComfyNode):
     def outputs(cls, learned: Learned, title: str) -> io.NodeOutput:
         """What the node returns."""
         plot = plot_losses(learned.losses, learned.validation, title)
-        return io.NodeOutput(learned.lora, {"loss": plottable(learned.losses)}, len(learned.losses), plot)
+        sheet = learned.sheet or notice("no samples: connect Diff2Flow Sample Prompts to 'samples' of the trainer")
+        losses = {"loss": plottable(learned.losses)}
+        return io.NodeOutput(learned.lora, losses, len(learned.losses), plot, from_pil(sheet))
 
 
 def plottable(losses: list[float]) -> list[float]:

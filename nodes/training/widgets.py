@@ -130,7 +130,11 @@ def _keeping() -> list[io.Input]:
             "alone is also saved every 5 minutes.",
         ),
         integer(
-            "preview_every", 50, 0, 100_000, "Make a preview every so many steps (sampled in 10 steps); 0 makes none."
+            "preview_every",
+            50,
+            0,
+            100_000,
+            "Make a preview every so many steps (sampled in 10 steps), or draw the prompts of 'samples'; 0 makes none.",
         ),
         io.Combo.Input(
             "resume",

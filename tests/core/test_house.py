@@ -29,7 +29,7 @@ MAP = {
         "image_sets": {"core", "files", "fingerprints", "plots"},
         "reflow": {"core", "files", "fingerprints"},
         "plots": set(),
-        "training": {"core"},
+        "training": {"core", "files", "plots"},
     },
 }
 TOP = {

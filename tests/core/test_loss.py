@@ -72,7 +72,68 @@ def test_diff2flow_is_the_native_loss_under_another_weight(case, pair, generator
 
 
 def test_the_weight_at_the_noisiest_level(sd):
-    assert 1 / WEIGHTS["eps"](torch.tensor(sd.t_min)).item() == pytest.approx(244, abs=1)
+    assert 1 / WEIGHTS["eps"].factor(torch.tensor(sd.t_min), 0.0).item() == pytest.approx(244, abs=1)
+
+
+# Published weights: name -> (SNR, gamma) -> factor on |eps error|^2, |x0 error|^2 and |v error|^2, as their papers and
+# trainers write them.
+PUBLISHED = {
+    "min_snr": lambda snr, gamma: {
+        "eps": (gamma / snr).clamp(max=1), "x0": snr.clamp(max=gamma), "v": snr.clamp(max=gamma) / (snr + 1)
+    },
+    "soft_min_snr": lambda snr, gamma: {
+        "eps": gamma / (snr + gamma), "x0": 1 / (1 / snr + 1 / gamma), "v": 1 / (1 / snr + 1 / gamma) / (snr + 1)
+    },
+    "debiased": lambda snr, gamma: {"eps": snr**-0.5, "x0": snr**0.5, "v": snr**0.5 / (snr + 1)},
+    "p2": lambda snr, gamma: {
+        "eps": (1 + snr) ** -gamma, "x0": snr * (1 + snr) ** -gamma, "v": snr * (1 + snr) ** -(gamma + 1)
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def rows(case, generator):
+    """Pairs at rows of the table, their SNR from the table itself, and an imperfect output."""
+    numbers = torch.tensor([5, 150, 400, 600, 800, 950])
+    alpha_bar = case.alphas_cumprod[numbers].double()
+    x0, eps, error = torch.randn(3, 6, 4, 5, generator=generator, dtype=torch.float64)
+    pair = Interpolant(x0, eps, 1 / (1 + ((1 - alpha_bar) / alpha_bar).sqrt()))
+    return pair, alpha_bar / (1 - alpha_bar), ideal_output(case.alignment, pair) + error, error.square().mean((1, 2))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.5])
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("objective", ["diff2flow", "diffusion"])
+def test_published_weights_are_what_their_papers_say(case, rows, objective, name, gamma):
+    """Of the error that the network makes in its own prediction, whatever the objective compares."""
+    pair, snr, output, error = rows
+    own = {"min_snr": 5.0, "soft_min_snr": 5.0, "p2": 1.0, "debiased": None}[name]
+    wanted = PUBLISHED[name](snr, gamma or own)[case.alignment.prediction] * error
+    loss = Objective(case.alignment, objective, weight=name, gamma=gamma).loss(output, pair)
+    torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("objective", ["diff2flow", "diffusion"])
+def test_published_weights_are_finite_at_both_ends(sd, generator, objective, name):
+    x0, eps, output = torch.randn(3, 5, 4, 5, generator=generator, dtype=torch.float64)
+    pair = Interpolant(x0, eps, torch.tensor([0.0, 1e-9, 0.03, 0.99, 1.0], dtype=torch.float64))
+    loss = Objective(sd, objective, weight=name).loss(output, pair)
+    assert torch.isfinite(loss).all() and (loss >= 0).all() and float(loss[0]) == 0
+
+
+def test_soft_min_snr_is_below_min_snr_and_meets_it_far_out():
+    t = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
+    hard, soft = (WEIGHTS[name].factor(t, 5.0) for name in ("min_snr", "soft_min_snr"))
+    assert (soft < hard).all() and float((soft / hard)[[0, -1]].min()) > 0.999
+    assert float((soft / hard).min()) == pytest.approx(0.5, abs=1e-3)  # where SNR = gamma
+
+
+def test_published_weights_of_flow_networks_are_those_of_the_velocity():
+    native, t = FlowAlignment(FlowSchedule(1000.0), "flow"), torch.tensor([0.2, 0.9], dtype=torch.float64)
+    pair = Interpolant(torch.ones(2, 3).double(), torch.zeros(2, 3).double(), t)
+    loss = Objective(native, "flow", weight="debiased").loss(torch.zeros(2, 3), pair)  # the velocity is 1
+    torch.testing.assert_close(loss, t * (1 - t))
 
 
 def test_masked_places_do_not_count(sd, pair, generator):
@@ -175,6 +236,7 @@ def test_each_objective_knows_the_density_it_is_defined_with(sd):
         (lambda a: Objective(a, "flow_fm"), r"unknown objective 'flow_fm'.*'diff2flow'"),
         (lambda a: Objective(a, weight="snr"), r"unknown weight 'snr'.*'none'"),
         (lambda a: Objective(a, huber=0.0), "Huber"),
+        (lambda a: Objective(a, weight="min_snr", gamma=-1.0), "gamma of a weight must be above 0, got -1"),
         (lambda a: TimeDensity("normal"), r"unknown density 'normal'.*'uniform'"),
         (lambda a: TimeDensity("logit_normal", std=0), "std"),
     ],

@@ -61,7 +61,7 @@ def test_a_training_run_is_resumed_where_it_stopped(build, node, conditioning, p
     widgets = {widget.id: widget.default for widget in part("training.widgets").training_widgets()}
     given = {**widgets, **SETTINGS, "steps": 5, "resume": "continue"}
     latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(5))
-    lora, _, steps, _ = trainer.execute(
+    lora, _, steps, *_ = trainer.execute(
         [build()], [{"samples": latents}], [conditioning[0]], **{name: [value] for name, value in given.items()}
     ).result
     wanted = load_file(OLD / "loras" / "five_steps.safetensors")

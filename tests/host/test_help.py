@@ -66,6 +66,7 @@ UNITS = {
     "variants": "versions",
     "warmup_steps": "[Ss]teps",
     "weight_decay": "per step",
+    "weight_gamma": None,
     "width": "pixels",
 }
 DOCS = Path(__file__).parents[2] / "web" / "docs"

@@ -10,7 +10,8 @@ def node(kind, **inputs):
 def trainer(**widgets):
     from devtools.prompts import prompt_for
 
-    settings = prompt_for("demo_train_lora")["8"]["inputs"] | widgets
+    settings = {**prompt_for("demo_train_lora")["8"]["inputs"], **widgets}
+    del settings["samples"]
     return {
         "1": node("D2FDemoCheckpoint"),
         "2": node("D2FDemoScenes", scenes="cyan", count=2, seed=0),
@@ -71,6 +72,16 @@ def load_lora(**inputs):
     }  # fmt: skip
 
 
+def sample_prompts(text):
+    settings = {"negative": "", "width": 96, "height": 96, "steps": 1, "cfg": 1.0, "seed": 0, "grid": "uniform"}
+    graph = trainer()
+    graph["train"] = graph.pop("bad")
+    graph["bad"] = node("D2FSamplePrompts", clip=["1", 1], vae=["1", 2], prompts=text, **settings)
+    graph["train"]["inputs"]["samples"] = ["bad", 0]
+    graph["out"]["inputs"]["lora"] = ["train", 0]
+    return graph
+
+
 def load_pairs(name):
     return {"bad": node("D2FLoadPairs", pairs=name), "out": node("PreviewAny", source=["bad", 1])}
 
@@ -87,6 +98,8 @@ def load_pairs(name):
     (pairs(prompt_file="nothing.txt"), "prompt_file"),
     (load_lora(lora="none"), "no LoRA is chosen: pick a file, or connect a LoRA to lora_model"),
     (load_lora(lora="gone.safetensors"), "there is no LoRA 'gone.safetensors'"),
+    (sample_prompts("a --w 64\nb --s many"), "line 2 of 'prompts': --s (steps) is 'many'"),
+    (sample_prompts("# a"), "there are no prompts"),
     (load_pairs("none"), "no set of pairs is selected"),
 ])  # fmt: skip
 def test_faults_that_are_known_before_the_run_are_shown_on_the_node(server, graph, words):
@@ -118,6 +131,14 @@ def test_values_of_wires_are_left_to_the_run(server):
     with pytest.raises(PromptError) as failure:
         server.run(graph)
     assert "folder 'no such folder' is not a folder" in failure.value.details["exception_message"]
+
+
+def test_prompts_of_before_samples_are_valid_and_give_the_same(server):
+    """The trainer's new socket may be missing; what hangs behind the other outputs is as it was."""
+    graph = trainer(steps=1, run_name="before samples", resume="new", preview_every=0, validate_every=0)
+    assert "samples" not in graph["bad"]["inputs"]
+    graph["sheet"] = node("PreviewImage", images=["bad", 4])
+    server.run(graph)
 
 
 def test_a_connected_lora_needs_no_file(server):

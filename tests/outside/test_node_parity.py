@@ -200,7 +200,9 @@ def without(mapping, name):
 
 
 def test_defaults_are_the_nodes(pack):
-    widgets = importlib.import_module(f"{pack.__name__}.nodes.training.widgets").training_widgets()
+    training = f"{pack.__name__}.nodes.training"
+    widgets = importlib.import_module(f"{training}.widgets").training_widgets()
+    widgets.append(importlib.import_module(f"{training}.advanced_widgets").gamma_widget())
     assert {one.id: one.default for one in widgets} == DEFAULTS
     plan, _ = read(["--pretrained_model_name_or_path", "x", "--output_dir", "y", "--train_data_dir", "z"])
     assert vars(plan) == {**DEFAULTS, "compile": False}

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...plots.labels import drawable, fitting
 from ..pixels.store import PixelStore
 from ..samples import Sample
 from ..training_set import read_mask_pixels, read_pixels
@@ -42,7 +43,7 @@ def contact_sheet(
         sheet.paste(image, (left + (tile - image.width) // 2, top + (tile - image.height) // 2))
         for number, line in enumerate(_words(pen, sample, tile - 8)):
             pen.text(
-                (left + 4, top + tile + number * LABEL), _drawable(line), fill="black" if number == 0 else "#444444"
+                (left + 4, top + tile + number * LABEL), drawable(line), fill="black" if number == 0 else "#444444"
             )
     return torch.from_numpy(np.asarray(sheet).astype(np.float32) / 255)[None]
 
@@ -66,23 +67,8 @@ def _words(pen: Any, sample: Sample, width: int) -> list[str]:
     lines = [f"{sample.bucket}{mirrored}{' masked' if sample.image.masked else ''}{several}"]
     rest = sample.image.caption
     for number in range(CAPTION_LINES):
-        line = _fitting(pen, rest, width)
+        line = fitting(pen, rest, width)
         rest = rest[len(line) :].lstrip()
         cut = number == CAPTION_LINES - 1 and rest
         lines.append(f"{line[:-3]}..." if cut else line)
     return lines
-
-
-def _fitting(pen: Any, text: str, width: int) -> str:
-    """As much of a text as fits a width, cut between words where there are any."""
-    length = len(text)
-    while length and pen.textlength(_drawable(text[:length])) > width:
-        length -= 1
-    if length < len(text) and " " in text[:length].strip():
-        length = text.rindex(" ", 0, length)
-    return text[:length]
-
-
-def _drawable(text: str) -> str:
-    """The text in Latin-1, as Pillow's own font draws nothing else; other characters become question marks."""
-    return text.encode("latin-1", "replace").decode("latin-1")

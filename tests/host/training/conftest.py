@@ -48,14 +48,14 @@ def latents() -> torch.Tensor:
 def train(
     node: Callable[..., Any], part: Any, output: Path, latents: torch.Tensor, conditioning: Any
 ) -> Callable[..., Any]:
-    """`train(model, latents=..., positive=..., steps=4, ...)` -> lora, loss map, steps and plot of the node.
+    """`train(model, latents=..., positive=..., steps=4, ...)` -> lora, loss map, steps, plot and sheet of the node.
 
     Inputs that are lists are given as they are, others as the list of one that the host makes of them.
     """
     trainer = node("D2FTrainLora")
     widgets = {widget.id: widget.default for widget in part("training.widgets").training_widgets()}
     inputs = ("negative", "validation_latents", "validation_positive", "vae", "pairs", "condition")
-    inputs += ("validation_condition", "start_lora")
+    inputs += ("validation_condition", "samples", "start_lora")
 
     def run(model: Any, latents: Any = latents, positive: Any = conditioning[0], **given: Any) -> Any:
         values = {**widgets, **QUICK, **{name: value for name, value in given.items() if name not in inputs}}

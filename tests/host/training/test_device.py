@@ -53,6 +53,18 @@ def test_training_with_previews(build, train, conditioning, output, device, obje
     assert list(output.rglob("preview_*.jpg"))
 
 
+@pytest.mark.parametrize("objective", ["diff2flow", "naive_fm", "diffusion"])
+def test_training_with_samples_and_published_weights(pack, node, train, latents, output, device, objective):
+    import nodes
+
+    model, clip, vae = execute(node, "D2FDemoCheckpoint")
+    few = {"width": 64, "height": 64, "steps": 2, "grid": {"grid": "logit_normal", "mean": 0.0, "std": 1.0}}
+    samples = execute(node, "D2FSamplePrompts", clip=clip, vae=vae, prompts="a red cube --l 2\na ball --l 1", **few)
+    (caption,) = nodes.CLIPTextEncode().encode(clip, "a cube")
+    train(model, latents, caption, samples=list(samples), objective=objective, weight="min_snr", preview_every=1)
+    assert len(list(output.rglob("step*.png"))) == 2 * 4
+
+
 def test_pairs_and_a_trajectory(build, node, conditioning, output, device):
     size = {"width": 64, "height": 64}
     few = {"count": 3, "steps": 2, "batch_size": 2, "shard_size": 2, "solver": "heun", "cfg": 2.0}

@@ -72,7 +72,7 @@ def test_the_trainer_asks_what_the_sampler_asks(host, flow, texts, items):
 def test_a_lora_is_trained_saved_and_loaded(host, node, flow, texts, items, kind, train, saved, stock):
     from diff2flow_kit.d2f_data.files.lora_file import load_lora
 
-    lora, losses, steps, _ = train(flow, items, texts[0], steps=6, learning_rate=0.05, targets="attention", seed=3)
+    lora, losses, steps, *_ = train(flow, items, texts[0], steps=6, learning_rate=0.05, targets="attention", seed=3)
     assert steps == 6 and all(torch.isfinite(torch.tensor(losses["loss"])))
     layers = {key.split(".")[0] for key in lora}
     assert len(layers) == LAYERS[kind], sorted(layers)

@@ -46,7 +46,7 @@ def test_the_patched_model_is_the_network_in_training(
 
 
 def test_the_stock_node_saves_the_lora(build, train, stock, output):
-    lora, _, steps, _ = train(build())
+    lora, _, steps, *_ = train(build())
     for _ in range(2):
         stock("train", "SaveLoRA").execute(lora, "loras/stock", steps)
     assert len(list((output / "loras").glob("stock_3_steps_0000*_.safetensors"))) == 2

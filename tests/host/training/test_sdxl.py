@@ -1,5 +1,7 @@
 """A small network of SDXL's kind: pooled text and sizes as its vector condition, and the original layer names."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -69,3 +71,32 @@ def test_a_flow_checkpoint_of_its_shape(sdxl, train, stock, host, saved, node):
         ValueError, match=r"put ModelSamplingSD3 before this node, as in the training \(its shift was 6\)"
     ):
         node("D2FLoadLora").execute(sdxl, "none", 1.0, file)
+
+
+def test_samples_are_conditioned_on_their_own_sizes(sdxl, host, part):
+    """As Training Set from Folder and CLIPTextEncodeSDXL say it: original and target size, and no crop."""
+    from diff2flow_kit.d2f_core import Objective
+    from diff2flow_kit.d2f_data.training.sample_prompts import SamplePrompt
+
+    prompts = (SamplePrompt("a", "b", 64, 96), SamplePrompt("a", "b", 128, 64))
+    given = part("training.samples.sample_set").SampleSet(
+        prompts, {"a": caption(0.5), "b": caption(0.1)}, EightPixels()
+    )
+    with host.training(sdxl) as network:
+        objective = Objective(network.alignment)
+        drawer = part("training.samples.drawing").SampleDrawer(
+            sdxl, network, objective, "t_min", given, Path("nowhere"), print
+        )
+        for velocity, prompt in zip(drawer.velocities, prompts, strict=True):
+            sides = {"width": prompt.width, "height": prompt.height}
+            sizes = {**sides, "crop_w": 0, "crop_h": 0, **{f"target_{name}": side for name, side in sides.items()}}
+            for condition, pooled in ((velocity.condition, 0.5), (velocity.null, 0.1)):
+                wanted = network.condition(caption(pooled, **sizes), (4, prompt.height // 8, prompt.width // 8))
+                assert torch.equal(condition["y"], wanted["y"])
+
+
+class EightPixels:
+    """Stands for a VAE."""
+
+    def spacial_compression_encode(self):
+        return 8

@@ -63,6 +63,37 @@ def test_runs_of_earlier_versions_that_would_go_on_otherwise_are_told_apart(part
         assert not {"lr_curve", "timesteps"} & set(plan_of(part, **other).config())
 
 
+@pytest.mark.parametrize("kind", ["EPS", "V_PREDICTION"])
+@pytest.mark.parametrize("weight", ["min_snr", "soft_min_snr", "debiased", "p2"])
+def test_a_published_weight_is_one_loss_for_both_objectives(build, train, kind, weight):
+    settings = {"weight": weight, "density": "timestep", "steps": 2}
+    ours, native = (
+        train(build(kind), objective=objective, run_name=objective, **settings)[1]["loss"]
+        for objective in ("diff2flow", "diffusion")
+    )
+    assert ours == pytest.approx(native, rel=1e-3)
+    assert train(build(kind), run_name="plain", **{**settings, "weight": "none"})[1]["loss"] != pytest.approx(ours)
+
+
+def test_gamma_is_a_setting_of_the_weights_that_have_one(build, train, output):
+    """0 is the weight's own; where there is none, runs of earlier versions are not told apart by it."""
+
+    def runs():
+        return sorted(path.name for path in (output / "diff2flow" / "runs").iterdir())
+
+    train(build(), steps=1, weight="min_snr")
+    train(build(), steps=2, weight="min_snr", weight_gamma=5.0)
+    assert runs() == ["my_lora"]
+    train(build(), steps=2, weight="min_snr", weight_gamma=1.0)
+    assert runs() == ["my_lora", "my_lora_00002"]
+    for weight in ("none", "debiased"):
+        train(build(), steps=1, run_name=weight, weight=weight)
+        train(build(), steps=2, run_name=weight, weight=weight, weight_gamma=3.0)
+    assert runs() == ["debiased", "my_lora", "my_lora_00002", "none"]
+    settings = json.loads((output / "diff2flow" / "runs" / "none" / "settings.json").read_text("utf-8"))
+    assert "weight_gamma" not in settings
+
+
 @pytest.mark.parametrize("rate", [1e-4, 0.09])
 def test_prodigy_at_a_rate_of_other_optimizers_is_refused(build, train, unharmed, rate):
     model = build()

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from devtools.client import Client
-from devtools.prompts import prompt_for
+from devtools.prompts import Prompt, prompt_for
 
 from .graphs import FOLDER, in_small, load, read, saved_images
 
@@ -25,6 +25,12 @@ def read_colours(images: list[Image.Image]) -> list[str]:
     pixels = torch.stack([torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8) for image in images])
     found = read_attributes(pixels.view(len(images), *images[0].size[::-1], 3).float() / 255)
     return [words["color"] for words in found]
+
+
+def tile(column: Image.Image, row: int) -> Image.Image:
+    """A picture of a contact sheet at its own size, out of the column that it stands in."""
+    top = 20 + row * 284 + 24
+    return column.crop((4, top, 260, top + 256)).resize((96, 96), Image.Resampling.LANCZOS)
 
 
 @pytest.fixture
@@ -47,6 +53,10 @@ def test_the_demo_learns_a_colour_and_forgets_none(server: Client, ran: Any):
     assert colours["3_known_1_before"].count("red") == colours["3_known_2_after"].count("red") == 4
     (plot,) = images["diff2flow/demo_train_loss"]
     assert plot.width > plot.height > 300
+    (sheet,) = images["diff2flow/demo_train_samples"]
+    first, *_, last = (sheet.crop((column * 264, 0, (column + 1) * 264, sheet.height)) for column in range(5))
+    seen = [read_colours([tile(column, row) for row in range(3)]) for column in (first, last)]
+    assert seen[1] == ["cyan", "cyan", "red"] and seen[0].count("cyan") <= 1
     assert list((server.base / "output" / "loras" / "diff2flow").glob("demo_200_steps_*.safetensors"))
 
 
@@ -81,19 +91,34 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def prompt_lines(prompt: Prompt) -> int:
+    """How many sample prompts a graph has."""
+    return sum(
+        len(node["inputs"]["prompts"].splitlines())
+        for node in prompt.values()
+        if node["class_type"] == "D2FSamplePrompts"
+    )
+
+
 @pytest.mark.parametrize("model", ["sd15", "sdxl"])
 def test_a_folder_is_trained_on(model: str, server: Client, pictures: Path, new_files: Callable[[str], list[str]]):
     """The graph for a large checkpoint, run with the demo model in its place, for a few steps."""
     prompt = prompt_for(f"{model}_train_lora_folder")
     small = {
         "D2FFolderDataset": {"folder": str(pictures), "resolution": 96, "bucket_step": 32},
+        "D2FSamplePrompts": {"width": 96, "height": 96, "steps": 2},
         "D2FTrainLora": {"run_name": f"folder_{model}", "steps": 4, "warmup_steps": 0, "preview_every": 2},
         "EmptyLatentImage": {"width": 96, "height": 96},
         "KSampler": {"steps": 4},
     }
     images = saved_images(server, in_small(prompt, small))
-    assert sorted(images) == [f"diff2flow/{model}_train_{name}" for name in ("1_before", "2_after", "loss")]
+    names = ("1_before", "2_after", "loss", "samples")
+    assert sorted(images) == [f"diff2flow/{model}_train_{name}" for name in names]
+    (sheet,) = images[f"diff2flow/{model}_train_samples"]
+    assert sheet.width == 3 * 264  # of the steps 0, 2 and 4
     assert new_files(f"loras/diff2flow/folder_{model}_step*.safetensors")
+    drawn = new_files(f"diff2flow/runs/folder_{model}*/samples/step*.png")
+    assert len(drawn) == 3 * prompt_lines(prompt)
 
 
 def test_the_flow_graph_for_a_large_checkpoint_runs(

@@ -1,0 +1,1 @@
+"""Samples of the user's own prompts, drawn while a LoRA is trained."""
