@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
         tests.add_argument(f"--{room}", action="append_const", const=room, dest="rooms", help=f"only tests/{room}")
     tests.add_argument("--fast", action="store_true", help="leave out the slow tests, and the browser")
     tests.add_argument("--host-version", metavar="VERSIONS", help="on these pinned ComfyUIs: all, or a comma list")
-    tests.add_argument("--pictures", action="store_true", help="remake the README's pictures of graphs, too")
+    tests.add_argument("--pictures", action="store_true", help="remake the pictures of graphs in docs/images, too")
     tests.add_argument(
         "--prompts", action="store_true", help="write what the page sends for each graph (devtools/prompts)"
     )

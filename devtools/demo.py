@@ -21,7 +21,7 @@ from .prompts import prompt_for
 from .server import ADDRESS, Server, running
 
 TRAINER = "D2FTrainLora"
-# Pictures of the README, and which of the demo's they are.
+# Pictures of the README and of docs/, and which of the demo's they are.
 DOCS = {
     "demo.png": "demo_text_to_image_sheet.png",
     "demo_training.png": "demo_train_lora_before_after.png",
@@ -38,7 +38,7 @@ PLOTS = {
 def demo(pictures: bool = False) -> None:
     """Run every demo graph, in the order of their names; print a table of what was made and where.
 
-    `pictures` remakes the pictures in the repository, too: the graphs' thumbnails and the README's.
+    `pictures` remakes the pictures in the repository, too: the graphs' thumbnails and those of docs/images.
     """
     path = Path(os.environ["COMFYUI_PATH"])
     host = Host(path, read_version(path))
@@ -57,7 +57,7 @@ def demo(pictures: bool = False) -> None:
 
 
 def publish(graphs: dict[str, Branches], output: Path) -> None:
-    """Copy what the README shows into the repository."""
+    """Copy what the README and docs/ show into the repository."""
     images = ROOT / "docs" / "images"
     for name, made in DOCS.items():
         shutil.copy(output / made, images / name)

@@ -1,4 +1,4 @@
-"""Screenshots of the browser tests: where they are kept, and which of them the README shows."""
+"""Screenshots of the browser tests: where they are kept, and which of them the pages of docs/ show."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .paths import ROOT
 from .server import working_directory
 
 IMAGES = ROOT / "docs" / "images"
-# Pictures of the README, and the demo graph that each shows after a run.
+# Pictures of the pages in docs/, and the demo graph that each shows after a run.
 GRAPHS = {
     "demo_text_to_image_graph.png": "demo_text_to_image",
     "demo_training_graph.png": "demo_train_lora",
@@ -32,7 +32,7 @@ def graph_picture(graph: str) -> Path:
 
 
 def republish(run: Callable[[], int]) -> int:
-    """Run the tests, and if they pass, copy what the README shows into the repository; returns their exit code."""
+    """Run the tests, and if they pass, copy what docs/ shows into the repository; returns their exit code."""
     for graph in GRAPHS.values():
         graph_picture(graph).unlink(missing_ok=True)  # an earlier run's must not be taken for this one's
     code = run()
@@ -42,7 +42,7 @@ def republish(run: Callable[[], int]) -> int:
 
 
 def publish() -> None:
-    """Copy what the README shows from the run into the repository."""
+    """Copy what docs/ shows from the run into the repository."""
     missing = [graph for graph in GRAPHS.values() if not graph_picture(graph).is_file()]
     if missing:
         raise DevError(

@@ -1,4 +1,4 @@
-"""The README's settings under memory caps: torch gives out no more than the cap, and the host believes in it.
+"""The settings in docs/settings.md under memory caps: torch gives out no more than the cap, and the host believes it.
 
 A cap is torch's fraction of the card for this process, and the rest as the host's reserve for other programs.
 """

@@ -1,4 +1,4 @@
-"""The README's settings for graphics cards are those that `bench gpu` tries, with its figures once there are any."""
+"""The settings for graphics cards in docs/settings.md are those that `bench gpu` tries, with its figures if any."""
 
 import ast
 import json
@@ -13,7 +13,7 @@ MODELS = {"SD1.5": "sd15", "SDXL": "sdxl"}
 
 def settings(root):
     """(model, cap in GB, pixels, batch, checkpointing) -> (peak in GB, what the table says of the figure)."""
-    text = (root / "README.md").read_text(encoding="utf-8")
+    text = (root / "docs" / "settings.md").read_text(encoding="utf-8")
     return {
         (MODELS[row["model"]], int(row["cap"]), int(row["size"]), int(row["batch"]), row["recompute"] == "on"): (
             float(row["peak"]), row["how"].strip()
@@ -47,3 +47,12 @@ def test_what_was_measured_on_a_card_stands_in_the_table(root):
             assert how == "(measured)" and abs(peak - measured[setting] / 1024) < 0.06, (setting, measured[setting])
         else:
             assert how == "", f"{setting} was not measured on a card"
+
+
+def test_the_memory_that_the_readme_gives_stands_in_the_table(root):
+    text = (root / "README.md").read_text(encoding="utf-8")
+    given = re.findall(r"^\| a LoRA for (SD1\.5|SDXL), (\d+) pixels \|[^|]+\| ([\d.]+) GB \|", text, re.MULTILINE)
+    assert len(given) == 2
+    table = {(model, size, batch): peak for (model, _, size, batch, _), (peak, _) in settings(root).items()}
+    for model, size, peak in given:
+        assert table[MODELS[model], int(size), 1] == float(peak)

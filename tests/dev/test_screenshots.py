@@ -1,4 +1,4 @@
-"""The README's pictures come from the browser tests, and all of them are there."""
+"""The pictures of the README and of docs/ come from the browser tests, and all of them are there."""
 
 import re
 
@@ -51,12 +51,17 @@ def test_pictures_of_an_earlier_run_are_not_taken_for_this_ones(made):
     assert list(made.images.iterdir()) == []
 
 
-def test_every_picture_of_the_readme_is_there_and_every_graph_is_made_by_the_table(root):
-    shown = re.findall(r"\]\((docs/images/[^)]+)\)", (root / "README.md").read_text(encoding="utf-8"))
-    assert shown and all((root / path).is_file() for path in shown)
+def test_every_picture_of_the_pages_is_there_and_every_graph_is_made_by_the_table(root):
+    pages = [root / "README.md", *(root / "docs").glob("*.md")]
+    shown = [
+        page.parent / path
+        for page in pages
+        for path in re.findall(r"\]\(((?:docs/)?images/[^)]+)\)", page.read_text(encoding="utf-8"))
+    ]
+    assert all(path.is_file() for path in shown)
+    assert {path.name for path in shown} == {path.name for path in (root / "docs" / "images").glob("*.png")}
     graphs = {path.name for path in (root / "docs" / "images").glob("*_graph.png")}
     assert graphs == set(GRAPHS)
-    assert {path.rpartition("/")[2] for path in shown if path.endswith("_graph.png")} <= graphs
     assert all((root / "workflows" / f"{graph}.json").is_file() for graph in GRAPHS.values())
 
 
