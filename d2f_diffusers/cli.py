@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     export = commands.add_parser("export-demo", help="write the demo model as a diffusers pipeline")
     export.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
-    commands.add_parser("train", help="train a LoRA in this process", add_help=False)
+    commands.add_parser("train", help="train a LoRA, or all weights, in this process", add_help=False)
     commands.add_parser("pairs", help="make reflow pairs in this process", add_help=False)
     return top
 

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return train(arguments)
     except ModuleNotFoundError as error:
         return fail(f"{error}; run {install_command('diff2flow-kit[train]')}")
-    except (ValueError, OSError, NonFiniteLossError, RuntimeError) as error:
+    except (ValueError, OSError, NonFiniteLossError, RuntimeError, ImportError) as error:
         return fail(str(error))
 
 

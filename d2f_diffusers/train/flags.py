@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="d2f_diffusers.train", description=__doc__, allow_abbrev=False)
     top.add_argument("--pretrained_model_name_or_path", required=True, help="a diffusers pipeline: folder or hub name")
     top.add_argument("--settings", type=Path, help="settings.json of a run of the training node")
-    top.add_argument("--output_dir", type=Path, required=True, help="for checkpoints, LoRA files and pictures")
+    top.add_argument("--output_dir", type=Path, required=True, help="for checkpoints, what is learned, and pictures")
     add_arguments(top)
     top.add_argument("--gradient_accumulation_steps", type=int, help="batches per step and process")
     top.add_argument("--gradient_checkpointing", action="store_true", default=None, help="recompute blocks")

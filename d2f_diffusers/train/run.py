@@ -84,7 +84,7 @@ class TrainingRun:
             for record in self.trainer.run(self.plan.steps - self.trainer.step):
                 self.losses.append(record.loss)
                 stopped = agree([bool(self._signal)], self.processes)[0]
-                self._after(record, begun, stopped or record.step == self.plan.steps)
+                self._after(record, begun, stopped)
                 if stopped:
                     self.say(f"ended by a signal; step {record.step} is saved: --resume_from_checkpoint latest goes on")
                     return 128 + (self._signal or signal.SIGTERM)
@@ -146,20 +146,21 @@ class TrainingRun:
         self.trainer.load_state_dict(like_shards(state["trainer"], own) if self.processes.sharded else state["trainer"])
         self.losses = list(state["losses"])
 
-    def _after(self, record: StepRecord, begun: float, last: bool) -> None:
+    def _after(self, record: StepRecord, begun: float, stopped: bool) -> None:
         """Report and save, as far as they are due; the first process writes."""
-        due = last or (self.plan.save_every > 0 and record.step % self.plan.save_every == 0)
+        last = record.step == self.plan.steps
+        due = last or stopped or (self.plan.save_every > 0 and record.step % self.plan.save_every == 0)
         if self.processes.rank == 0:
             entry = {"step": record.step, "loss": record.loss, "learning_rate": record.learning_rate}
             append_line(self.run.output / "log.jsonl", json.dumps(entry))
             self.processes.accelerator.log({"loss": record.loss, "lr": record.learning_rate}, step=record.step)
         if due and (self.processes.rank == 0 or self.processes.sharded):
-            self._save(record.step, last)
+            self._save(record.step, last, draw=not stopped)
         if self.processes.rank == 0 and (due or record.step % 10 == 0):
             pace = (record.step - self.first) / max(time.monotonic() - begun, 1e-9)
             self.say(f"step {record.step} of {self.plan.steps}: loss {record.loss:.4g}, {pace:.3g} steps/s")
 
-    def _save(self, step: int, last: bool) -> None:
+    def _save(self, step: int, last: bool, draw: bool) -> None:
         """Save a checkpoint; where weights are shards, all processes take part, and the first one writes."""
         first = self.processes.rank == 0
         state = gathered({"trainer": self.trainer.state_dict(), "losses": self.losses, "validation": []}, first)
@@ -167,7 +168,8 @@ class TrainingRun:
         if first:
             facts = self._facts()
             self.checkpoints.save(step, state, lambda folder: self.output.save(folder, learned, facts, last))
-        self._draw(step)
+        if draw:
+            self._draw(step)
 
     def _facts(self) -> LoraFacts:
         plan, facts = self.plan, dict(self.items.facts)

@@ -29,6 +29,7 @@ OPTIONAL = {
     "optimizers": {"prodigyopt", "schedulefree", "bitsandbytes"},
     "diffusers": {"torch", "numpy", "pillow", "safetensors", "diffusers", "transformers"},
     "train": {"diff2flow-kit", "accelerate"},
+    "datasets": {"diff2flow-kit", "datasets"},
 }
 MEGABYTE = 1_000_000
 

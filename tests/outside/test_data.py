@@ -12,8 +12,11 @@ from PIL import Image  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from d2f_data.reflow.pair_set import ReflowPairSet  # noqa: E402
+from d2f_data.reflow.plan import ReflowPairPlan  # noqa: E402
+from d2f_data.reflow.writer import ReflowPairWriter  # noqa: E402
 from d2f_diffusers.pairs import main as make_pairs  # noqa: E402
 from d2f_diffusers.train.__main__ import main  # noqa: E402
+from d2f_diffusers.train.data.items import PairItems  # noqa: E402
 from d2f_diffusers.train.data.set_conditions import from_set, to_set  # noqa: E402
 from d2f_diffusers.train.network import PipelineNetwork  # noqa: E402
 
@@ -192,6 +195,21 @@ def test_pairs_of_sdxl_are_made_and_trained_on(place, tmp_path):
     assert from_set(stored, "it")["sizes"].tolist() == [[64, 96, 0, 0, 64, 96]]
     flags = ("--pairs_dir", str(tmp_path / "set"), "--proportion_empty_prompts", "0.5")
     assert main(words(place, tmp_path / "run", *flags, model="xl")) == 0
+
+
+def test_pairs_of_several_windows_bring_the_states_between(place, tmp_path):
+    """A set of the node with two windows, without which the student would learn one straight path."""
+    with torch.no_grad():
+        plain = network(place, "model", False)
+    given = {"base_model": plain.kind, "solver": "euler", "steps": 2, "cfg": 1.0, "base": "b"}
+    plan = ReflowPairPlan((4, 8, 8), 3, 0, given, windows=2)
+    condition = to_set(plain.condition(plain.encode_caption("a red cube")))
+    with ReflowPairWriter(tmp_path / "set", plan, ["a red cube"], [condition]) as writer:
+        states = torch.randn(3, 1, 4, 8, 8)
+        writer.add([0, 1, 2], plan.noise([0, 1, 2]), states[:, 0], states)
+    items = PairItems(plain, tmp_path / "set")
+    batch = items.batch([2, 0], [False, True])
+    assert torch.equal(batch.waypoints, states[[2, 0]]) and batch.windows == items.facts["windows"] == 2
 
 
 def test_sizes_of_sdxl_are_stored_as_comfyui_stores_them(comfy):

@@ -92,7 +92,7 @@ def test_a_set_that_was_cut_off_is_completed(place, alone, tmp_path):
 @pytest.mark.slow
 def test_a_lost_processs_share_is_completed(root, place, tmp_path):
     many = ("--num_inference_steps", "20")
-    process = start(root, 2, words(place, tmp_path / "set", *many, count=24))
+    process = start(root, 2, words(place, tmp_path / "set", *many, count=12))
     end = time.monotonic() + 180
     while not list((tmp_path / "set").glob("shard-*")) and time.monotonic() < end:
         time.sleep(0.1)
@@ -100,8 +100,8 @@ def test_a_lost_processs_share_is_completed(root, place, tmp_path):
     os.kill(int(listed.split()[-1]), signal.SIGKILL)
     out, _ = process.communicate(timeout=120)
     assert process.returncode != 0, out
-    assert main(words(place, tmp_path / "set", *many, count=24)) == 0
-    assert main(words(place, tmp_path / "whole", *many, count=24)) == 0
+    assert main(words(place, tmp_path / "set", *many, count=12)) == 0
+    assert main(words(place, tmp_path / "whole", *many, count=12)) == 0
     assert same(tmp_path / "whole", tmp_path / "set")
 
 

@@ -150,7 +150,8 @@ class PairItems:
         """Metadata of a LoRA trained on the pairs: where paths start, and the set and its teacher."""
         known = {f"teacher_{name}": self.pairs.settings[name] for name in ("solver", "steps", "cfg", "base", "seed")}
         given = {name: value for name, value in known.items() if value is not None}
-        return {"start": "noise", "pairs": self.pairs.fingerprint, **given}
+        windows = {"windows": self.pairs.windows} if self.pairs.windows > 1 else {}
+        return {"start": "noise", "pairs": self.pairs.fingerprint, **windows, **given}
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -160,8 +161,9 @@ class PairItems:
         pairs = self.pairs.read(items)
         conditions = [from_set(condition, self.pairs.name) for condition in self.pairs.conditions(pairs.prompts)]
         conditions = [{**one, **self._null} if dropped else one for one, dropped in zip(conditions, drop)]
-        device = self.network.device
-        return Batch(pairs.x0.to(device), joined(conditions), eps=pairs.eps.to(device))
+        device, waypoints = self.network.device, pairs.waypoints
+        waypoints = None if waypoints is None else waypoints.to(device)
+        return Batch(pairs.x0.to(device), joined(conditions), eps=pairs.eps.to(device), waypoints=waypoints)
 
     def fingerprint(self) -> str:
         """Hash of everything that determines the pairs, 16 hex digits."""
