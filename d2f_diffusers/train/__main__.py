@@ -33,9 +33,10 @@ def train(arguments: Sequence[str] | None) -> int:
     """Train what a command line asks for."""
     environ = os.environ
     plan, run = read(arguments, int(environ.get("WORLD_SIZE", "1")), environ.get("ACCELERATE_MIXED_PRECISION", "no"))
-    from .processes import AcceleratedProcesses, make_accelerator
+    from .processes import AcceleratedProcesses, check_tracker, make_accelerator
     from .run import TrainingRun
 
+    check_tracker(run.report_to)
     pipeline = load(run.model)
     accelerator = make_accelerator(run.report_to, run.output)
     processes = AcceleratedProcesses(accelerator)

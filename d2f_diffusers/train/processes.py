@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d2f_core import install_command
+
 
 class AcceleratedProcesses:
     """The processes that ``accelerate launch`` or ``torchrun`` has started.
@@ -33,6 +35,20 @@ class AcceleratedProcesses:
                 f"another of the {self.count} processes of this run has ended ({str(error).splitlines()[0]}); what was "
                 "learned since the last checkpoint is lost: start again with --resume_from_checkpoint latest"
             ) from error
+
+
+def check_tracker(name: str | None) -> None:
+    """Raise ValueError for a tracker that accelerate lacks, or whose package is missing, as it would be silent."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    if name is None or name == "all" or name in map(str, get_available_trackers()):
+        return
+    if name in LOGGER_TYPE_TO_CLASS:
+        raise ValueError(
+            f"--report_to {name} needs a package that is missing: run {install_command(name)}, or leave it out"
+        )
+    choices = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
+    raise ValueError(f"--report_to {name} is no tracker of accelerate's; choose one of {choices}, or leave it out")
 
 
 def make_accelerator(report_to: str | None, folder: Any) -> Any:

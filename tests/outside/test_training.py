@@ -288,3 +288,29 @@ def test_more_processes_than_batches():
         [0, 2, 4],
         [1, 3],
     ]
+
+
+def test_a_tracker_that_is_not_there_is_named_before_anything_is_loaded(place, tmp_path, capsys, monkeypatch):
+    from accelerate import tracking
+
+    monkeypatch.setattr(tracking, "get_available_trackers", list)
+    for name, text in (("tensorboard", "pip install tensorboard"), ("notebook", "choose one of aim, ")):
+        assert main(words(place, tmp_path / "run", "--report_to", name)) == 1
+        assert f"--report_to {name}" in (said := capsys.readouterr().err) and text in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_has_loss_and_learning_rate(place, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert main(words(place, tmp_path / "run", "--report_to", "tensorboard", steps=3)) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text("utf-8").splitlines()]
+    (events,) = {
+        path.parent for path in (tmp_path / "run").rglob("events.out.tfevents.*") if path.parent.name == "my_lora"
+    }
+    found = EventAccumulator(str(events))
+    found.Reload()
+    for name, key in (("loss", "loss"), ("lr", "learning_rate")):
+        values = [(event.step, event.value) for event in found.Scalars(name)]
+        assert values == [(line["step"], pytest.approx(line[key], rel=1e-5)) for line in lines]
