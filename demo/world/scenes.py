@@ -144,6 +144,13 @@ def restyled(scene: Scene, style: str) -> Scene:
     return replace(scene, style=style)
 
 
+def mirrored(scene: Scene) -> Scene:
+    """The scene as a mirror shows it, left and right exchanged."""
+    solids = tuple(replace(solid, x=-solid.x, yaw=-solid.yaw) for solid in scene.solids)
+    relation = OPPOSITE[scene.relation] if scene.relation in ("left of", "right of") else scene.relation
+    return replace(scene, solids=solids, relation=relation, light_azimuth=-scene.light_azimuth)
+
+
 def _jittered(rng: np.random.Generator, hsv: tuple, jitter: tuple) -> tuple[float, float, float]:
     """RGB drawn uniformly from the box of half widths `jitter` around `hsv`."""
     h, s, v = (c + j * rng.uniform(-1, 1) for c, j in zip(hsv, jitter))
