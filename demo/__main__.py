@@ -22,6 +22,8 @@ COMMANDS = (
     "world.make_pool",
     "world.train_vae",
     "world.make_latents",
+    "world.train_reader",
+    "world.evaluate",
 )
 
 

@@ -21,7 +21,7 @@ from .surfaces import AMBIENT, DIFFUSE, pencil, shaded, textured
 
 SIDE = 128
 HALF_FIELD = 0.44  # tangent of half the field of view
-DEPTH_NEAR, DEPTH_FAR = 2.2, 7.4  # metres; the range that depth images map to [0, 1]
+DEPTH_NEAR, DEPTH_FAR = 2.0, 13.0  # metres; the range that depth images map to [0, 1]
 _LIGHT_SIZE = 0.16  # radius of the light at unit distance
 
 
