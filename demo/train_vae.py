@@ -38,11 +38,14 @@ def smooth_images(count: int, size: int, gen: torch.Generator) -> Tensor:
     return F.interpolate(coarse, size=size, mode="bicubic", align_corners=False).clamp(0, 1)
 
 
-def sample_batch(images: Tensor, depths: Tensor, gen: torch.Generator) -> Tensor:
-    """A training batch (BATCH, 3, CROP, CROP): 11 renders, 4 depth images, 1 smooth image."""
+def sample_batch(images: Tensor, depths: Tensor, weights: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A training batch (BATCH, 3, CROP, CROP): 11 renders, 4 depth images, 1 smooth image; and the weights of its
+    pixels (BATCH, 1, CROP, CROP). `weights`: uint8 of each pixel of `images`, or one for all, (N or 1, H or 1, W or 1).
+    """
+    weights = weights.expand(len(images), *images.shape[2:])
     rows = torch.randint(0, len(images), (BATCH - 1,), generator=gen).tolist()
     corner = torch.randint(0, images.shape[-1] - CROP + 1, (BATCH - 1, 2), generator=gen).tolist()
-    out = []
+    out, heavy = [], []
     for i, (row, (y, x)) in enumerate(zip(rows, corner)):
         window = (slice(y, y + CROP), slice(x, x + CROP))
         if i < 4:
@@ -50,7 +53,9 @@ def sample_batch(images: Tensor, depths: Tensor, gen: torch.Generator) -> Tensor
             out.append(_stretch(grey, gen))
         else:
             out.append(images[row][(slice(None), *window)].float() / 255)
-    return torch.cat([torch.stack(out), smooth_images(1, CROP, gen)])
+        heavy.append(weights[row][window].float())
+    heavy.append(torch.ones(CROP, CROP))
+    return torch.cat([torch.stack(out), smooth_images(1, CROP, gen)]), torch.stack(heavy)[:, None]
 
 
 def depth_range() -> tuple[float, float]:
@@ -66,12 +71,13 @@ def _stretch(grey: Tensor, gen: torch.Generator) -> Tensor:
     return 1 - grey if kind % 2 else grey
 
 
-def reconstruction_loss(out: Tensor, target: Tensor) -> Tensor:
-    """Loss on pixels and their finite differences, a scalar."""
+def reconstruction_loss(out: Tensor, target: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+    """Loss on pixels, weighted, and their finite differences, a scalar."""
     dx = (out[..., 1:] - out[..., :-1]) - (target[..., 1:] - target[..., :-1])
     dy = (out[..., 1:, :] - out[..., :-1, :]) - (target[..., 1:, :] - target[..., :-1, :])
     error = out - target
-    return error.abs().mean() + 4 * error.square().mean() + dx.abs().mean() + dy.abs().mean()
+    pixels = (weight * (error.abs() + 4 * error.square())).mean()
+    return pixels + dx.abs().mean() + dy.abs().mean()
 
 
 def moment_penalty(z: Tensor) -> Tensor:
@@ -102,13 +108,15 @@ def new_vae(seed: int, start: Path | None) -> TinyVAE:
 
 
 @torch.no_grad()
-def reconstruction_psnr(vae: TinyVAE, images: Tensor) -> float:
-    """PSNR in dB of all pixels of uint8 `images` (N, 3, H, W) together, without latent noise."""
+def reconstruction_psnr(vae: TinyVAE, images: Tensor, chosen: Tensor | None = None) -> float:
+    """PSNR in dB, without latent noise, of all pixels of uint8 `images` (N, 3, H, W) together, or of those `chosen`
+    (N, H, W)."""
     device, errors = next(vae.parameters()).device, []
     for part in images.split(32):
         x = (part.to(device).float() / 255).contiguous(memory_format=torch.channels_last)
-        errors.append((vae.decode(vae.encode(x)).clamp(0, 1) - x).square().mean((1, 2, 3)))
-    return -10 * torch.cat(errors).mean().log10().item()
+        errors.append((vae.decode(vae.encode(x)).clamp(0, 1) - x).square().mean(1).cpu())
+    error = torch.cat(errors)
+    return -10 * (error if chosen is None else error[chosen]).mean().log10().item()
 
 
 def train(
@@ -116,13 +124,16 @@ def train(
     args: argparse.Namespace,
     images: Tensor,
     depths: Tensor,
+    weights: Tensor | None = None,
     fresh: Tensor | None = None,
     log_file: Path = LOG,
 ) -> TinyVAE:
     """Train in place for args.minutes and return the autoencoder; it is also saved to args.out at intervals.
 
-    args: as parsed by `main`. fresh: uint8 images that are not trained on, whose PSNR is logged.
+    args: as parsed by `main`. weights: of the pixels of `images`, uint8 (N, H, W), equal unless given.
+    fresh: uint8 images that are not trained on, whose PSNR is logged.
     """
+    weights = torch.ones(1, 1, 1, dtype=torch.uint8) if weights is None else weights
     gen, device = torch.Generator().manual_seed(args.seed + 1), torch.device(args.device)
     vae.to(device)
     opt = torch.optim.AdamW(vae.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=1e-3)
@@ -137,12 +148,13 @@ def train(
         warm = min(1.0, (step + 1) / 100)
         for group in opt.param_groups:
             group["lr"] = args.rate * warm * (1 - done) ** 0.7 + 1e-6
-        x = sample_batch(images, depths, gen).to(device).contiguous(memory_format=torch.channels_last)
+        x, heavy = (part.to(device) for part in sample_batch(images, depths, weights, gen))
+        x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, dtype=torch.bfloat16):
             z = vae.encode(x).float()
             noise = torch.randn(z.shape, generator=gen).to(device)
             out = vae.decode(z + LATENT_NOISE * noise).float()
-        loss = reconstruction_loss(out, x)
+        loss = reconstruction_loss(out, x, heavy)
         (loss if frozen else loss + 0.02 * moment_penalty(z)).backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         opt.step()

@@ -1,12 +1,14 @@
 """Train the autoencoder of the second world: `python demo world.train_vae --minutes 25 --cache DIR`.
 
 As `demo/train_vae.py`, on the pool of `make_pool`: still lifes of all words and styles, and their depth images. To
-go on, give `--start demo/world/weights/vae.safetensors`; the first run starts from the first world's weights.
+go on, give `--start demo/world/weights/vae.safetensors`; the first run starts from the first world's weights. Solids
+are small beside floor and wall, and their colours are what prompts ask for: errors of their pixels weigh more.
 """
 
 import argparse
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from .. import train_vae
@@ -15,7 +17,7 @@ from ..worlds import SECOND
 from .make_pool import Pool, fresh_pool, load_pool, parts_in
 from .render import DEPTH_FAR, DEPTH_NEAR
 
-FRESH = 64
+FRESH, SOLID_WEIGHT = 64, 4  # pictures of the figures in the log; weight of a solid's pixels
 
 
 def first_worlds_range(depths: Tensor) -> Tensor:
@@ -42,11 +44,13 @@ def main(argv: list[str]) -> None:
     train_vae.add_common_arguments(parser)
     args = parser.parse_args(argv)
     pool = load_pool(args.cache, parts_in(args.cache)[: args.parts])
-    plain, drawn = renders_and_drawings(fresh_pool(args.cache))
+    fresh = fresh_pool(args.cache)
+    plain, drawn = renders_and_drawings(fresh)
     depths = first_worlds_range(pool.depths)
     vae = train_vae.new_vae(args.seed, args.start)
-    vae = train_vae.train(vae, args, pool.images, depths, plain[:FRESH], SECOND.log)
+    weights = torch.where(pool.numbers > 0, SOLID_WEIGHT, 1).to(torch.uint8)
+    vae = train_vae.train(vae, args, pool.images, depths, weights, plain[:FRESH], SECOND.log)
     save_half(vae.state_dict(), args.out)
-    figures = {"renders": plain, "drawings": drawn}
-    psnr = {name: train_vae.reconstruction_psnr(vae, images) for name, images in figures.items()}
+    psnr = {name: train_vae.reconstruction_psnr(vae, part) for name, part in (("renders", plain), ("drawings", drawn))}
+    psnr["solids"] = train_vae.reconstruction_psnr(vae, fresh.images, fresh.numbers > 0)
     log("vae", SECOND.log, done=True, fresh_psnr_of=psnr)

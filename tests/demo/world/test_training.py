@@ -132,7 +132,27 @@ def test_psnr_is_of_the_mean_square_error(demo):
         decode = staticmethod(lambda x: x + 0.1)
 
     images = torch.full((3, 3, 8, 8), 51, dtype=torch.uint8)
-    assert demo("train_vae").reconstruction_psnr(Off(), images) == pytest.approx(20, abs=1e-3)
+    psnr = demo("train_vae").reconstruction_psnr
+    assert psnr(Off(), images) == pytest.approx(20, abs=1e-3)
+    images[0] = 255  # cannot be lighter
+    dark = torch.arange(3)[:, None, None].expand(3, 8, 8) > 0
+    assert psnr(Off(), images, dark) == pytest.approx(20, abs=1e-3) and psnr(Off(), images) > 21
+
+
+def test_the_loss_weighs_pixels(demo):
+    module, x = demo("train_vae"), torch.zeros(1, 3, 4, 4)
+    weight = torch.tensor([3.0, 1.0]).repeat_interleave(2).expand(1, 1, 4, 4)
+    assert module.reconstruction_loss(x + 0.5, x, weight).item() == pytest.approx(2 * (0.5 + 4 * 0.25))
+
+
+def test_a_batch_has_the_weights_of_its_pixels(demo):
+    """Pictures that are 40 times their weight everywhere."""
+    module, gen = demo("train_vae"), torch.Generator().manual_seed(0)
+    weights = torch.randint(1, 5, (6, 80, 80), generator=gen).to(torch.uint8)
+    images = (40 * weights)[:, None].expand(-1, 3, -1, -1).contiguous()
+    x, heavy = module.sample_batch(images, torch.rand(6, 80, 80, generator=gen), weights, gen)
+    assert x.shape == (16, 3, 64, 64) and heavy.shape == (16, 1, 64, 64)
+    assert torch.allclose(x[4:15] * 255, 40 * heavy[4:15].expand(-1, 3, -1, -1), atol=1e-3)
 
 
 def test_the_autoencoder_is_saved_while_it_learns(demo, small_pool, tmp_path, monkeypatch):
@@ -142,7 +162,7 @@ def test_the_autoencoder_is_saved_while_it_learns(demo, small_pool, tmp_path, mo
     args.out = tmp_path / "vae.safetensors"
     depths = demo("world.train_vae").first_worlds_range(small_pool.depths)
     file = tmp_path / "log.jsonl"
-    module.train(module.new_vae(0, None), args, small_pool.images, depths, small_pool.images[:2], file)
+    module.train(module.new_vae(0, None), args, small_pool.images, depths, None, small_pool.images[:2], file)
     assert '"fresh_psnr"' in file.read_text(encoding="ascii")
     assert demo("make_latents").load_vae(args.out).encode(torch.rand(1, 3, 16, 16)).shape == (1, 4, 2, 2)
 
