@@ -4,7 +4,7 @@ The solids of a prompt are assigned to those that were read, such that as many w
 
     solids     shape and colour of every named solid are right
     words      the same, with all words that the prompt names for a solid
-    count      as many solids as named
+    number     as many solids as named
     relation   the first stands to the second as asked; wrong where either was not found
 """
 
@@ -15,7 +15,7 @@ from itertools import permutations
 from .reader import Reading, Seen
 from .scenes import Scene
 
-NAMES = ("solids", "words", "count", "relation")
+NAMES = ("solids", "words", "number", "relation")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def judged(wanted: Wanted, reading: Reading) -> dict[str, bool]:
     return {
         "solids": all(_has(words, seen, ("shape", "color")) for words, seen in zip(wanted.solids, solids)),
         "words": all(_has(words, seen, tuple(words)) for words, seen in zip(wanted.solids, solids)),
-        "count": len(reading.solids) == len(wanted.solids),
+        "number": len(reading.solids) == len(wanted.solids),
         "relation": found and first.relation_to(second) == wanted.relation,
     }
 

@@ -26,12 +26,12 @@ def wanted(demo):
 @pytest.mark.parametrize(
     "solids, right",
     [
-        ([(RED_CUBE, -1, 4), (BLUE_CONE, 1, 4)], {"solids", "words", "count", "relation"}),
-        ([(BLUE_CONE, 1, 4), (RED_CUBE, -1, 4)], {"solids", "words", "count", "relation"}),
-        ([(RED_CUBE, 1, 4), (BLUE_CONE, -1, 4)], {"solids", "words", "count"}),
-        ([(RED_CUBE, -1, 4), (BLUE_CONE, 1, 5)], {"solids", "words", "count"}),
-        ([(RED_CUBE, -1, 4), (BLUE_CONE | {"texture": "plain"}, 1, 4)], {"solids", "count", "relation"}),
-        ([(RED_CUBE | {"color": "blue"}, -1, 4), (BLUE_CONE | {"color": "red"}, 1, 4)], {"count", "relation"}),
+        ([(RED_CUBE, -1, 4), (BLUE_CONE, 1, 4)], {"solids", "words", "number", "relation"}),
+        ([(BLUE_CONE, 1, 4), (RED_CUBE, -1, 4)], {"solids", "words", "number", "relation"}),
+        ([(RED_CUBE, 1, 4), (BLUE_CONE, -1, 4)], {"solids", "words", "number"}),
+        ([(RED_CUBE, -1, 4), (BLUE_CONE, 1, 5)], {"solids", "words", "number"}),
+        ([(RED_CUBE, -1, 4), (BLUE_CONE | {"texture": "plain"}, 1, 4)], {"solids", "number", "relation"}),
+        ([(RED_CUBE | {"color": "blue"}, -1, 4), (BLUE_CONE | {"color": "red"}, 1, 4)], {"number", "relation"}),
         ([(RED_CUBE, -1, 4), (BLUE_CONE, 1, 4), (RED_CUBE, 0, 3)], {"solids", "words", "relation"}),
         ([(RED_CUBE, -1, 4)], set()),
         ([], set()),

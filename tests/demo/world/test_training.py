@@ -1,6 +1,7 @@
 """Training of the second world: pool, objectives, resuming, and the arithmetic of the evaluation."""
 
 import argparse
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -189,3 +190,21 @@ def test_the_evaluation_asks_for_each_scene_and_for_each_held_out_word(demo, twe
     prompts.clear()
     assert evaluate.held_out_shares(sample, 3, 0) == {"star": 1.0, "cyan": 0.0, "dotted": 0.0, "pencil": 1.0}
     assert [sum(word in text for text in prompts) for word in ("star", "cyan", "dotted", "pencil")] == [3, 3, 3, 3]
+
+
+def test_the_figures_of_each_number_of_steps_are_printed(demo, twelve, monkeypatch, capsys):
+    """Ideal pictures are those of the renderer; the reader is one that has learned nothing."""
+    evaluate, reader, asked = demo("world.evaluate"), demo("world.reader"), []
+    untrained = reader.Reader().eval()
+    monkeypatch.setattr(reader, "load_reader", lambda: untrained)
+
+    def sample(texts, steps, cfg):
+        asked.append((len(texts), steps, cfg))
+        return twelve[1].images[: len(texts)]
+
+    args = argparse.Namespace(seed=1, count=12, steps=[25, 2], prediction="eps", log=False)
+    evaluate._figures(sample, args, 3.0, twelve[1].images)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["steps"], line["count"], line["frechet"]) for line in lines] == [(25, 12, 0), (2, 12, 0)]
+    assert {"solids", "words", "number", "relation", "seconds_batch_16"} <= set(lines[0])
+    assert asked == [(12, 25, 3.0)] * 4 + [(12, 2, 3.0)] * 4
