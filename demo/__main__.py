@@ -17,9 +17,13 @@ COMMANDS = (
     "train_reader",
     "make_latents",
     "train_unet",
-    "train_flow_twin",
+    "train_twin",
     "evaluate",
+    "world.make_pool",
     "world.train_vae",
+    "world.make_latents",
+    "world.train_reader",
+    "world.evaluate",
 )
 
 

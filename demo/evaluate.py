@@ -53,18 +53,20 @@ def sample_images(
     sampler: str = SAMPLER,
     scheduler: str = SCHEDULER,
     batch: int = 32,
+    side: int | None = None,
 ) -> Tensor:
     """Sample one image per prompt with ComfyUI's KSampler.
 
     checkpoint: (MODEL, CLIP, VAE). The noise comes from a generator of its own.
-    Returns images (len(prompts), 96, 96, 3) in [0, 1].
+    side: pixels of the images, IMAGE_SIZE unless given.
+    Returns images (len(prompts), side, side, 3) in [0, 1].
     """
     import comfy.sample
 
     from .networks import IMAGE_SIZE
 
     model, clip, vae = checkpoint
-    gen, side, images = torch.Generator().manual_seed(seed), IMAGE_SIZE // 8, []
+    gen, side, images = torch.Generator().manual_seed(seed), (side or IMAGE_SIZE) // 8, []
     with torch.inference_mode():
         negative = encode_prompts(clip, [""])
         for start in range(0, len(prompts), batch):

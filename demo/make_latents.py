@@ -6,7 +6,6 @@ per scene as tokens (N, CAPTIONS, MAX_TOKENS) in int16.
 
 import argparse
 import json
-import tempfile
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,9 +20,9 @@ from .render import render_batch
 from .scenes import Scene, sample_scene
 from .tiny_vae import TinyVAE
 from .train_log import WEIGHTS, Clock, import_host, log
+from .worlds import FIRST, World
 
 CAPTIONS = 8
-DEFAULT_CACHE = Path(tempfile.gettempdir()) / "d2f_demo_cache"
 
 
 @lru_cache(maxsize=1)
@@ -34,18 +33,16 @@ def load_vae(path: Path = WEIGHTS / "vae.safetensors") -> TinyVAE:
     return vae.eval().to(memory_format=torch.channels_last)
 
 
-def tokenize(captions: list[str]) -> Tensor:
+def tokenize(captions: list[str], world: World = FIRST) -> Tensor:
     """Captions as int16 tokens (N, MAX_TOKENS): start, words, end, padding. Raises ValueError for a longer caption."""
     from transformers import CLIPTokenizer
 
-    from .make_tokenizer import TOKENIZER
-    from .networks import END_TOKEN, MAX_TOKENS
-
-    tokenizer = CLIPTokenizer.from_pretrained(str(TOKENIZER))
-    rows = torch.full((len(captions), MAX_TOKENS), END_TOKEN, dtype=torch.int16)
+    networks = world.module("networks")
+    tokenizer, most = CLIPTokenizer.from_pretrained(str(world.tokenizer)), networks.MAX_TOKENS
+    rows = torch.full((len(captions), most), networks.END_TOKEN, dtype=torch.int16)
     for row, ids in zip(rows, tokenizer(captions)["input_ids"]):
-        if len(ids) > MAX_TOKENS:
-            raise ValueError(f"a caption has {len(ids)} tokens, more than {MAX_TOKENS}")
+        if len(ids) > most:
+            raise ValueError(f"a caption has {len(ids)} tokens, more than {most}")
         row[: len(ids)] = torch.tensor(ids, dtype=torch.int16)
     return rows
 
@@ -83,7 +80,7 @@ def fit_preview(latents: Tensor, small: Tensor) -> dict[str, list]:
 def main(argv: list[str]) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="demo make_latents", description=__doc__)
-    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
+    parser.add_argument("--cache", type=Path, default=FIRST.cache)
     parser.add_argument("--scenes", type=int, default=16000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=2)

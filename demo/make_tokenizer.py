@@ -1,16 +1,17 @@
-"""Write the tokenizer directory: `python demo make_tokenizer`.
+"""Write the tokenizer directory: `python demo make_tokenizer`, with `--world second` that of the second world.
 
 A CLIP byte-pair encoding with just enough merges for each word of the captions to be one token; any other
 word is split into letters and short pieces. Merges for a word are appended after those of earlier words, so
 the encoding of earlier words never changes: until such a word is one token, an older merge applies to it.
 """
 
+import argparse
 import json
 from pathlib import Path
 
-from .captions import VOCABULARY
+from .worlds import FIRST, WORLDS
 
-TOKENIZER = Path(__file__).resolve().parent / "tokenizer"
+TOKENIZER = FIRST.tokenizer
 START, END = "<|startoftext|>", "<|endoftext|>"
 Merge = tuple[str, str]
 
@@ -42,15 +43,15 @@ def merges_for(words: list[str]) -> list[Merge]:
     return list(ranks)
 
 
-def main(argv: list[str]) -> None:
-    """Write vocab.json, merges.txt and the two configuration files."""
-    merges = merges_for(VOCABULARY)
+def write_tokenizer(vocabulary: list[str], folder: Path) -> int:
+    """Write vocab.json, merges.txt and the two configuration files; returns the number of token types."""
+    merges = merges_for(vocabulary)
     letters = byte_symbols()
     symbols = letters + [c + "</w>" for c in letters] + ["".join(m) for m in merges] + [START, END]
     vocab = {symbol: i for i, symbol in enumerate(dict.fromkeys(symbols))}
-    TOKENIZER.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     lines = ["#version: 0.2", *(" ".join(m) for m in merges)]
-    (TOKENIZER / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     config = {
         **special,
@@ -61,4 +62,13 @@ def main(argv: list[str]) -> None:
         "tokenizer_class": "CLIPTokenizer",
     }
     for name, data in (("vocab.json", vocab), ("special_tokens_map.json", special), ("tokenizer_config.json", config)):
-        (TOKENIZER / name).write_text(json.dumps(data, indent=1) + "\n", encoding="ascii")
+        (folder / name).write_text(json.dumps(data, indent=1) + "\n", encoding="ascii")
+    return len(vocab)
+
+
+def main(argv: list[str]) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="demo make_tokenizer", description=__doc__)
+    parser.add_argument("--world", choices=list(WORLDS), default="first")
+    world = WORLDS[parser.parse_args(argv).world]
+    print(write_tokenizer(world.module("captions").VOCABULARY, world.tokenizer), "token types")

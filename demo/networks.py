@@ -2,7 +2,7 @@
 
 UNet: `UNetModel` with Stable Diffusion's layout (residual blocks, cross-attention at half resolution) in a
 `BaseModel` with eps-prediction and the default SD schedule, or its twin that was fine-tuned to native flow matching
-(`train_flow_twin`), in a `BaseModel` with flow sampling. Text: the host's CLIP text model with a small
+(`train_twin`), in a `BaseModel` with flow sampling. Text: the host's CLIP text model with a small
 vocabulary. VAE: the host's TAESD. Latents are (B, 4, H/8, W/8), about N(0, 1) per channel, scale 1.
 All computation is in float32; the files hold float16.
 """
@@ -34,41 +34,28 @@ TOKENIZER = Path(__file__).resolve().parent / "tokenizer"
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 UNET_CONFIG = {
-    "image_size": IMAGE_SIZE // 8,
-    "in_channels": 4,
-    "out_channels": 4,
-    "model_channels": 64,
-    "num_res_blocks": [1, 1, 1],
-    "channel_mult": [1, 2, 2],
-    "transformer_depth": [0, 1, 0],
-    "transformer_depth_middle": 0,
-    "transformer_depth_output": [0, 0, 1, 1, 0, 0],
-    "use_spatial_transformer": True,
-    "use_linear_in_transformer": True,
-    "context_dim": CONTEXT_DIM,
-    "use_temporal_attention": False,
-    "adm_in_channels": None,
-    "legacy": False,
-}
+    "image_size": IMAGE_SIZE // 8, "in_channels": 4, "out_channels": 4, "model_channels": 64,
+    "num_res_blocks": [1, 1, 1], "channel_mult": [1, 2, 2], "transformer_depth": [0, 1, 0],
+    "transformer_depth_middle": 0, "transformer_depth_output": [0, 0, 1, 1, 0, 0],
+    "use_spatial_transformer": True, "use_linear_in_transformer": True, "context_dim": CONTEXT_DIM,
+    "use_temporal_attention": False, "adm_in_channels": None, "legacy": False,
+}  # fmt: skip
 
 CLIP_CONFIG = {
-    "num_hidden_layers": 2,
-    "hidden_size": CONTEXT_DIM,
-    "num_attention_heads": 4,
-    "intermediate_size": 256,
+    "vocab_size": VOCAB_SIZE, "eos_token_id": END_TOKEN, "max_position_embeddings": MAX_TOKENS,
+    "num_hidden_layers": 2, "hidden_size": CONTEXT_DIM, "num_attention_heads": 4, "intermediate_size": 256,
     "hidden_act": "quick_gelu",
-    "max_position_embeddings": MAX_TOKENS,
-    "eos_token_id": END_TOKEN,
-}
+}  # fmt: skip
 
 
 class DemoLatentFormat(comfy.latent_formats.LatentFormat):
     """Latents of the demo VAE: scale 1, with preview colours fitted by least squares."""
 
     scale_factor = 1.0
+    weights = WEIGHTS
 
     def __init__(self):
-        path = WEIGHTS / "latent_rgb.json"
+        path = self.weights / "latent_rgb.json"
         if path.exists():
             fitted = json.loads(path.read_text(encoding="ascii"))
             self.latent_rgb_factors = fitted["factors"]
@@ -76,7 +63,10 @@ class DemoLatentFormat(comfy.latent_formats.LatentFormat):
 
 
 class DemoConfig(comfy.supported_models_base.BASE):
-    """Configuration for the host's BaseModel; eps-prediction is the default of the base class."""
+    """Configuration for the host's BaseModel; eps-prediction is the default of the base class.
+
+    `text_model` gives the class of the text encoder, whose own attributes name those of its parts.
+    """
 
     unet_config = UNET_CONFIG
     unet_extra_config = {"num_heads": -1, "num_head_channels": 32}
@@ -85,7 +75,13 @@ class DemoConfig(comfy.supported_models_base.BASE):
 
     def clip_target(self, state_dict: dict | None = None) -> comfy.supported_models_base.ClipTarget:
         """Classes of the tokenizer and of the text encoder."""
-        return comfy.supported_models_base.ClipTarget(DemoTokenizer, DemoTextModel)
+        text = self.text_model()
+        return comfy.supported_models_base.ClipTarget(text.tokenizer, text)
+
+    @staticmethod
+    def text_model() -> "type[DemoTextModel]":
+        """Class of the text encoder."""
+        return DemoTextModel
 
 
 class FlowDemoConfig(DemoConfig):
@@ -96,6 +92,14 @@ class FlowDemoConfig(DemoConfig):
     def model_type(self, state_dict: dict, prefix: str = "") -> comfy.model_base.ModelType:
         """Flow sampling."""
         return comfy.model_base.ModelType.FLOW
+
+
+class VDemoConfig(DemoConfig):
+    """The same for v-prediction."""
+
+    def model_type(self, state_dict: dict, prefix: str = "") -> comfy.model_base.ModelType:
+        """Diffusion sampling of a v-prediction network."""
+        return comfy.model_base.ModelType.V_PREDICTION
 
 
 class DemoModel(NamedTuple):
@@ -112,95 +116,95 @@ MODELS: Mapping[str, DemoModel] = MappingProxyType(
         "flow, loaded as eps": DemoModel("unet_flow", DemoConfig),
     }
 )
-DIFFUSION = "diffusion"
+DIFFUSION, CONFIG = "diffusion", DemoConfig
 
 
 class DemoWordTokenizer(comfy.sd1_clip.SDTokenizer):
-    """The host's tokenizer with the demo vocabulary; MAX_TOKENS tokens per chunk."""
+    """The host's tokenizer with the demo vocabulary; `tokens` per chunk."""
+
+    folder, tokens = TOKENIZER, MAX_TOKENS
 
     def __init__(self, embedding_directory=None, tokenizer_data: dict | None = None):
         super().__init__(
-            tokenizer_path=str(TOKENIZER),
-            max_length=MAX_TOKENS,
-            embedding_size=CONTEXT_DIM,
-            embedding_key="clip_demo",
-            embedding_directory=embedding_directory,
-            tokenizer_data=tokenizer_data or {},
-        )
+            tokenizer_path=str(self.folder), max_length=self.tokens, embedding_size=CONTEXT_DIM,
+            embedding_key="clip_demo", embedding_directory=embedding_directory, tokenizer_data=tokenizer_data or {},
+        )  # fmt: skip
 
 
 class DemoTokenizer(comfy.sd1_clip.SD1Tokenizer):
     """Tokenizer of a single CLIP, named "l" as in Stable Diffusion 1."""
 
+    words = DemoWordTokenizer
+
     def __init__(self, embedding_directory=None, tokenizer_data: dict | None = None):
         super().__init__(
-            embedding_directory=embedding_directory, tokenizer_data=tokenizer_data or {}, tokenizer=DemoWordTokenizer
+            embedding_directory=embedding_directory, tokenizer_data=tokenizer_data or {}, tokenizer=self.words
         )
 
 
 class SmallVocabularyText(comfy.clip_model.CLIPTextModel):
-    """The host's CLIP text model with VOCAB_SIZE tokens instead of the 49408 that its class fixes."""
+    """The host's CLIP text model with the vocabulary of its configuration instead of the 49408 that its class fixes."""
 
     def __init__(self, config_dict, dtype, device, operations):
         super().__init__(config_dict, dtype, "meta", operations)
         self.to_empty(device=device or "cpu")
         self.set_input_embeddings(
-            operations.Embedding(VOCAB_SIZE, config_dict["hidden_size"], dtype=dtype, device=device)
+            operations.Embedding(config_dict["vocab_size"], config_dict["hidden_size"], dtype=dtype, device=device)
         )
 
 
 class DemoClip(comfy.sd1_clip.SDClipModel):
     """The text encoder; its conditioning is the last layer after the final norm, (1, MAX_TOKENS, CONTEXT_DIM)."""
 
+    config = MappingProxyType(CLIP_CONFIG)
+
     def __init__(self, device="cpu", dtype=None, model_options: dict | None = None):
-        tokens = {"start": START_TOKEN, "end": END_TOKEN, "pad": END_TOKEN}
+        end = self.config["eos_token_id"]
         super().__init__(
-            device=device,
-            dtype=dtype,
-            max_length=MAX_TOKENS,
-            special_tokens=tokens,
-            textmodel_json_config=dict(CLIP_CONFIG),
-            model_class=SmallVocabularyText,
-            return_projected_pooled=False,
-            model_options=model_options or {},
-        )
+            device=device, dtype=dtype, max_length=self.config["max_position_embeddings"],
+            special_tokens={"start": end - 1, "end": end, "pad": end}, textmodel_json_config=dict(self.config),
+            model_class=SmallVocabularyText, return_projected_pooled=False, model_options=model_options or {},
+        )  # fmt: skip
 
 
 class DemoTextModel(comfy.sd1_clip.SD1ClipModel):
     """The text encoder under the interface that CLIPTextEncode uses."""
 
+    tokenizer, encoder = DemoTokenizer, DemoClip
+
     def __init__(self, device="cpu", dtype=None, model_options: dict | None = None):
-        super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=DemoClip)
+        super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=self.encoder)
 
 
 def new_unet_model(
     device: torch.device | str = "cpu", config: type[DemoConfig] = DemoConfig
 ) -> comfy.model_base.BaseModel:
     """The model in float32, with uninitialised weights (the host's layers skip initialisation)."""
-    config = config(UNET_CONFIG)
+    config = config(config.unet_config)
     config.set_inference_dtype(torch.float32, None)
     return config.get_model({}, device=device)
 
 
-def new_text_model() -> DemoTextModel:
+def new_text_model(config: type[DemoConfig] = DemoConfig) -> DemoTextModel:
     """The text encoder in float32 on the CPU, with uninitialised weights."""
-    return DemoTextModel(device="cpu", dtype=torch.float32)
+    return config.text_model()(device="cpu", dtype=torch.float32)
 
 
 def load_model(
-    weights: Path, model: str = DIFFUSION, disable_dynamic: bool = False
+    weights: Path, model: str | DemoModel = DIFFUSION, disable_dynamic: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
     """MODEL: the UNet in the host's patcher, including the recipe for loading it again.
 
     weights: folder that holds the weights.
-    model: one of MODELS.
-    disable_dynamic: whether to use the plain patcher instead of the one that moves weights at run time. The host
-        passes it when it copies a MODEL through `cached_patcher_init`, as its trainer, multi-GPU and compile nodes do.
+    model: one of MODELS, or a model of another world.
+    disable_dynamic: use the plain patcher instead of the one that moves weights at run time; the host passes it when
+        it copies a MODEL through `cached_patcher_init`, as its trainer, multi-GPU and compile nodes do.
     """
     management, patchers = comfy.model_management, comfy.model_patcher
+    file, config = MODELS[model] if isinstance(model, str) else model
     offload = management.unet_offload_device()
-    base = new_unet_model(offload, MODELS[model].config)
-    state = {k: v.float() for k, v in load_file(weights / f"{MODELS[model].file}.safetensors").items()}
+    base = new_unet_model(offload, config)
+    state = {k: v.float() for k, v in load_file(weights / f"{file}.safetensors").items()}
     base.diffusion_model.load_state_dict(state)
     base.eval()
     usual = getattr(patchers, "CoreModelPatcher", patchers.ModelPatcher)
@@ -210,9 +214,9 @@ def load_model(
     return patcher
 
 
-def load_clip(weights: Path) -> comfy.sd.CLIP:
+def load_clip(weights: Path, config: type[DemoConfig] = DemoConfig) -> comfy.sd.CLIP:
     """CLIP: text encoder and tokenizer."""
-    target = DemoConfig(UNET_CONFIG).clip_target()
+    target = config(config.unet_config).clip_target()
     target.params = {}
     state = load_file(weights / "clip.safetensors")
     clip = comfy.sd.CLIP(
@@ -227,17 +231,18 @@ def load_vae(weights: Path) -> comfy.sd.VAE:
     return comfy.sd.VAE(sd=widen(load_file(weights / "vae.safetensors")), dtype=torch.float32)
 
 
-def load_demo_checkpoint(folder: Path | str = WEIGHTS, model: str = DIFFUSION) -> tuple:
+def load_demo_checkpoint(folder: Path | str = WEIGHTS, model: str | DemoModel = DIFFUSION) -> tuple:
     """(MODEL, CLIP, VAE) as a stock checkpoint loader returns them.
 
     folder: folder that holds the weights of the model, clip.safetensors and vae.safetensors.
-    model: one of MODELS.
+    model: one of MODELS, or a model of another world.
     Raises FileNotFoundError that names the missing file.
     """
     folder = Path(folder)
-    for name in (MODELS[model].file, "clip", "vae"):
+    file, config = MODELS[model] if isinstance(model, str) else model
+    for name in (file, "clip", "vae"):
         if not (folder / f"{name}.safetensors").is_file():
             raise FileNotFoundError(
                 f"demo weights: {folder / name}.safetensors is missing; copy the pack's demo/weights folder again"
             )
-    return load_model(folder, model), load_clip(folder), load_vae(folder)
+    return load_model(folder, model), load_clip(folder, config), load_vae(folder)

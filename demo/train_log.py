@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .render import render_batch
@@ -70,11 +70,11 @@ class Threads:
         self._step += 1
 
 
-def log(stage: str, **record) -> None:
-    """Append one line to the training log and print it."""
+def log(stage: str, to: Path = LOG, **record) -> None:
+    """Append one line to the training log `to` and print it."""
     line = json.dumps({"stage": stage, **{k: round(v, 6) if isinstance(v, float) else v for k, v in record.items()}})
     print(line, flush=True)
-    with LOG.open("a", encoding="ascii") as file:
+    with to.open("a", encoding="ascii") as file:
         file.write(line + "\n")
 
 
@@ -85,6 +85,11 @@ def save_half(state_dict: dict[str, Tensor], path: Path) -> None:
     save_file({k: v.detach().to(torch.float16).contiguous() for k, v in state_dict.items()}, partial)
     partial.chmod(0o644)
     partial.replace(path)
+
+
+def load_half(path: Path) -> dict[str, Tensor]:
+    """The state dict of a float16 file in float32."""
+    return {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
 
 
 def render_pool(scenes: list[Scene], size: int) -> tuple[Tensor, Tensor]:
@@ -102,10 +107,9 @@ def render_pool(scenes: list[Scene], size: int) -> tuple[Tensor, Tensor]:
 
 def ema_update(average: dict[str, Tensor], model: torch.nn.Module, decay: float) -> None:
     """average <- decay * average + (1 - decay) * model, in place."""
+    state = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
     with torch.no_grad():
-        for key, value in model.state_dict().items():
-            if value.is_floating_point():
-                average[key].lerp_(value, 1 - decay)
+        torch._foreach_lerp_([average[key] for key in state], list(state.values()), 1 - decay)
 
 
 def generators(seed: int) -> tuple[np.random.Generator, torch.Generator]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from .make_latents import load_vae
 from .reader import Reader
 from .scenes import ATTRIBUTES, Scene, sample_scene
+from .tiny_vae import TinyVAE
 from .train_log import WEIGHTS, Clock, generators, log, render_pool, save_half
 
 BATCH, PEAK_LR = 64, 3e-3
@@ -24,9 +25,9 @@ def labels(scenes: list[Scene]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def round_trips(images: Tensor, gen: torch.Generator) -> Tensor:
+def round_trips(images: Tensor, gen: torch.Generator, vae: TinyVAE | None = None) -> Tensor:
     """uint8 images (N, 3, H, W) through the autoencoder, with latent noise of standard deviation 0 to 0.25; uint8."""
-    vae, out = load_vae(), torch.empty_like(images)
+    vae, out = vae or load_vae(), torch.empty_like(images)
     for start in range(0, len(images), 64):
         part = images[start : start + 64].float() / 255
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -7,7 +7,7 @@ the prompt of pictures to be evaluated.
 
 import numpy as np
 
-from .scenes import OPPOSITE, Scene, Solid
+from .scenes import COLORS, FLOORS, MATERIALS, OPPOSITE, RELATIONS, SHAPES, SIZES, STYLES, TEXTURES, WALLS, Scene, Solid
 
 SYNONYMS = {
     "sphere": ("sphere", "ball"), "cube": ("cube", "box"), "cylinder": ("cylinder", "tube"),
@@ -20,6 +20,12 @@ SYNONYMS = {
 NAMED = {"size": 0.45, "texture": 0.92, "material": 0.40, "relation": 0.88, "floor": 0.5, "wall": 0.5}
 """How often a word is named; shape and colour always are, a plain texture never is."""
 PREFIXES = ("", "", "a picture of", "a render of")
+_EXTRA_WORDS = (
+    "an and is it its the one two three to by near next beside under over on in with at middle center background",
+    "photo image painting drawing sketch scene object thing toy still life light shadow soft bright round square tall",
+    "flat silver gold teal magenta lime torus heart triangle spotted textured wooden metal glass poster watercolor ink",
+    "depth map style color no not",
+)
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -59,3 +65,14 @@ def _plain(solid: Solid) -> str:
 
 def _with_article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def vocabulary() -> list[str]:
+    """Every word that is one token, in a fixed order; the extra ones are for what fine-tuning may teach."""
+    words = [*SHAPES, *COLORS, *TEXTURES, *MATERIALS, *SIZES, *RELATIONS, *FLOORS, *WALLS, *STYLES, "floor", "wall"]
+    words += [word for options in SYNONYMS.values() for word in options]
+    text = " ".join([*words, *PREFIXES, *_EXTRA_WORDS, "a"])
+    return list(dict.fromkeys(text.split()))
+
+
+VOCABULARY = vocabulary()

@@ -21,7 +21,7 @@ from .surfaces import AMBIENT, DIFFUSE, pencil, shaded, textured
 
 SIDE = 128
 HALF_FIELD = 0.44  # tangent of half the field of view
-DEPTH_NEAR, DEPTH_FAR = 2.2, 7.4  # metres; the range that depth images map to [0, 1]
+DEPTH_NEAR, DEPTH_FAR = 2.0, 13.0  # metres; the range that depth images map to [0, 1]
 _LIGHT_SIZE = 0.16  # radius of the light at unit distance
 
 
@@ -62,9 +62,10 @@ def _render(scene: Scene, side: int, samples: int) -> tuple[Tensor, Tensor, Tens
     colors = _colors(scene, view, fine).view(fine, fine, 3)
     if scene.style == "pencil":
         colors = pencil(colors, view.depth.view(fine, fine), view.number.view(fine, fine))
-    image = colors.view(side, samples, side, samples, 3).mean((1, 3)).clamp(0, 1)
+    parts = colors.view(side, samples, side, samples, 3)
+    image = sum(parts[:, i, :, j] for i in range(samples) for j in range(samples)) / samples**2
     exact = view if samples == 1 else _look(scene, side)
-    return image, exact.depth.view(side, side), exact.number.view(side, side)
+    return image.clamp(0, 1), exact.depth.view(side, side), exact.number.view(side, side)
 
 
 def _look(scene: Scene, side: int) -> _View:
@@ -119,8 +120,16 @@ def _lit(scene: Scene, view: _View, start: Tensor, light: Tensor, side: int) -> 
         found, _ = rays.hit(solid, near)
         lit[near[torch.isfinite(found)]] = 0.0
     room = (view.number == 0).float()
-    shares = functional.avg_pool2d(torch.stack([lit * room, room]).view(2, 1, side, side), 5, 1, 2).view(2, -1)
-    return torch.where(room > 0, shares[0] / shares[1].clamp_min(0.01), lit)
+    light_here, room_here = _around(torch.stack([lit * room, room]).view(2, side, side)).view(2, -1)
+    return torch.where(room > 0, light_here / room_here.clamp_min(0.25), lit)
+
+
+def _around(values: Tensor, reach: int = 2) -> Tensor:
+    """Sums over the squares of ``2 * reach + 1`` pixels around each pixel of (N, H, W)."""
+    for axis, padding in ((-1, (reach, reach)), (-2, (0, 0, reach, reach))):
+        wide, length = functional.pad(values, padding), values.shape[axis]
+        values = sum(wide.narrow(axis, shift, length) for shift in range(2 * reach + 1))
+    return values
 
 
 def _light(scene: Scene, side: int) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,8 @@ _ROOM_HSV = {"gray": (0.60, 0.03, 0.62), "blue": (0.585, 0.36, 0.70), "green": (
 _ROOM_JITTER = (0.010, 0.03, 0.04)
 _RADIUS = {"small": 0.44, "large": 0.66}
 _Z, _VIEW = (3.3, 5.0), 0.425  # where solids stand: z between; half of the view at z = 1, less a margin
+_WALL_Z, _CAMERA_Y = ((6.0, 7.5), (10.5, 13.0)), (1.4, 2.7)  # rooms and halls, so that depth is not known beforehand
+_AIM = (0.68, 4.15)  # height and distance of the point that the camera looks at
 _APART, _CLEAR = 0.95, 1.08  # metres of a relation; sum of radii times this
 _ACROSS = {"left of": 0.5, "in front of": 1.0}  # metres across it at most
 _SEEN = 0.66  # least distance of two solids in the picture, in the sum of their radii there
@@ -129,12 +131,13 @@ def sample_scene(rng: np.random.Generator, held_out: bool = False, count: int | 
               rgb=_jittered(rng, _SOLID_HSV[solid["color"]], _SOLID_JITTER))
         for solid, radius, (x, z) in zip(drawn, radii, places)
     )  # fmt: skip
-    floor, wall = pick("floor"), pick("wall")
+    floor, wall, camera_y = pick("floor"), pick("wall"), rng.uniform(*_CAMERA_Y)
+    pitch = math.atan((camera_y - _AIM[0]) / _AIM[1])
     return Scene(
         solids, relation, floor, wall, words.get("style", "render"),
         _jittered(rng, _ROOM_HSV[floor], _ROOM_JITTER), _jittered(rng, _ROOM_HSV[wall], _ROOM_JITTER),
-        wall_z=6.6 + rng.uniform(-0.3, 0.3), camera_y=1.95 + rng.uniform(-0.1, 0.1),
-        camera_pitch=math.radians(17.0 + rng.uniform(-1.0, 1.0)), light_azimuth=rng.uniform(-1.1, 1.1),
+        wall_z=rng.uniform(*_WALL_Z[rng.integers(len(_WALL_Z))]), camera_y=camera_y,
+        camera_pitch=pitch + math.radians(rng.uniform(-1.0, 1.0)), light_azimuth=rng.uniform(-1.1, 1.1),
         light_elevation=math.radians(rng.uniform(40.0, 60.0)),
     )  # fmt: skip
 
@@ -142,6 +145,13 @@ def sample_scene(rng: np.random.Generator, held_out: bool = False, count: int | 
 def restyled(scene: Scene, style: str) -> Scene:
     """The same scene in another style."""
     return replace(scene, style=style)
+
+
+def mirrored(scene: Scene) -> Scene:
+    """The scene as a mirror shows it, left and right exchanged."""
+    solids = tuple(replace(solid, x=-solid.x, yaw=-solid.yaw) for solid in scene.solids)
+    relation = OPPOSITE[scene.relation] if scene.relation in ("left of", "right of") else scene.relation
+    return replace(scene, solids=solids, relation=relation, light_azimuth=-scene.light_azimuth)
 
 
 def _jittered(rng: np.random.Generator, hsv: tuple, jitter: tuple) -> tuple[float, float, float]:

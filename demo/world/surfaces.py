@@ -53,7 +53,7 @@ def shaded(rgb: Tensor, normal: Tensor, view: Tensor, light: Tensor, lit: Tensor
         shiny: the material.
         room: colours of floor and wall, (2, 3).
     """
-    lambert = (normal * light).sum(-1).clamp_min(0) * lit
+    lambert = (normal @ light).clamp_min(0) * lit
     diffuse = rgb * (AMBIENT * (0.8 + 0.2 * normal[..., 1]) + DIFFUSE * lambert)[..., None]
     if not shiny:
         return diffuse

@@ -1,7 +1,6 @@
 """What the demo folder may weigh and hold, the tokenizer, and the padding of the autoencoder."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,18 +9,22 @@ from diff2flow_kit.demo.captions import VOCABULARY
 from diff2flow_kit.demo.make_tokenizer import TOKENIZER, encode_word, merges_for
 from diff2flow_kit.demo.tiny_vae import TinyVAE
 from diff2flow_kit.demo.widening import widen
+from diff2flow_kit.demo.worlds import WORLDS
 
-DEMO = Path(__file__).resolve().parents[2] / "demo"
 MEGABYTE = 1_000_000
 
 
-def test_the_folder_is_small():
-    files = [p for p in DEMO.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-    assert sum(p.stat().st_size for p in files) <= 27 * MEGABYTE
+@pytest.mark.parametrize("world, most", [("first", 27), ("second", 32)])
+def test_the_folder_of_a_world_is_small(world, most):
+    folders = {name: each.folder for name, each in WORLDS.items()}
+    other = folders["second"] if world == "first" else None
+    files = [p for p in folders[world].rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    assert sum(p.stat().st_size for p in files if other not in p.parents) <= most * MEGABYTE
 
 
-def test_weights_are_safetensors_only():
-    names = {p.suffix for p in (DEMO / "weights").iterdir()}
+@pytest.mark.parametrize("world", WORLDS)
+def test_weights_are_safetensors_only(world):
+    names = {p.suffix for p in WORLDS[world].weights.iterdir()}
     assert names <= {".safetensors", ".json"}
 
 

@@ -22,6 +22,7 @@ WANTED = [
 UNWANTED = [
     "tests/*", "benchmarks/*", "devtools/*", "dev.py", "docs/images/*", "docs/brand/*", ".*", "*/.*", "*.pyc",
     "demo/train_*", "demo/make_*", "demo/evaluate.py", "demo/training_log.jsonl", "CONTRIBUTING.md", "*.zip",
+    "demo/world*", "demo/objectives.py", "demo/initial.py",
 ]  # fmt: skip
 SHARED = ["d2f_core", "d2f_data", "d2f_diffusers", "nodes", "web", "workflows", "locales", "subgraphs"]
 OPTIONAL = {

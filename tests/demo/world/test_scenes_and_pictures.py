@@ -115,3 +115,13 @@ def test_styles_and_textures_differ_in_the_picture(world, scenes):
     plain, drawn = (world["render"].render_batch([module.restyled(scene, style)]) for style in module.STYLES)
     assert torch.equal(plain.depths, drawn.depths) and (plain.images - drawn.images).abs().mean() > 0.1
     assert drawn.images.std(-1).max() < 0.05  # a drawing has no colours
+
+
+def test_the_mirrored_scene_is_what_a_mirror_shows(world, scenes, rendered):
+    """Corners of pixels apart, which may fall on either side."""
+    mirrored = [world["scenes"].mirrored(scene) for scene in scenes[:20]]
+    shown = world["render"].render_batch(mirrored, samples=1)
+    assert (shown.numbers.flip(-1) == rendered.numbers[:20]).float().mean() > 0.999
+    assert ((shown.depths.flip(-1) - rendered.depths[:20]).abs() < 1e-3).float().mean() > 0.999
+    opposite = {"left of": "right of", "right of": "left of"}
+    assert [a.relation for a in mirrored] == [opposite.get(b.relation, b.relation) for b in scenes[:20]]
