@@ -37,6 +37,7 @@ class D2FFolderDataset(io.ComfyNode):
             description="Turns a folder of images and captions into latents and conditionings for training. Images are "
             "sorted into aspect ratio buckets, encoded once and cached on disk, so the next run takes seconds.",
             search_aliases=["dataset", "training images", "captions", "aspect buckets", "load folder", "diff2flow"],
+            is_output_node=True,
             inputs=[*dataset_inputs(), *later_inputs()],
             outputs=[
                 io.Latent.Output(

@@ -29,6 +29,7 @@ class D2FPairedFolder(io.ComfyNode):
             description="Loads images and their pixel-aligned targets (depth, edges, another style) from two folders, "
             "resized and cropped alike, to train a model that turns one into the other.",
             search_aliases=["paired images", "image pairs", "depth dataset", "image to image dataset", "load folder"],
+            is_output_node=True,
             inputs=[
                 _folder("images", "photos", "Folder of the images"),
                 _folder("targets", "depths", "Folder of the targets, each with the same name as its image"),

@@ -34,6 +34,7 @@ class D2FReflowPairs(io.ComfyNode):
             "are enough. Cancelling loses no finished batch; the next run continues where this one stopped.",
             search_aliases=["diff2flow reflow", "rectified flow pairs", "distill dataset", "few step", "noise pairs"],
             is_input_list=True,
+            is_output_node=True,
             inputs=[
                 io.Model.Input(
                     "model",

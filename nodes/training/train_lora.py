@@ -34,6 +34,7 @@ class D2FTrainLora(io.ComfyNode):
             "when it is run again.",
             search_aliases=["diff2flow train", "train lora", "finetune", "flow matching training", "lora trainer"],
             is_input_list=True,
+            is_output_node=True,
             inputs=[
                 io.Model.Input(
                     "model",

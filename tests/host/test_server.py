@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import threading
 
 import numpy as np
@@ -218,3 +219,21 @@ def test_a_prompt_that_nobody_waits_for_any_longer_holds_nobody_up(server, pictu
     assert picture(graph(sampler=stock_ksampler(["conv", 0]))).std() > 5
     done = server.get("/history")
     assert [record["status"]["status_str"] for record in done.values()][-2:] == ["error", "success"]
+
+
+def test_what_makes_files_runs_with_nothing_behind_it(server, root):
+    """Pairs, a trainer on them and a folder are the ends of a graph; the host refuses graphs without one."""
+    nodes = json.loads((root / "devtools" / "prompts" / "demo_reflow.json").read_text("utf-8"))
+    pairs = node(
+        "D2FReflowPairs", **{**nodes["5"]["inputs"], "name": "alone", "count": 2, "steps": 2, "prompts": "a cube"}
+    )
+    graph = {"2": nodes["2"], "4": nodes["4"], "5": pairs}
+    assert "5" in _run_nodes(server, graph)
+    small = {"run_name": "alone", "steps": 1, "batch_size": 2, "rank": 2, "warmup_steps": 0}
+    trainer = node("D2FTrainLora", **{**nodes["8"]["inputs"], **small})
+    assert "8" in _run_nodes(server, {**graph, "8": trainer})
+
+
+def _run_nodes(server, graph):
+    """Ids of the nodes that a run of a graph executes."""
+    return {event["data"].get("node") for event in server.run(graph).messages if event["type"] == "executing"}
