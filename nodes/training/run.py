@@ -16,6 +16,7 @@ from ...d2f_data.files.names import free_path
 from ...d2f_data.files.run_folder import RunFolder
 from ...d2f_data.files.state_form import check_fits, check_trainer_state
 from ...d2f_data.fingerprints import schedule_fingerprint, weights_fingerprint
+from ...d2f_data.training.curves import Curves
 from ...d2f_data.training.plan import TrainingPlan
 from .. import host
 from .items import TrainingItems, words_fingerprint
@@ -88,7 +89,7 @@ class TrainingRun:
         Raises:
             ValueError: another process trains this run, or none of its saved states can be used.
         """
-        with host.cancelled_on_shutdown(), self.folder:
+        with host.cancelled_on_shutdown(), self.folder, Curves(self.folder.path) as curves:
             self._restore()
             notes = [self.plan.note(self.trainer.objective), self.start_note, why_new(self.folder), self.folder.note]
             try:
@@ -99,6 +100,7 @@ class TrainingRun:
                     self.losses.append(record.loss)
                     self.learning_rate = record.learning_rate
                     self._after(record, clock)
+                    curves.add(record, dict(self.checks).get(record.step))
             except BaseException:
                 self._rescue()
                 raise
@@ -131,7 +133,6 @@ class TrainingRun:
         }
 
     def _dtype(self) -> str:
-        """Data type that the network computes in, such as "float16"."""
         return str(self.network.dtype).removeprefix("torch.")
 
     def _trainer(self) -> Trainer:
@@ -207,8 +208,7 @@ class TrainingRun:
     def _save_state(self, with_lora: bool) -> None:
         start = time.monotonic()
         state = {"trainer": self.trainer.state_dict(), "losses": self.losses, "validation": self.checks}
-        loss = self.losses[-1] if self.losses else None
-        rate = self.learning_rate
+        loss, rate = self.losses[-1] if self.losses else None, self.learning_rate
         record = {"step": self.trainer.step, "loss": loss, "learning_rate": rate, "time": time.time()}
         self.folder.save({**state, "lora_saved": with_lora}, record)
         now = time.monotonic()

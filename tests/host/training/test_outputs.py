@@ -229,3 +229,12 @@ def test_a_quick_picture_is_made_on_the_cpu(build, part, latents, monkeypatch):
     on_device = SimpleNamespace(cpu=lambda: latents[:1])
     assert part("host.progress").quick_picture(model, on_device).tobytes() == expected.tobytes()
     assert asked == [torch.device("cpu")]
+
+
+def test_every_step_is_a_point_of_the_curves(build, train, part, latents, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        part("training.run").Curves, "add", lambda self, record, validation=None: seen.append((record.step, validation))
+    )
+    train(build(), steps=3, validation_latents=latents[:2], validate_every=2)
+    assert [step for step, _ in seen] == [1, 2, 3] and seen[0][1] is None and all(value > 0 for _, value in seen[1:])
