@@ -132,7 +132,7 @@ def test_facts_know_the_objectives_and_predictions_of_the_core():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"objective": "fm"}, "objective 'fm'.*'diff2flow', 'naive_fm', 'diffusion', 'flow'"),
+        ({"objective": "fm"}, "objective 'fm'.*'diff2flow', 'naive_fm', 'diffusion', 'consistency', 'flow'"),
         ({"prediction": "epsilon"}, "prediction 'epsilon'.*'eps', 'v', 'x0'"),
         ({"start": "tmin"}, "start 'tmin'.*'t_min', 'noise'"),
         ({"kind": "dora"}, "kind 'dora'"),

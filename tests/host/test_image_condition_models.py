@@ -287,5 +287,5 @@ def test_strength_zero_is_the_untrained_model_with_the_condition(build, host, no
     half = stock_load(host.widen(model), lora, 0.5)
     assert apart(paint(half, image_latent), paint(loaded[0.5], image_latent)) < 1e-5
     assert apart(paint(loaded[0], image_latent), paint(loaded[0.5], image_latent)) > 1e-3
-    wide, info = load(host.widen(model), "none", 1.0, files.LoraModel(lora, facts)).result
+    wide, info = load(host.widen(model), "none", 1.0, files.LoraModel(lora, facts)).result[:2]
     assert host.widened(wide) and "image condition added" not in info

@@ -99,7 +99,17 @@ PATHS = [
 ]
 TEXT_NAMES = [("D2FReflowPairs", "name"), ("D2FSaveLora", "filename"), ("D2FTrainLora", "run_name")]
 NAMES = [*TEXT_NAMES, ("D2FLoadPairs", "pairs")]
-NO_PATHS = {"prompts", "caption", "prefix", "target_pattern", "prompt", "text", "caption_extension", "more_resolutions"}
+NO_PATHS = {
+    "prompts",
+    "negative",
+    "caption",
+    "prefix",
+    "target_pattern",
+    "prompt",
+    "text",
+    "caption_extension",
+    "more_resolutions",
+}
 
 
 def test_every_text_widget_is_in_the_lists(schemas):
