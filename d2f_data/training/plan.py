@@ -40,7 +40,7 @@ _FREE = (
 )
 
 
-class TrainedNetwork(Protocol):
+class NetworkToTrain(Protocol):
     """A network as the trainer calls it, with what a plan needs to know of it."""
 
     module: nn.Module
@@ -183,7 +183,7 @@ class TrainingPlan:
 
     def make_trainer(
         self,
-        network: TrainedNetwork,
+        network: NetworkToTrain,
         adapters: Mapping[str, Adapter] | None,
         items: TrainingData,
         processes: Processes | None = None,
