@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, autocast
 
 from d2f_core import FlowAlignment
 
@@ -116,7 +116,7 @@ class PipelineNetwork:
         """Computation in ``dtype``, where weights of another type are trained."""
         if self.held == self.dtype:
             return nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
+        return autocast(self.device.type, self.dtype)
 
     def latents(self, samples: Tensor) -> Tensor:
         """Samples of the VAE in the model's own scale, on the device, float32."""
@@ -171,7 +171,7 @@ def widen(unet: Any) -> None:
     Given the same latent twice, the network returns what it returned, as after the node Add Image Condition.
     """
     conv = unet.conv_in
-    wide = torch.nn.Conv2d(2 * conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding)
+    wide = type(conv)(2 * conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding)
     half = conv.weight.detach() / 2
     wide.weight, wide.bias = torch.nn.Parameter(torch.cat([half, half], dim=1)), conv.bias
     unet.conv_in = wide

@@ -290,5 +290,5 @@ def test_pairs_have_no_conditions(part, host, build, wide, seen):
 def test_it_stands_behind_the_older_sockets(node):
     """Saved graphs name widgets and links by their place, so what came later stands behind it."""
     names = [one.id for one in node("D2FTrainLora").define_schema().inputs]
-    later = ["pairs", "condition", "validation_condition", "compile", "samples", "weight_gamma"]
+    later = ["pairs", "condition", "validation_condition", "compile", "samples", "weight_gamma", "start_lora"]
     assert names[names.index("pairs") :] == later
