@@ -8,7 +8,7 @@ about 1 GB per second, spread over the first epoch of a training, instead of a w
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core import coarser
 from ..fingerprints import text_digest
 from .manifest import CONDITIONS, MANIFEST, REGENERATE, Checksums, shard_name
-from .set_files import changed, check_files, fault, finished_manifest, open_tensors
+from .set_files import changed, check_files, fault, finished_manifest, kept_open, open_tensors
 
 CACHED_PROMPTS = 256  # number of prompts whose conditioning kwargs are kept in memory
 
@@ -57,7 +57,6 @@ class ReflowPairSet:
         self._tensor_names: dict[int, list[str]] = {}
         self._cache: dict[int, dict[str, Tensor]] = {}
         self._conditions: tuple[tuple[int, int], Any] | None = None  # state of their file, and the open file
-        self._kept = ExitStack()
         self._unverified = {stored.file: stored for stored in (self._manifest.conditions, *self._manifest.shards)}
         check_files(self.folder, self._manifest)
 
@@ -169,7 +168,7 @@ class ReflowPairSet:
         if self._conditions is None:
             with self._open(CONDITIONS):
                 pass
-            self._conditions = (found, self._kept.enter_context(open_tensors(path)))
+            self._conditions = (found, kept_open(path))
         if self._conditions[0] != found:
             raise ValueError(changed(path, "it has another size or date"))
         with torch.inference_mode(False):

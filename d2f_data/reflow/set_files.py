@@ -22,6 +22,16 @@ def open_tensors(path: Path) -> Iterator[Any]:
         raise ValueError(changed(path, error)) from error
 
 
+def kept_open(path: Path) -> Any:
+    """A safetensors file that stays open until it is let go of. Raises ValueError that names it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(str(path), "pt")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(changed(path, error)) from error
+
+
 def changed(path: Path, error: Exception | str) -> str:
     """The error for a file that is not what it was when the set was opened."""
     return f"{path} was removed or changed while it was in use ({error}); {REGENERATE}"

@@ -82,3 +82,12 @@ def test_a_text_file_that_changes_while_it_is_read_is_named(tmp_path):
     (folder / CONDITIONS).unlink()
     with pytest.raises(ValueError, match=r"conditions\.safetensors was removed or changed while it was in use"):
         pairs.conditions(list(range(200, 490)))
+
+
+def test_reading_leaves_inference_mode_as_it_is(tmp_path):
+    pairs = pair_set.ReflowPairSet(make_set(tmp_path / "set", 1_000, 500))
+    with torch.inference_mode():
+        assert not next(iter(pairs.conditions([3])[0].values())).is_inference()
+        assert torch.is_inference_mode_enabled()
+    pairs.conditions([4])
+    assert not torch.is_inference_mode_enabled()
