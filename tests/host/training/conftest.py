@@ -122,3 +122,15 @@ def same_lora(one: Any, other: Any) -> bool:
 def same() -> Callable[[Any, Any], bool]:
     """`same(lora, lora)`: bit for bit."""
     return same_lora
+
+
+@pytest.fixture
+def shown(part: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that the node shows, as they come."""
+    texts: list[str] = []
+    progress = part("host.progress").NodeProgress
+    show = progress.show
+    monkeypatch.setattr(
+        progress, "show", lambda self, done, text, picture=None: texts.append(text) or show(self, done, text, picture)
+    )
+    return texts

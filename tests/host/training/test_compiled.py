@@ -30,17 +30,6 @@ def graphs(part, monkeypatch):
     torch._dynamo.reset()
 
 
-@pytest.fixture
-def shown(part, monkeypatch):
-    """The texts that the node shows."""
-    texts, progress = [], part("host.progress").NodeProgress
-    show = progress.show
-    monkeypatch.setattr(
-        progress, "show", lambda self, done, text, picture=None: texts.append(text) or show(self, done, text, picture)
-    )
-    return texts
-
-
 @pytest.mark.slow
 def test_a_compiled_run_resumes_bit_for_bit_with_few_graphs(build, train, same, graphs, part, monkeypatch, output):
     """Its LoRA is that of an uncompiled run to rounding; only the first step, and the first validation, make graphs."""

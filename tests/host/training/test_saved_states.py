@@ -26,17 +26,6 @@ def run_path(output):
 
 
 @pytest.fixture
-def shown(part, monkeypatch):
-    """The texts that the node shows."""
-    texts, progress = [], part("host.progress").NodeProgress
-    show = progress.show
-    monkeypatch.setattr(
-        progress, "show", lambda self, done, text, picture=None: texts.append(text) or show(self, done, text, picture)
-    )
-    return texts
-
-
-@pytest.fixture
 def kill(part, monkeypatch):
     """`kill(step)`: the process dies after that step."""
     run = part("training.run").TrainingRun

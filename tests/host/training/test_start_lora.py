@@ -14,17 +14,6 @@ SETTINGS = {"batch_size": 5, "resume": "new", "run_name": "next"}
 
 
 @pytest.fixture
-def shown(part, monkeypatch):
-    """The texts that the node shows."""
-    texts, progress = [], part("host.progress").NodeProgress
-    show = progress.show
-    monkeypatch.setattr(
-        progress, "show", lambda self, done, text, picture=None: texts.append(text) or show(self, done, text, picture)
-    )
-    return texts
-
-
-@pytest.fixture
 def learned(build, train):
     """A LoRA of three steps, of rank 3, with its first and last convolution in full."""
     return train(build(), rank=3, full_ends=True, alpha=1.5, run_name="first", learning_rate=0.3)[0]
