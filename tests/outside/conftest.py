@@ -146,3 +146,17 @@ def in_two(root, tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+@pytest.fixture
+def said(capsys):
+    """`said(arguments)`: the sentence with which the training script refuses them."""
+    from d2f_diffusers.train.__main__ import main
+
+    def run(arguments):
+        assert main(arguments) == 1
+        bars, name, text = capsys.readouterr().err.partition("d2f_diffusers.train: ")
+        assert name and "Traceback" not in bars + text
+        return text
+
+    return run

@@ -57,13 +57,6 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def said(capsys, arguments):
-    assert main(arguments) == 1
-    bars, name, text = capsys.readouterr().err.partition("d2f_diffusers.train: ")
-    assert name and "Traceback" not in bars + text
-    return text
-
-
 @pytest.fixture(scope="module")
 def library(place):
     """The pictures as a parquet file and as an imagefolder with a table, by the library datasets."""
@@ -80,7 +73,7 @@ def library(place):
     return place
 
 
-def test_sets_of_the_library_are_the_folder_of_their_images(library, tmp_path, capsys):
+def test_sets_of_the_library_are_the_folder_of_their_images(library, tmp_path, said):
     place, cache = library, ("--cache_dir", str(tmp_path / "cache"))
     assert main(words(place, tmp_path / "folder", "--train_data_dir", str(place / "photos"), *cache)) == 0
     parquet = ("--dataset_name", str(place / "set.parquet"), "--image_column", "picture", *cache)
@@ -90,16 +83,16 @@ def test_sets_of_the_library_are_the_folder_of_their_images(library, tmp_path, c
     assert same(state(tmp_path / "parquet"), wanted) and same(state(tmp_path / "images"), wanted)
     (one, _) = (tmp_path / "cache" / "sets").iterdir()
     assert (one / "00000002.png").read_bytes() == (place / "photos" / "2.png").read_bytes()
-    text = said(capsys, words(place, tmp_path / "x", *parquet))
+    text = said(words(place, tmp_path / "x", *parquet))
     assert "has no column 'text'; its columns are picture, words: name one with --caption_column" in text
 
 
-def test_sets_that_cannot_be_loaded(place, tmp_path, capsys, monkeypatch):
+def test_sets_that_cannot_be_loaded(place, tmp_path, said, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     nowhere = ("--dataset_name", str(tmp_path / "nowhere"))
-    assert "cannot be loaded" in said(capsys, words(place, tmp_path / "x", *nowhere))
+    assert "cannot be loaded" in said(words(place, tmp_path / "x", *nowhere))
     monkeypatch.setitem(sys.modules, "datasets", None)
-    text = said(capsys, words(place, tmp_path / "x", *nowhere))
+    text = said(words(place, tmp_path / "x", *nowhere))
     assert "needs the package datasets, which is not installed; run " in text and "-m pip install datasets" in text
 
 
@@ -153,28 +146,24 @@ def network(place, model, widened):
         return PipelineNetwork(pipeline, torch.device("cpu"), "auto", False, widened=widened)
 
 
-def test_mistakes_get_a_sentence(place, tmp_path, capsys):
+def test_mistakes_get_a_sentence(place, tmp_path, said):
     out, photos, targets = tmp_path / "out", str(place / "photos"), str(place / "targets")
     pairs = ("--conditioning_data_dir", photos, "--train_data_dir", targets)
-    assert "give one of --train_data_dir" in said(capsys, words(place, out))
-    assert "give one of --train_data_dir" in said(
-        capsys, words(place, out, "--train_data_dir", photos, "--pairs_dir", photos)
-    )
-    assert "needs --train_data_dir" in said(
-        capsys, words(place, out, "--conditioning_data_dir", photos, "--pairs_dir", photos)
-    )
+    assert "give one of --train_data_dir" in said(words(place, out))
+    assert "give one of --train_data_dir" in said(words(place, out, "--train_data_dir", photos, "--pairs_dir", photos))
+    assert "needs --train_data_dir" in said(words(place, out, "--conditioning_data_dir", photos, "--pairs_dir", photos))
     alone = ("--train_data_dir", photos, "--target_values", "depth")
-    assert "needs --conditioning_data_dir" in said(capsys, words(place, out, *alone))
-    assert "draws pictures without an image" in said(capsys, words(place, out, *pairs, "--validation_prompt", "x"))
+    assert "needs --conditioning_data_dir" in said(words(place, out, *alone))
+    assert "draws pictures without an image" in said(words(place, out, *pairs, "--validation_prompt", "x"))
     full = words(place, out, *pairs, "--train", "full")
     del full[full.index("--rank") : full.index("--rank") + 4]  # and --targets
-    assert "do not go together" in said(capsys, full)
+    assert "do not go together" in said(full)
     wrong = ("--conditioning_data_dir", str(tmp_path / "none"), "--train_data_dir", targets)
-    assert "is not a folder" in said(capsys, words(place, out, *wrong))
+    assert "is not a folder" in said(words(place, out, *wrong))
     (tmp_path / "one").mkdir()
     Image.new("RGB", (96, 96), "red").save(tmp_path / "one" / "9.png")
     wrong = ("--conditioning_data_dir", str(tmp_path / "one"), "--train_data_dir", targets)
-    assert "must hold images of the same names" in said(capsys, words(place, out, *wrong))
+    assert "must hold images of the same names" in said(words(place, out, *wrong))
     assert not out.exists()
 
 

@@ -223,44 +223,37 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(place, tmp_path):
     assert (out / "checkpoint-3" / "state.safetensors").is_file()
 
 
-def said(capsys, arguments):
-    assert main(arguments) == 1
-    bars, name, text = capsys.readouterr().err.partition("d2f_diffusers.train: ")
-    assert name and "Traceback" not in bars + text
-    return text
-
-
-def test_mistakes_get_a_sentence(place, tmp_path, capsys):
+def test_mistakes_get_a_sentence(place, tmp_path, said):
     out = tmp_path / "out"
-    assert "is not a folder" in said(capsys, words(place, out, data="nowhere"))
+    assert "is not a folder" in said(words(place, out, data="nowhere"))
     (place / "empty").mkdir(exist_ok=True)
-    assert "holds no images" in said(capsys, words(place, out, data="empty"))
+    assert "holds no images" in said(words(place, out, data="empty"))
     (place / "odd").mkdir(exist_ok=True)
     (place / "odd" / "a.png").write_bytes(b"not a picture")
-    assert "cannot be used" in said(capsys, words(place, out, "--caption", "x", data="odd"))
+    assert "cannot be used" in said(words(place, out, "--caption", "x", data="odd"))
     model = ["--pretrained_model_name_or_path", str(tmp_path), "--train_data_dir", "x", "--output_dir", str(out)]
-    assert "no model_index.json" in said(capsys, model)
-    assert "use the settings.json of a run" in said(capsys, words(place, out, "--settings", str(place / "none.json")))
-    assert "write NAME=VALUE" in said(capsys, words(place, out, "--set", "fancy=1"))
-    assert "must be of type float" in said(capsys, words(place, out, "--set", "ema=much"))
-    assert "train it with the node" in said(capsys, words(place, out, "--set", "adapter=lokr"))
-    assert "names no layer" in said(capsys, words(place, out, "--targets", "nothing.*"))
-    assert "must be at least 1" in said(capsys, words(place, out, "--checkpoints_total_limit", "0"))
+    assert "no model_index.json" in said(model)
+    assert "use the settings.json of a run" in said(words(place, out, "--settings", str(place / "none.json")))
+    assert "write NAME=VALUE" in said(words(place, out, "--set", "fancy=1"))
+    assert "must be of type float" in said(words(place, out, "--set", "ema=much"))
+    assert "train it with the node" in said(words(place, out, "--set", "adapter=lokr"))
+    assert "names no layer" in said(words(place, out, "--targets", "nothing.*"))
+    assert "must be at least 1" in said(words(place, out, "--checkpoints_total_limit", "0"))
     assert not list(out.glob("checkpoint-*"))
 
 
-def test_settings_of_another_version_or_run(place, tmp_path, capsys):
+def test_settings_of_another_version_or_run(place, tmp_path, said):
     out = tmp_path / "out"
     assert main(words(place, out)) == 0
     settings = json.loads((out / "settings.json").read_text("utf-8"))
     for change, message in (({"magic": 1}, "has the setting 'magic'"), ({"rank": None}, "lacks the setting 'rank'")):
         changed = {name: value for name, value in {**settings, **change}.items() if value is not None}
         (tmp_path / "other.json").write_text(json.dumps(changed), encoding="utf-8")
-        assert message in said(capsys, words(place, tmp_path / "new", "--settings", str(tmp_path / "other.json")))
-    assert "holds checkpoints of a run" in said(capsys, words(place, out))
-    text = said(capsys, words(place, out, "--resume_from_checkpoint", "latest", "--seed", "7", steps=4))
+        assert message in said(words(place, tmp_path / "new", "--settings", str(tmp_path / "other.json")))
+    assert "holds checkpoints of a run" in said(words(place, out))
+    text = said(words(place, out, "--resume_from_checkpoint", "latest", "--seed", "7", steps=4))
     assert "seed: 0 in the file, 7 wanted" in text
-    assert "there is no such folder" in said(capsys, words(place, out, "--resume_from_checkpoint", "checkpoint-77"))
+    assert "there is no such folder" in said(words(place, out, "--resume_from_checkpoint", "checkpoint-77"))
 
 
 def test_batches_per_step_count_those_of_all_processes(place, tmp_path):
