@@ -72,12 +72,13 @@ def _stretch(grey: Tensor, gen: torch.Generator) -> Tensor:
 
 
 def reconstruction_loss(out: Tensor, target: Tensor, weight: Tensor | float = 1.0) -> Tensor:
-    """Loss on pixels, weighted, and their finite differences, a scalar."""
+    """Loss on pixels and their finite differences, both weighted, a scalar; weight: (B, 1, H, W) or a number."""
+    weight = torch.as_tensor(weight, device=out.device).expand(out.shape[0], 1, *out.shape[2:])
     dx = (out[..., 1:] - out[..., :-1]) - (target[..., 1:] - target[..., :-1])
     dy = (out[..., 1:, :] - out[..., :-1, :]) - (target[..., 1:, :] - target[..., :-1, :])
     error = out - target
     pixels = (weight * (error.abs() + 4 * error.square())).mean()
-    return pixels + dx.abs().mean() + dy.abs().mean()
+    return pixels + (weight[..., 1:] * dx.abs()).mean() + (weight[..., 1:, :] * dy.abs()).mean()
 
 
 def moment_penalty(z: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ _ROOM_HSV = {"gray": (0.60, 0.03, 0.62), "blue": (0.585, 0.36, 0.70), "green": (
              "tan": (0.090, 0.36, 0.76), "pink": (0.980, 0.26, 0.80), "white": (0.120, 0.03, 0.90),
              "dark": (0.640, 0.14, 0.22)}  # fmt: skip
 _ROOM_JITTER = (0.010, 0.03, 0.04)
-_RADIUS = {"small": 0.44, "large": 0.66}
+_RADIUS, _SHRUNK = {"small": 0.44, "large": 0.68}, 0.84  # least share of a radius where there is little room
 _Z, _VIEW = (3.3, 5.0), 0.425  # where solids stand: z between; half of the view at z = 1, less a margin
 _WALL_Z, _CAMERA_Y = ((6.0, 7.5), (10.5, 13.0)), (1.4, 2.7)  # rooms and halls, so that depth is not known beforehand
 _AIM = (0.68, 4.15)  # height and distance of the point that the camera looks at
@@ -116,16 +116,17 @@ def sample_scene(rng: np.random.Generator, held_out: bool = False, count: int | 
         return str(rng.choice(allowed))
 
     relation, number = pick("relation"), count or int(rng.choice([2, 3], p=[0.6, 0.4]))
-    drawn: list[dict[str, str]] = []
-    while len(drawn) < number:
-        texture = "plain" if "texture" not in words and rng.uniform() < 0.5 else pick("texture", not drawn)
-        solid = {name: pick(name, not drawn) for name in ("shape", "color", "material", "size")} | {"texture": texture}
-        if all((solid["shape"], solid["color"]) != (other["shape"], other["color"]) for other in drawn):
-            drawn.append(solid)
-    radii, places = [_RADIUS[solid["size"]] * rng.uniform(0.94, 1.06) for solid in drawn], None
-    while places is None:  # where there is no room, the solids shrink a little
-        places = _places(rng, radii, relation)
-        radii = radii if places else [0.95 * radius for radius in radii]
+    standing = None
+    while standing is None:  # three large solids may have no room in a relation: others are drawn
+        drawn: list[dict[str, str]] = []
+        while len(drawn) < number:
+            texture = "plain" if "texture" not in words and rng.uniform() < 0.5 else pick("texture", not drawn)
+            names = ("shape", "color", "material", "size")
+            solid = {name: pick(name, not drawn) for name in names} | {"texture": texture}
+            if all((solid["shape"], solid["color"]) != (other["shape"], other["color"]) for other in drawn):
+                drawn.append(solid)
+        standing = _standing(rng, [_RADIUS[solid["size"]] * rng.uniform(0.95, 1.05) for solid in drawn], relation)
+    radii, places = standing
     solids = tuple(
         Solid(**solid, radius=radius, x=x, z=z, yaw=rng.uniform(-0.5, 0.5),
               rgb=_jittered(rng, _SOLID_HSV[solid["color"]], _SOLID_JITTER))
@@ -158,6 +159,18 @@ def _jittered(rng: np.random.Generator, hsv: tuple, jitter: tuple) -> tuple[floa
     """RGB drawn uniformly from the box of half widths `jitter` around `hsv`."""
     h, s, v = (c + j * rng.uniform(-1, 1) for c, j in zip(hsv, jitter))
     return colorsys.hsv_to_rgb(h % 1.0, min(max(s, 0.0), 1.0), min(max(v, 0.0), 1.0))
+
+
+def _standing(
+    rng: np.random.Generator, radii: list[float], relation: str
+) -> tuple[list[float], list[tuple[float, float]]] | None:
+    """Radii, a little smaller where there is little room, and places; None if there is no room."""
+    for share in np.linspace(1.0, _SHRUNK, 4):
+        smaller = [float(share) * radius for radius in radii]
+        places = _places(rng, smaller, relation)
+        if places is not None:
+            return smaller, places
+    return None
 
 
 def _places(rng: np.random.Generator, radii: list[float], relation: str) -> list[tuple[float, float]] | None:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 AMBIENT, DIFFUSE = 0.40, 0.64
-_SHININESS, _GLOSS, _MIRROR = 48.0, 0.70, 0.20
-_BANDS, _CELL, _DOT = 1.55, 0.60, 0.21  # stripes per radius, side of checkers and dots, radius of a dot
+_SHININESS, _GLOSS, _MIRROR = 32.0, 0.85, 0.24
+_BANDS, _CELL, _DOT = 1.25, 0.72, 0.26  # stripes per radius, side of checkers and dots, radius of a dot
 
 
 def second_color(rgb: Tensor) -> Tensor:

@@ -59,6 +59,12 @@ def test_the_first_solid_stands_as_the_relation_says(scenes):
         assert (abs(dx) if sideways else abs(dz)) > 0.9
 
 
+def test_every_large_solid_is_larger_than_every_small_one(scenes):
+    """Where there is little room they shrink, but the word stays readable."""
+    radii = {size: [s.radius for scene in scenes for s in scene.solids if s.size == size] for size in ("small", "large")}
+    assert min(radii["large"]) > 1.15 * max(radii["small"])
+
+
 def test_every_solid_is_seen_whole_enough_and_inside_the_picture(scenes, rendered):
     for scene, numbers in zip(scenes, rendered.numbers):
         for slot, solid in enumerate(scene.solids, 1):
