@@ -129,7 +129,7 @@ def test_a_cancel_between_two_steps_is_noticed(build, train, part, saved, monkey
         monkeypatch.setattr(part("training.status").StatusLine, "line", cancel)
         with pytest.raises(comfy.model_management.InterruptProcessingException):
             train(model, steps=2)
-    assert [path.stem for path in saved()] == ["my_lora_step000002_00001"]
+    assert [path.stem for path in saved()] == ["my_lora_step000002"]
 
 
 def test_a_resume_says_so(build, train, shown):
