@@ -233,7 +233,7 @@ class TrainingRun:
             host.LOGGER.info("%r was stopped; what was learned is saved, run it again to go on", self)
         except Exception:
             host.LOGGER.exception("%r was stopped and could not be saved; step %d is on disk", self, self.saved)
-            return f"stopped, and step {self.trainer.step} could not be saved: the log says why"
+            return f"Stopped, and step {self.trainer.step} could not be saved: the log says why"
         return self.outcome().stopped()
 
     def _facts(self) -> LoraFacts:

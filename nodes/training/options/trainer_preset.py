@@ -59,8 +59,8 @@ class D2FTrainerPreset(io.ComfyNode):
     def execute(cls, preset: str, options: TrainerOptions | None = None) -> io.NodeOutput:
         chosen = PRESETS[preset]
         result = (options or TrainerOptions()).then(chosen.options)
-        own = [getattr(chosen, name) for name in OWN]
-        return io.NodeOutput(result, *own, describe(preset, chosen))
+        own, text = [getattr(chosen, name) for name in OWN], describe(preset, chosen)
+        return io.NodeOutput(result, *own, text, ui={"text": [text]})
 
 
 def describe(name: str, preset: Preset) -> str:

@@ -204,7 +204,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_older_save(build, go, whole, pa
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(run, "save_lora", full)
+        patched.setattr(part("training.outcome.lora_files"), "save_lora", full)
         patched.setattr(run.RunFolder, "save", full)
         with pytest.raises(OSError, match="No space left"):
             go(model, save_every=1)
