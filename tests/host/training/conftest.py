@@ -34,8 +34,15 @@ def output(comfy: ModuleType, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def saved(output: Path) -> Callable[..., list[Path]]:
-    """`saved()` -> the LoRA files written so far, by name; `saved("a*")` -> some of them."""
-    return lambda pattern="*": sorted((output / "loras" / "diff2flow").glob(f"{pattern}.safetensors"))
+    """`saved()` -> the LoRA files of all saves so far, by name; `saved("a*")` -> some of them."""
+    runs = output / "diff2flow" / "runs"
+    return lambda pattern="*": sorted(runs.glob(f"*/loras/{pattern}.safetensors"), key=lambda path: path.name)
+
+
+@pytest.fixture
+def loaders_list(output: Path) -> Callable[[], list[str]]:
+    """`loaders_list()` -> names of the files where loaders look for the LoRAs of runs."""
+    return lambda: sorted(path.name for path in (output / "loras" / "diff2flow").glob("*"))
 
 
 @pytest.fixture(scope="session")
@@ -48,20 +55,25 @@ def latents() -> torch.Tensor:
 def train(
     node: Callable[..., Any], part: Any, output: Path, latents: torch.Tensor, conditioning: Any
 ) -> Callable[..., Any]:
-    """`train(model, latents=..., positive=..., steps=4, ...)` -> lora, loss map, steps, plot and sheet of the node.
+    """`train(model, latents=..., positive=..., steps=4, ...)` -> lora, loss map, steps, plot, sheet and report.
 
-    Inputs that are lists are given as they are, others as the list of one that the host makes of them.
+    Settings that the trainer has no widget for go through its options. Inputs that are lists are given as they are,
+    others as the list of one that the host makes of them.
     """
     trainer = node("D2FTrainLora")
     widgets = {widget.id: widget.default for widget in part("training.widgets").training_widgets()}
     inputs = ("negative", "validation_latents", "validation_positive", "vae", "pairs", "condition")
     inputs += ("validation_condition", "samples", "start_lora")
+    options = part("training.options.trainer_options")
+    defaults = options.option_defaults()
 
     def run(model: Any, latents: Any = latents, positive: Any = conditioning[0], **given: Any) -> Any:
-        values = {**widgets, **QUICK, **{name: value for name, value in given.items() if name not in inputs}}
+        settings = {**QUICK, **{name: value for name, value in given.items() if name not in inputs}}
+        values = {**widgets, **{name: value for name, value in settings.items() if name not in defaults}}
+        chosen = {name: value for name, value in settings.items() if name in defaults}
         linked = {name: listed(value) for name, value in given.items() if name in inputs}
         trainer.hidden = SimpleNamespace(unique_id="7")
-        wrapped = {name: [value] for name, value in values.items()}
+        wrapped = {name: [value] for name, value in values.items()} | {"options": [options.TrainerOptions(chosen)]}
         return trainer.execute([model], listed(latents), listed(positive), **linked, **wrapped).result
 
     def listed(value: Any) -> list[Any] | None:
