@@ -35,12 +35,14 @@ class Lion(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "betas": betas})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no closure is ever given
         """Move all parameters that have a gradient."""
         for group in self.param_groups:
             given = [parameter for parameter in group["params"] if parameter.grad is not None]
             if given:
-                _move(given, [self._moment(one) for one in given], group["lr"], group["weight_decay"], *group["betas"])
+                moments = [self._moment(parameter) for parameter in given]
+                gradients = [parameter.grad for parameter in given]
+                _move(given, gradients, moments, group["lr"], group["weight_decay"], *group["betas"])
 
     def _moment(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -49,9 +51,16 @@ class Lion(torch.optim.Optimizer):
         return state["exp_avg"]
 
 
-def _move(parameters: list[Tensor], moments: list[Tensor], rate: float, decay: float, b1: float, b2: float) -> None:
+def _move(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    moments: list[Tensor],
+    rate: float,
+    decay: float,
+    b1: float,
+    b2: float,
+) -> None:
     """One step for all parameters at once: an operation per list, not per parameter."""
-    gradients = [parameter.grad for parameter in parameters]
     signs = torch._foreach_lerp(moments, gradients, 1 - b1)
     torch._foreach_sign_(signs)
     torch._foreach_mul_(parameters, 1 - rate * decay)

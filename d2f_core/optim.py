@@ -1,7 +1,8 @@
 """Optimizers and learning rate schedules by name.
 
 AdamW and Adafactor are torch's, Lion and Muon this package's own; the others are packages, most of them the authors',
-imported when they are asked for. The learning rate rises from 0 over ``warmup`` steps. Over the N steps after them it is the full rate times, at step k,
+imported when they are asked for. The learning rate rises from 0 over ``warmup`` steps. Over the N steps after them it
+is the full rate times, at step k,
 
     constant                1                            linear        1 - k / N
     cosine                  (1 + cos(pi k / N)) / 2      polynomial    (1 - k / N)^2
