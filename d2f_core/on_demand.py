@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_input
 
 from .adapter import Layer, conv_options, is_conv, is_linear, operate
 
@@ -56,5 +57,5 @@ class _OnDemand(torch.autograd.Function):
         weight, _ = ctx.make(ctx.layer, gradient)
         conv = conv_options(ctx.layer)
         if conv is not None:
-            return torch.nn.grad.conv2d_input(ctx.shape, weight, gradient, **conv), None, None
+            return conv2d_input(ctx.shape, weight, gradient, **conv), None, None
         return (gradient.flatten(0, -2) @ weight).view(ctx.shape), None, None

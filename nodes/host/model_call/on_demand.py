@@ -5,7 +5,9 @@ layers round their input, too. Here the product is that of the weights' values i
 one layer's are there at a time.
 """
 
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import comfy.model_management
 import comfy.ops
@@ -14,6 +16,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ....d2f_core import Offload, can_run_on_demand, run_on_demand
+
+# A layer of the host.
+Layer = Any
 
 _SCALES = ("pre_quant_scale", "scale_weight")
 """What some layers multiply their input or weight with; those stay as they are."""
@@ -49,7 +54,7 @@ def _casts(layer: nn.Module, dtype: torch.dtype) -> bool:
     return is_traceable_wrapper_subclass(layer.weight) or layer.weight.dtype != dtype
 
 
-def _weights(offload: Offload | None, layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor | None]:
+def _weights(offload: Offload | None, layer: Layer, like: Tensor) -> tuple[Tensor, Tensor | None]:
     """Weight and bias as the host's layer would use them; a cancel acts here, as it does there."""
     comfy.model_management.throw_exception_if_processing_interrupted()
     weight = layer.weight if offload is None else offload.fetch(layer.weight)
@@ -58,7 +63,7 @@ def _weights(offload: Offload | None, layer: nn.Module, like: Tensor) -> tuple[T
     return made, None if bias is None else _in_type(bias, like, getattr(layer, "bias_function", ()))
 
 
-def _in_type(kept: Tensor, like: Tensor, functions: list) -> Tensor:
+def _in_type(kept: Tensor, like: Tensor, functions: Iterable[Callable[[Tensor], Tensor]]) -> Tensor:
     made = kept.to(like.device, like.dtype)
     made = made.dequantize() if is_traceable_wrapper_subclass(made) else made
     for function in functions:
