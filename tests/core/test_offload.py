@@ -21,7 +21,6 @@ from d2f_core import (
     make_adapters,
     run_on_demand,
 )
-from tests.live_memory import LiveMemory
 
 WIDTH = 32
 ONE = WIDTH * WIDTH * 4  # bytes of a weight
@@ -78,13 +77,13 @@ def test_values_and_gradients_are_the_same_bit_for_bit(network, recompute):
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_all_that_is_used_comes_to_the_device_and_leaves_it(network, recompute):
+def test_all_that_is_used_comes_to_the_device_and_leaves_it(network, recompute, live_memory):
     """12 weights, of which 3 may be there; adapters and their gradients are."""
     view = offloaded(network, "meta", recompute, ahead=ONE, room=3 * ONE)[0]
-    with LiveMemory("meta") as memory:
+    with live_memory("meta") as memory:
         found = slopes(view, "meta", 2)
     assert {one.device.type for one in found} == {"meta"}
-    with LiveMemory("meta") as usual:
+    with live_memory("meta") as usual:
         slopes(frozen_copy(network, recompute=recompute).to("meta"), "meta", 2)
     assert 8 * ONE <= usual.peak - memory.peak <= 9 * ONE + 12 * WIDTH * 5 * 4  # biases and norms are there anyway
     assert all(layer.weight.device.type == "cpu" for layer in view.modules() if isinstance(layer, nn.Linear))

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from d2f_core import can_run_on_demand, frozen_copy, run_on_demand
-from tests.live_memory import LiveMemory
 
 
 def in_type_of(layer, like):
@@ -69,15 +68,15 @@ def deep(layers=8, width=64):
         return nn.Sequential(*rows).requires_grad_(False)
 
 
-def peak_of(network, width=64):
+def peak_of(network, live_memory, width=64):
     x = torch.randn(2, width, requires_grad=True)
-    with LiveMemory("cpu") as memory:
+    with live_memory("cpu") as memory:
         network(x).square().sum().backward()
     assert x.grad.any()
     return memory.peak
 
 
-def test_one_weight_at_a_time_is_alive():
+def test_one_weight_at_a_time_is_alive(live_memory):
     """Of 8 layers whose weights are kept in 8 bits; autograd's own graph keeps all 8 in 32 bits."""
     one = 64 * 64 * 4
     network = deep()
@@ -85,10 +84,10 @@ def test_one_weight_at_a_time_is_alive():
         if isinstance(layer, nn.Linear):
             layer.weight = nn.Parameter(layer.weight.to(torch.float8_e4m3fn), requires_grad=False)
             layer.forward = lambda x, layer=layer: nn.functional.linear(x, layer.weight.to(x.dtype), layer.bias)
-    usual = peak_of(network)
+    usual = peak_of(network, live_memory)
     for layer in network.modules():
         layer.__dict__.pop("forward", None)
-    assert usual > 8 * one and one < peak_of(on_demand(network)) < 1.7 * one
+    assert usual > 8 * one and one < peak_of(on_demand(network), live_memory) < 1.7 * one
 
 
 def test_hooks_act_and_the_network_goes_with_its_last_reference():

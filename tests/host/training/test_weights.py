@@ -100,15 +100,13 @@ def test_weights_of_eight_bits_train_as_their_values(build, slopes, dtype, recom
     assert torch.equal(slopes(small, recompute), slopes(plain, recompute))
 
 
-def test_no_copies_of_small_weights_wait_for_the_backward_pass(build, slopes, part, monkeypatch):
-    from tests.live_memory import LiveMemory
-
+def test_no_copies_of_small_weights_wait_for_the_backward_pass(build, slopes, part, monkeypatch, live_memory):
     model = build(dtype=torch.float8_e4m3fn, computes=torch.float32)
     large = 4 * sum(weight.numel() for weight in model.model.diffusion_model.parameters() if weight.ndim > 1)
-    with LiveMemory("cpu") as memory:
+    with live_memory("cpu") as memory:
         slopes(model)
     monkeypatch.setattr(part("host.model_call.frozen"), "run_layers_on_demand", lambda *given: None)
-    with LiveMemory("cpu") as usual:
+    with live_memory("cpu") as usual:
         slopes(model)
     assert usual.peak - memory.peak > 0.8 * large
 
