@@ -52,14 +52,17 @@ def counted_gb(case: Case, checkpointing: bool, offload: bool, kept: torch.dtype
             optimizer = torch.optim.AdamW(parameters, foreach=False)  # like the fused one, without large temporaries
             told = [network.condition(one, case.latents().shape[1:]) for one in case.conditionings()[:1]]
             condition = {name: value.expand(case.batch, *value.shape[1:]) for name, value in told[0].items()}
-            for _ in range(2):
-                with attached(network.module, adapters), torch.enable_grad():
-                    step(partial(network, condition=condition), case, optimizer, parameters)
+            for parameter in parameters:
+                parameter.grad = torch.empty_like(parameter)
+            optimizer.step()  # its moments are there from the first step on
+            optimizer.zero_grad(set_to_none=True)
+            with attached(network.module, adapters), torch.enable_grad():
+                step(partial(network, condition=condition), case, optimizer, parameters)
     return memory.peak / GB
 
 
 def step(network: Any, case: Case, optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> None:
-    """Forward, backward and the optimizer."""
+    """A step that is not the first: forward, backward and the optimizer."""
     x = torch.empty(case.batch, 4, case.size // 8, case.size // 8, device=META)
     output = network(x, torch.full((case.batch,), 500.0))
     (output - x).square().mean().backward()
