@@ -1,8 +1,9 @@
 """What the pack costs on a CUDA card, whether it fits a smaller one, and whether the host's dynamic patcher agrees.
 
     sampler   ours, the stock KSampler and bare calls of the network: calls per second, launches and waits per call
-    trainer   ours and a bare PyTorch loop: steps per second, peak memory, and model FLOPs utilisation (MFU) against the
-              card's own bf16 matrix product; `compiled`: both with torch.compile; `stock`: its trainer, both modes
+    trainer   ours, ours with offload, and a bare PyTorch loop: steps per second, peak memory, and model FLOPs
+              utilisation (MFU) against the card's own bf16 matrix product; `compiled`: with torch.compile; `stock`: its
+              trainer, both modes
     memory    the settings of docs/settings.md under a cap of 6 to 24 GB: whether they fit, and at which speed
     patcher   every result under the host's dynamic patcher (CUDA's default) against the plain one
     pairs     making reflow pairs against plain sampling; training on a base in fp8

@@ -3,6 +3,7 @@
     bare              forward hooks of rank 8 on every linear and convolution layer, eps loss, AdamW: nothing else
     bare_fused        the same with AdamW as one kernel, as ours has it
     ours              Diff2Flow LoRA Trainer, for two objectives
+    ours_offload      the same with its weights in the main memory (offload)
     stock             TrainLoraNode in its default mode
     stock_bypass      TrainLoraNode in bypass mode
     stock_as_shipped  TrainLoraNode with nothing changed: bf16, checkpointing
@@ -32,7 +33,7 @@ from typing import Any
 from devtools.console import DevError, say, tail
 
 TRAINERS = Path(__file__).resolve().parent / "trainers"
-RUNNERS = ("bare", "bare_fused", "ours", "stock", "stock_bypass", "stock_as_shipped")
+RUNNERS = ("bare", "bare_fused", "ours", "ours_offload", "stock", "stock_bypass", "stock_as_shipped")
 Turn = tuple[str, str]  # runner, objective
 TURNS: dict[str, list[Turn]] = {name: [(name, "diffusion")] for name in RUNNERS}
 TURNS["ours"] = [("ours", "diff2flow"), ("ours", "diffusion")]
@@ -54,6 +55,7 @@ PLANS = {
         16,
         (
             (("bare", "bare_fused", "ours"), 3, 4),
+            (("ours_offload",), 1, 4),
             (("stock_bypass",), 1, 6),
             (("stock",), 1, 4),
             (("stock_as_shipped",), 1, 3),

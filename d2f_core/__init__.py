@@ -39,6 +39,8 @@ from .loss_weights import WEIGHTS
 from .metrics import SPACES, DepthScores, depth_scores
 from .naive import NaiveAlignment
 from .nfe import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, SolverStep
+from .offload import Offload
+from .on_demand import can_run_on_demand, run_on_demand
 from .optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 from .optional import install_command
 from .prediction import PREDICTIONS
@@ -90,6 +92,7 @@ __all__ = [
     "NonFiniteLossError",
     "NonFiniteVelocityError",
     "Objective",
+    "Offload",
     "OneProcess",
     "Processes",
     "Schedule",
@@ -109,6 +112,7 @@ __all__ = [
     "agree",
     "align_to",
     "attached",
+    "can_run_on_demand",
     "check_steps",
     "coarser",
     "compile_blocks",
@@ -133,6 +137,7 @@ __all__ = [
     "make_schedule",
     "objective_on",
     "per_item",
+    "run_on_demand",
     "seeded",
     "shift_sigmas",
     "solve",

@@ -27,17 +27,11 @@ class Adapter(nn.Module):
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
-        self.conv = (
-            {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups}
-            if is_conv(layer)
-            else None
-        )
+        self.conv = conv_options(layer)
 
     def apply_weight(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """The layer's own operation with another weight."""
-        if self.conv is None:
-            return functional.linear(x, weight, bias)
-        return functional.conv2d(x, weight, bias, **self.conv)
+        return operate(x, weight, bias, self.conv)
 
     def forward(self, x: Tensor) -> Tensor:
         """What is added to the layer's output, from the layer's input."""
@@ -156,6 +150,20 @@ def is_conv(layer: Layer) -> bool:
 def is_linear(layer: Layer) -> bool:
     """Whether a layer is linear, also of a class that only behaves like one."""
     return isinstance(layer, nn.Linear) or hasattr(layer, "in_features")
+
+
+def conv_options(layer: Layer) -> dict[str, Any] | None:
+    """Stride, padding, dilation and groups of a convolution; None of a linear layer."""
+    if not is_conv(layer):
+        return None
+    return {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups}
+
+
+def operate(x: Tensor, weight: Tensor, bias: Tensor | None, conv: Mapping[str, Any] | None) -> Tensor:
+    """The operation of a layer with the given ``conv_options``."""
+    if conv is None:
+        return functional.linear(x, weight, bias)
+    return functional.conv2d(x, weight, bias, **conv)
 
 
 class AdapterSlot:

@@ -1,7 +1,8 @@
 """Optimizers and learning rate schedules by name.
 
-AdamW and Adafactor are torch's; the others are the authors' own packages, imported when they are asked for. The
-learning rate rises from 0 over ``warmup`` steps. Over the N steps after them it is the full rate times, at step k,
+AdamW and Adafactor are torch's, Lion and Muon this package's own; the others are packages, most of them the authors',
+imported when they are asked for. The learning rate rises from 0 over ``warmup`` steps. Over the N steps after them it
+is the full rate times, at step k,
 
     constant                1                            linear        1 - k / N
     cosine                  (1 + cos(pi k / N)) / 2      polynomial    (1 - k / N)^2
@@ -20,6 +21,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .lion import Lion
+from .muon import Muon
 from .optional import install_command
 
 Parameters = Iterable[nn.Parameter]
@@ -51,8 +54,8 @@ def _optional(name: str, module: str, cls: str, **options: Any) -> Make:
         except ImportError as error:
             package_name = module.split(".")[0]
             raise ValueError(
-                f"the optimizer {name!r} needs the package {package_name}, which is not installed; choose 'adamw' or "
-                f"'adafactor', or run {install_command(package_name)}"
+                f"the optimizer {name!r} needs the package {package_name}, which is not installed; choose 'adamw', "
+                f"'adafactor', 'lion' or 'muon', or run {install_command(package_name)}"
             ) from error
         return getattr(package, cls)(parameters, lr=rate, weight_decay=decay, **options)
 
@@ -63,7 +66,11 @@ OPTIMIZERS: Mapping[str, Make] = MappingProxyType(
     {
         "adamw": _adamw,
         "adafactor": _adafactor,
+        "lion": lambda parameters, rate, decay: Lion(parameters, rate, decay),
+        "muon": lambda parameters, rate, decay: Muon(parameters, rate, decay),
         "adamw_8bit": _optional("adamw_8bit", "bitsandbytes.optim", "AdamW8bit"),
+        "lion_8bit": _optional("lion_8bit", "bitsandbytes.optim", "Lion8bit"),
+        "came": _optional("came", "came_pytorch", "CAME"),
         "prodigy": _optional("prodigy", "prodigyopt", "Prodigy", use_bias_correction=True, safeguard_warmup=True),
         "schedule_free": _optional("schedule_free", "schedulefree", "AdamWScheduleFree"),
     }

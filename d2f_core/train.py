@@ -91,10 +91,12 @@ class Trainer:
             self._learn(True)
         self.optimizer.zero_grad(set_to_none=True)
         batches = self.settings.accumulation
-        loss = sum(self._backward(self.step * batches + i) for i in self.share)
+        losses = torch.stack([self._backward(self.step * batches + i) for i in self.share]).tolist()
+        if not all(map(math.isfinite, losses)):
+            raise NonFiniteLossError(self._broken("loss"))
         if self.step == 0:
             self.trained.check_gradients()
-        loss = sum_gradients(self.parameters, loss, self.processes)
+        loss = sum_gradients(self.parameters, sum(losses), self.processes)
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         norm = self._update()
         self.step += 1
@@ -121,8 +123,11 @@ class Trainer:
             self.average.update_parameters(self.weights)
         return norm
 
-    def _backward(self, index: int) -> float:
-        """Add the gradient of batch number ``index`` of the run; its share of the step's loss."""
+    def _backward(self, index: int) -> Tensor:
+        """Add the gradient of batch number ``index`` of the run; its share of the step's loss, (), on the device.
+
+        Nobody waits for it here: the batches of a step are looked at together.
+        """
         generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, index))
         items = self.order.items(index)
         drop = torch.rand(len(items), generator=generator) < self.settings.drop_condition
@@ -135,10 +140,8 @@ class Trainer:
             pair = self._pair(batch, t, generator)
             with self.trained.on(self.weights), torch.enable_grad():
                 loss = self._loss(batch, pair).mean() / self.settings.accumulation
-                if not bool(torch.isfinite(loss)):
-                    raise NonFiniteLossError(self._broken("loss"))
                 self.scaler.scale(loss).backward()
-        return float(loss.detach())
+        return loss.detach()
 
     def _loss(self, batch: Batch, pair: Interpolant) -> Tensor:
         given = self.objective.model_input(pair)

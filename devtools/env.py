@@ -32,6 +32,8 @@ TOOLS = [
     "datasets==5.2.0",
     "prodigyopt==1.1.2",
     "schedulefree==1.4.1",
+    "came-pytorch==0.1.3",
+    "bitsandbytes==0.50.2",
     "matplotlib>=3.9,<4",
 ]
 CORE = [TORCH[0], "numpy", "transformers>=4.50", TOOLS[0]]

@@ -63,11 +63,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def fake_device() -> type:
     """The class in `fake_device.py`: a device without float64."""
-    spec = importlib.util.spec_from_file_location("fake_device", ROOT / "tests" / "fake_device.py")
+    return load_file(ROOT / "tests" / "fake_device.py").FakeDevice
+
+
+@pytest.fixture(scope="session")
+def live_memory() -> type:
+    """The class in `benchmarks/shared/live_memory.py`: counts the bytes that are alive on a device."""
+    return load_file(ROOT / "benchmarks" / "shared" / "live_memory.py").LiveMemory
+
+
+def load_file(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.FakeDevice
+    return module
 
 
 @pytest.fixture(scope="session")

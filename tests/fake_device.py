@@ -60,6 +60,10 @@ class FakeDevice(TorchDispatchMode):
             self._put(results, False)
         return made
 
+    def bring(self, tensor: Tensor) -> None:
+        """Let a tensor be on the device."""
+        self._put([tensor], True)
+
     def take_away(self, tensor: Tensor) -> Tensor:
         """The tensor as one on the CPU."""
         away = tensor.clone()

@@ -19,32 +19,38 @@ from .meter import peak_mb
 from .trainer import measured
 
 GB = 1 << 30
-# (cap in GB, pixels, batch, checkpointing), those that matter most first.
-SETTINGS: dict[str, tuple[tuple[int, int, int, bool], ...]] = {
-    "demo": ((8, 96, 2, True), (24, 96, 2, False)),
+# (cap in GB, pixels, batch, how), those that matter most first.
+SETTINGS: dict[str, tuple[tuple[int, int, int, str], ...]] = {
+    "demo": ((8, 96, 2, "checkpointing"), (24, 96, 2, "plain"), (8, 96, 2, "checkpointing, offload")),
     "sdxl": (
-        (8, 1024, 1, True), (8, 768, 1, True), (12, 1024, 4, True), (24, 1024, 8, True), (24, 1024, 2, False),
-        (16, 1024, 4, True), (6, 768, 1, True),
+        (8, 1024, 1, "checkpointing"), (6, 1024, 1, "checkpointing, offload"), (8, 1024, 4, "checkpointing, offload"),
+        (8, 768, 1, "checkpointing"), (12, 1024, 4, "checkpointing"), (24, 1024, 8, "checkpointing"),
+        (24, 1024, 2, "plain"), (16, 1024, 4, "checkpointing"), (6, 768, 1, "checkpointing"),
+        (8, 1024, 1, "checkpointing, offload"),
     ),
-    "sd15": ((8, 512, 4, False), (6, 512, 1, False), (8, 512, 1, False), (12, 512, 8, False), (16, 512, 8, False)),
+    "sd15": (
+        (8, 512, 4, "plain"), (6, 512, 1, "plain"), (8, 512, 1, "plain"), (12, 512, 8, "plain"),
+        (16, 512, 8, "plain"),
+    ),
 }  # fmt: skip
+RUNNERS = {"plain": "ours", "checkpointing": "ours_checkpointing", "checkpointing, offload": "ours_offload"}
 
 
 def rows(case: Case) -> Iterator[dict[str, Any]]:
-    for cap, pixels, batch, checkpointing in SETTINGS[case.model]:
+    for cap, pixels, batch, how in SETTINGS[case.model]:
         chosen = replace(case, pixels=pixels, batch=batch)
-        runner = "ours_checkpointing" if checkpointing else "ours"
-        about = {"runner": runner, "batch": batch, "size": pixels, "cap_gb": cap}
+        about = {"runner": RUNNERS[how], "batch": batch, "size": pixels, "cap_gb": cap}
         with capped(cap):
-            yield about | tried(chosen, checkpointing)
+            yield about | tried(chosen, how)
         free()
 
 
-def tried(case: Case, checkpointing: bool) -> dict[str, Any]:
-    """Whether a setting fits, and how fast it is if it does."""
+def tried(case: Case, how: str) -> dict[str, Any]:
+    """Whether a setting fits, and how fast it is if it does; `plain`, or names of switches of the trainer."""
     try:
         trainer = Ours(case)
-        trainer.node.change(targets="attention_and_conv", checkpointing=checkpointing)
+        trainer.node.change(targets="attention_and_conv", checkpointing="checkpointing" in how)
+        trainer.node.change(offload="offload" in how)
         return {"fits": True, **measured(trainer, quick=True)}
     except torch.OutOfMemoryError:
         return {"fits": False, "peak_mb": peak_mb()}

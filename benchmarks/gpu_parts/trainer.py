@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from trainers.bare import BareFused
 from trainers.measure import StepClock
-from trainers.ours import Ours
+from trainers.ours import Ours, OursOffloaded
 from trainers.stock import Stock, StockBypass
 
 from .cases import Case, free
@@ -45,7 +45,7 @@ class StockBypassBf16(StockBypass):
 
 
 RUNNERS: dict[str, dict[str, Any]] = {
-    "trainer": {"bare": BareFused, "ours": Ours},
+    "trainer": {"bare": BareFused, "ours": Ours, "ours_offload": OursOffloaded},
     "compiled": {"ours_compiled": OursCompiled, "bare_compiled": BareCompiled},
     "stock": {"stock_bypass": StockBypassBf16, "stock": StockBf16},
 }

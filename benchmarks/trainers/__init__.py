@@ -4,7 +4,7 @@ A runner is a class with `__init__(task)`, `train(steps, objective)` and `settin
 """
 
 from .bare import Bare, BareFused
-from .ours import Ours, OursInFull
+from .ours import Ours, OursInFull, OursOffloaded
 from .stock import Stock, StockAsShipped, StockBypass
 
 RUNNERS = {
@@ -12,6 +12,7 @@ RUNNERS = {
     "bare_fused": BareFused,
     "ours": Ours,
     "ours_in_full": OursInFull,
+    "ours_offload": OursOffloaded,
     "stock": Stock,
     "stock_bypass": StockBypass,
     "stock_as_shipped": StockAsShipped,

@@ -36,6 +36,7 @@ def obey(order: dict[str, Any], answers: TextIO) -> None:
     import torch
 
     torch.set_num_threads(order["threads"])
+    load("bench_shared", FOLDER.parent / "shared" / "__init__.py")
     trainers = load("trainers", FOLDER / "__init__.py")
     from trainers import measure
     from trainers.task import Task

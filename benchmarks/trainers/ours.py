@@ -24,6 +24,12 @@ class Ours:
         self.node.run()
 
 
+class OursOffloaded(Ours):
+    """With the frozen weights in the main memory; on the CPU they are there anyway, and this is what it costs."""
+
+    changed = {**Ours.changed, "offload": True}
+
+
 class OursInFull(Ours):
     """With previews and saves, more often than by default."""
 

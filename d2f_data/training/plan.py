@@ -32,11 +32,11 @@ LEAST_PRODIGY_RATE = 0.1
 # Schedules that had the curve of another one in earlier versions, with what they are now.
 _LR_CURVES = {"cosine_with_restarts": "3 cycles", "polynomial": "power 2"}
 
-# Settings that may change between sessions of a run. Whether it is compiled is known only to the network, and the
-# parameter of the weight is a setting only where the weight has one.
+# Settings that may change between sessions of a run. Whether it is compiled is known only to the network, the
+# parameter of the weight is a setting only where the weight has one, and where weights are kept changes no value.
 _FREE = (
     *("steps", "save_every", "preview_every", "preview_cfg", "validate_every", "run_name", "resume", "compile"),
-    "weight_gamma",
+    *("weight_gamma", "offload"),
 )
 
 
@@ -99,6 +99,7 @@ class TrainingPlan:
     preview_cfg: float
     compile: bool = False
     weight_gamma: float = 0.0
+    offload: bool = False
 
     def check(self, has_negative: bool, has_pairs: bool) -> None:
         """Raise ValueError if the widgets contradict the inputs or each other."""

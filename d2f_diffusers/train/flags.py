@@ -28,7 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "loss": "mse", "huber_delta": 0.1, "weight_decay": 0.0, "clip": 1.0, "accumulation": 1, "ema": 0.0,
     "validate_every": 50, "preview_cfg": 1.0, "weight_gamma": 0.0,
 }  # fmt: skip
-"""The defaults of the node's widgets, but for ``compile``: here, networks are not compiled."""
+"""The defaults of the node's widgets, but for ``compile`` and ``offload``: networks stay as diffusers has them."""
 
 FULL = "full"
 """The "adapter" of a run that trains the network's own weights."""

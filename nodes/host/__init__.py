@@ -52,6 +52,7 @@ from .model_call import (
     NetworkCall,
     as_teacher,
     belief_of,
+    clear_device,
     extras_of,
     identity_of,
     in_guider,
@@ -60,6 +61,7 @@ from .model_call import (
     probe_latents,
     probe_network,
     to_samples,
+    unload_others,
     what_is_on,
 )
 from .progress import (
@@ -86,10 +88,8 @@ from .training import (
     BatchCondition,
     Condition,
     TrainingNetwork,
-    clear_device,
     inspected,
     training,
-    unload_others,
 )
 from .ve.levels import listed
 

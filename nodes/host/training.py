@@ -25,10 +25,12 @@ from .model_call import (
     CallOptions,
     check_caption,
     check_trainable,
+    clear_device,
     compiler,
     frozen_base,
     has_cross_attention,
     names_of,
+    remarks_on_offload,
     sigma_of,
 )
 
@@ -42,9 +44,6 @@ COMPUTE_DTYPES: Mapping[str, torch.dtype | None] = MappingProxyType(
 )
 
 TRAINER_NODE = "Diff2Flow LoRA Trainer"
-
-# More than any device has: training takes what it can get, so that the host clears the device, as its own trainer does.
-_EVERYTHING = 1e20
 
 
 class TrainingNetwork:
@@ -62,13 +61,19 @@ class TrainingNetwork:
     """
 
     def __init__(
-        self, model: Any, dtype: torch.dtype | None, recompute: bool, node: str, compiled: bool = False
+        self,
+        model: Any,
+        dtype: torch.dtype | None,
+        recompute: bool,
+        node: str,
+        compiled: bool = False,
+        offload: bool = False,
     ) -> None:
         self.alignment = alignment_of(model, node)
-        self.remarks: list[str] = []
-        found = compiler(model.load_device, self.remarks) if compiled else None
+        self.remarks: list[str] = remarks_on_offload(model, compiled) if offload else []
+        found = compiler(model.load_device, self.remarks) if compiled and not offload else None
         self.compiled = found is not None
-        self._base = frozen_base(model, dtype, recompute, found)
+        self._base = frozen_base(model, dtype, recompute, found, offload)
         self._options, self._sigma, self._patched_by = CallOptions(model), sigma_of(model), names_of(model)
         self.module = self._base.diffusion_model
         self.device = model.load_device
@@ -167,7 +172,7 @@ class TrainingNetwork:
 
 @contextmanager
 def training(
-    model: Any, dtype: str = "auto", recompute: bool = False, compiled: bool = False
+    model: Any, dtype: str = "auto", recompute: bool = False, compiled: bool = False, offload: bool = False
 ) -> Iterator[TrainingNetwork]:
     """A MODEL ready for training, outside of inference mode; the host is restored afterwards, also after an error.
 
@@ -178,6 +183,7 @@ def training(
         dtype: compute type, one of ``COMPUTE_DTYPES``; "auto" takes the model's own.
         recompute: recompute blocks in the backward pass, to save memory.
         compiled: compile the blocks, where that works.
+        offload: keep the frozen weights in the main memory, and bring each to the device when it is used.
 
     Raises:
         ValueError: the MODEL cannot be trained; names what is on it.
@@ -186,7 +192,7 @@ def training(
     management = comfy.model_management
     before = getattr(management, "in_training", None)
     try:
-        with inspected(model, dtype, recompute, TRAINER_NODE, compiled) as network:
+        with inspected(model, dtype, recompute, TRAINER_NODE, compiled, offload) as network:
             management.in_training = True
             yield network
     finally:
@@ -198,7 +204,12 @@ def training(
 
 @contextmanager
 def inspected(
-    model: Any, dtype: str = "auto", recompute: bool = False, node: str = "this node", compiled: bool = False
+    model: Any,
+    dtype: str = "auto",
+    recompute: bool = False,
+    node: str = "this node",
+    compiled: bool = False,
+    offload: bool = False,
 ) -> Iterator[TrainingNetwork]:
     """The network of any MODEL, outside of inference mode, to read its weights and to encode conditionings with.
 
@@ -208,30 +219,9 @@ def inspected(
     alignment_of(model, node)  # refuses before anything is loaded
     if widened(model):
         sort_patches(model)
-    clear_device(model)
+    clear_device(model, offload)
     with torch.inference_mode(False):
-        yield TrainingNetwork(model, COMPUTE_DTYPES[dtype], recompute, node, compiled)
-
-
-def clear_device(model: Any) -> None:
-    """Load a MODEL for training, and let text encoders, VAEs and all other models leave its device.
-
-    The dynamic patcher loads nothing beforehand: its weights are fetched, patched, for the frozen copy.
-    """
-    management = comfy.model_management
-    dynamic = getattr(model, "is_dynamic", lambda: False)()
-    if not dynamic:
-        management.load_models_gpu([model], memory_required=_EVERYTHING, force_full_load=True)
-    unload_others(model)
-    if dynamic:
-        management.free_memory(1.2 * model.model_size() + management.minimum_inference_memory(), model.load_device)
-
-
-def unload_others(model: Any) -> None:
-    """Let all models but this one leave its device."""
-    management = comfy.model_management
-    own = [one for one in management.current_loaded_models if one.model is not None and model.is_clone(one.model)]
-    management.free_memory(_EVERYTHING, model.load_device, keep_loaded=own)
+        yield TrainingNetwork(model, COMPUTE_DTYPES[dtype], recompute, node, compiled, offload)
 
 
 def _of_one_timestep(rows: list[int], kwargs: Condition, timesteps: list[float]) -> list[tuple[list[int], Condition]]:

@@ -102,7 +102,8 @@ class D2FTrainLora(io.ComfyNode):
         plan = plan_of({name: values[0] for name, values in widgets.items()}, options[0] if options else None)
         plan.check(has_negative=bool(negative), has_pairs=bool(pairs))
         start = StartingLora.of(start_lora[0]) if start_lora else None
-        with host.training(model[0], plan.precision, plan.checkpointing, plan.compile) as network:
+        where = plan.precision, plan.checkpointing, plan.compile, plan.offload
+        with host.training(model[0], *where) as network:
             reflow = pairs[0] if pairs else None
             items = training_items(network, model[0], latents, positive, negative, reflow, condition)
             captions = validation_positive or positive

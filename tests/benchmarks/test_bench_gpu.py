@@ -11,8 +11,8 @@ pytestmark = [pytest.mark.host, pytest.mark.slow]
 
 RUNNERS = {
     "sampler": {"bare", "stock", "ours"},
-    "trainer": {"bare", "ours"},
-    "memory": {"ours", "ours_checkpointing"},
+    "trainer": {"bare", "ours", "ours_offload"},
+    "memory": {"ours", "ours_checkpointing", "ours_offload"},
     "pairs": {"sampling", "pairs"},
     "stock": {"stock", "stock_bypass"},
     "demo": {"ours", "ours_on_cpu"},

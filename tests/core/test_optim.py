@@ -16,7 +16,7 @@ def parameters():
     return [nn.Parameter(torch.ones(3))]
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "muon"])
 def test_it_goes_downhill(parameters, name):
     optimizer = make_optimizer(name, parameters, 0.01)
     for _ in range(20):
@@ -27,9 +27,9 @@ def test_it_goes_downhill(parameters, name):
     assert float(loss.detach()) < 3
 
 
-@pytest.mark.parametrize("name", ["prodigy", "schedule_free", "adamw_8bit"])
+@pytest.mark.parametrize("name", ["prodigy", "schedule_free", "adamw_8bit", "lion_8bit", "came"])
 def test_an_optional_optimizer_that_is_missing_says_how_to_get_it(parameters, name, monkeypatch):
-    for module in ("prodigyopt", "schedulefree", "bitsandbytes", "bitsandbytes.optim"):
+    for module in ("prodigyopt", "schedulefree", "bitsandbytes", "bitsandbytes.optim", "came_pytorch"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match=rf"{name}.*'adamw'.*-m pip install \w+$"):
         make_optimizer(name, parameters, 1e-3)
@@ -126,16 +126,20 @@ def test_wrong_choices_are_named(parameters, make, named):
 
 
 def test_all_names_are_known():
-    assert set(OPTIMIZERS) == {"adamw", "adafactor", "adamw_8bit", "prodigy", "schedule_free"}
+    ours = {"adamw", "adafactor", "lion", "muon"}
+    assert set(OPTIMIZERS) == ours | {"adamw_8bit", "lion_8bit", "prodigy", "schedule_free", "came"}
 
 
 def test_a_rate_that_never_changes_needs_no_schedule(parameters):
     assert make_schedule("constant", make_optimizer("adamw", parameters, 1.0), 0, 10) is None
 
 
-@pytest.mark.parametrize("name", ["prodigy", "schedule_free"])
+PACKAGES = {"prodigy": "prodigyopt", "schedule_free": "schedulefree", "came": "came_pytorch"}
+
+
+@pytest.mark.parametrize("name", PACKAGES)
 def test_the_authors_own_optimizers_learn(parameters, name):
-    pytest.importorskip({"prodigy": "prodigyopt", "schedule_free": "schedulefree"}[name])
+    pytest.importorskip(PACKAGES[name])
     optimizer = make_optimizer(name, parameters, 1.0 if name == "prodigy" else 0.05)
     for _ in range(300):
         if name == "schedule_free":
@@ -145,3 +149,100 @@ def test_the_authors_own_optimizers_learn(parameters, name):
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 2.9
+
+
+SHAPES = [(5, 3), (3, 5), (4, 4), (6, 2, 3, 3), (7,)]
+
+
+@pytest.fixture
+def walk():
+    """`walk(optimizer of parameters, shapes)` -> the parameters after 6 steps with gradients from a seed, the last of
+    which one parameter has none."""
+
+    def run(make, shapes):
+        generator = torch.Generator().manual_seed(3)
+        parameters = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+        optimizer = make(parameters)
+        for step in range(6):
+            for parameter in parameters:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            if step == 5:
+                parameters[0].grad = None
+            optimizer.step()
+        return [parameter.detach() for parameter in parameters]
+
+    return run
+
+
+def test_lion_is_its_formula(walk):
+    """Algorithm 2 of the paper, value by value, in Python's own floats."""
+    rate, decay, b1, b2 = 0.01, 0.3, 0.9, 0.99
+    found = walk(lambda p: make_optimizer("lion", p, rate, decay), SHAPES)
+    generator = torch.Generator().manual_seed(3)
+    values = [torch.randn(shape, generator=generator).flatten().tolist() for shape in SHAPES]
+    moments = [[0.0] * len(row) for row in values]
+    for step in range(6):
+        for i, row in enumerate(values):
+            for j, gradient in enumerate(torch.randn(SHAPES[i], generator=generator).flatten().tolist()):
+                if (step, i) != (5, 0):
+                    sign = math.copysign(1.0, b1 * moments[i][j] + (1 - b1) * gradient)
+                    row[j] -= rate * (sign + decay * row[j])
+                    moments[i][j] = b2 * moments[i][j] + (1 - b2) * gradient
+    for row, parameter in zip(values, found, strict=True):
+        assert parameter.flatten().tolist() == pytest.approx(row, abs=1e-6)
+
+
+def test_muon_is_torchs_for_matrices_and_flat_kernels_bit_for_bit(walk):
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("this torch has no Muon")
+    found = walk(lambda p: make_optimizer("muon", p, 0.02, 0.1), SHAPES[:4])
+
+    def flat(parameters):
+        """Torch's on matrices that share the parameters' memory, as it takes no kernels."""
+        matrices = [nn.Parameter(parameter.detach().flatten(1)) for parameter in parameters]
+        theirs = torch.optim.Muon(matrices, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+
+        class Both:
+            def step(self):
+                for matrix, parameter in zip(matrices, parameters, strict=True):
+                    matrix.grad = None if parameter.grad is None else parameter.grad.flatten(1)
+                theirs.step()
+
+        return Both()
+
+    for ours, theirs in zip(found, walk(flat, SHAPES[:4]), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_muon_leaves_what_is_no_matrix_to_adamw(walk):
+    ours = walk(lambda p: make_optimizer("muon", p, 0.02, 0.1), [(7,), (3,)])
+    theirs = walk(lambda p: torch.optim.AdamW(p, lr=0.02, weight_decay=0.1), [(7,), (3,)])
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (20, 4), (4, 20)])
+def test_muon_steps_have_singular_values_near_one(shape):
+    from d2f_core.muon import orthogonal
+
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(5))
+    values = torch.linalg.svdvals(orthogonal(matrix).float())
+    assert float(values.min()) > 0.5 and float(values.max()) < 1.5
+
+
+@pytest.mark.parametrize(("name", "like"), [("adamw_8bit", "adamw"), ("lion_8bit", "lion")])
+def test_eight_bits_follow_the_whole_optimizer_in_a_quarter_of_the_state(name, like):
+    pytest.importorskip("bitsandbytes")
+    found, start = [], torch.linspace(-2, 2, 8192).view(64, 128)
+    for one in (name, like):
+        weight = nn.Parameter(start.clone())
+        optimizer = make_optimizer(one, [weight], 0.01)
+        for _ in range(50):
+            weight.grad = weight.detach().clone()
+            optimizer.step()
+        state = optimizer.state[weight].values()
+        kept = sum(value.numel() * value.element_size() for value in state if isinstance(value, torch.Tensor))
+        found.append((weight.detach(), kept))
+    (small, bits), (whole, floats) = found
+    assert bits < 0.35 * floats
+    assert float((small - whole).abs().mean()) < 0.03 < 0.2 < float((whole - start).abs().mean())

@@ -260,6 +260,21 @@ def test_scaled_gradients_give_the_same_run(make):
     assert resumed.scaler.state_dict() == scaled.scaler.state_dict() != {}
 
 
+def test_no_batch_of_a_step_is_waited_for(make, fake_device, monkeypatch):
+    """Their losses are looked at together; the norm of the gradient comes later."""
+    data = Points()
+    trainer = make(data, accumulation=3)
+    list(trainer.run(1))
+    with fake_device(waits=False) as device, monkeypatch.context() as patch:
+        patch.setattr(trainer, "_update", lambda: 0.0)
+        device.bring(data.points)
+        (record,) = trainer.run(1)
+        assert len(device.kernels) > 30
+        with pytest.raises(AssertionError, match="waits"):
+            float(data.points.sum())
+    assert record.loss > 0
+
+
 def test_a_step_that_overflows_is_left_out_and_the_scale_falls(make):
     trainer = make(scale_gradients=True)
     list(trainer.run(1))

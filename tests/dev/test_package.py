@@ -27,7 +27,7 @@ UNWANTED = [
 SHARED = ["d2f_core", "d2f_data", "d2f_diffusers", "nodes", "web", "workflows", "locales", "subgraphs"]
 OPTIONAL = {
     "adaptive": {"torchdiffeq"},
-    "optimizers": {"prodigyopt", "schedulefree", "bitsandbytes"},
+    "optimizers": {"prodigyopt", "schedulefree", "bitsandbytes", "came-pytorch"},
     "diffusers": {"torch", "numpy", "pillow", "safetensors", "diffusers", "transformers"},
     "train": {"diff2flow-kit", "accelerate"},
     "datasets": {"diff2flow-kit", "datasets"},

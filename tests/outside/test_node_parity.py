@@ -207,6 +207,6 @@ def test_defaults_are_the_nodes(pack):
     training = f"{pack.__name__}.nodes.training"
     widgets = importlib.import_module(f"{training}.widgets").training_widgets()
     options = importlib.import_module(f"{training}.options.trainer_options").option_defaults()
-    assert {**{one.id: one.default for one in widgets}, **options} == {**DEFAULTS, "compile": False}
+    assert {**{one.id: one.default for one in widgets}, **options} == {**DEFAULTS, "compile": False, "offload": False}
     plan, _ = read(["--pretrained_model_name_or_path", "x", "--output_dir", "y", "--train_data_dir", "z"])
-    assert vars(plan) == {**DEFAULTS, "compile": False}
+    assert vars(plan) == {**DEFAULTS, "compile": False, "offload": False}

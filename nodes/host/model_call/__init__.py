@@ -1,13 +1,15 @@
 """A MODEL is more than its weights: what nodes have put on it, and calls to it as the host's sampler makes them.
 
-``patches`` says what is on a MODEL, ``captions`` what is on a CONDITIONING, ``identity`` hashes both. ``frozen`` and
-``options`` make the call of the network that training needs, and ``compiled`` makes it fast; ``guided`` runs a solver
-inside the host's CFG guider. ``beliefs`` says what the host takes a MODEL for, ``probing`` asks its network.
+``patches`` says what is on a MODEL, ``captions`` what is on a CONDITIONING, ``identity`` hashes both. ``device``
+clears the device; ``frozen``, ``on_demand`` and ``options`` make the call of the network that training needs, and
+``compiled`` makes it fast; ``guided`` runs a solver inside the host's CFG guider. ``beliefs`` says what the host takes
+a MODEL for, ``probing`` asks its network.
 """
 
 from .beliefs import Belief, belief_of, probe_candidates
 from .captions import CAPTIONS_KEY, WEIGHTS_KEY, check_caption, extras_of
 from .compiled import compiler
+from .device import clear_device, remarks_on_offload, unload_others
 from .frozen import frozen_base, has_cross_attention
 from .guided import as_teacher, in_guider, needs_negative, to_samples
 from .identity import identity_of
@@ -25,6 +27,7 @@ __all__ = [
     "belief_of",
     "check_caption",
     "check_trainable",
+    "clear_device",
     "compiler",
     "extras_of",
     "frozen_base",
@@ -37,7 +40,9 @@ __all__ = [
     "probe_candidates",
     "probe_latents",
     "probe_network",
+    "remarks_on_offload",
     "sigma_of",
     "to_samples",
+    "unload_others",
     "what_is_on",
 ]

@@ -4,7 +4,7 @@ Object patches are those of the MODEL, whichever clone is loaded and whichever p
 loaded before has left on a layer does not come along.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,10 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ....d2f_core import frozen_copy
+from ....d2f_core import Offload, frozen_copy
+from .on_demand import is_known, run_layers_on_demand
 
+_CPU = torch.device("cpu")
 _NETWORK = "diffusion_model"
 # Attributes by which layers fetch their weights under the host's dynamic patcher.
 _FETCHING = ("_v", "weight_lowvram_function", "bias_lowvram_function")
@@ -55,22 +57,25 @@ def frozen_base(
     dtype: torch.dtype | None,
     recompute: bool,
     compiled: Callable[[list[nn.Module]], None] | None = None,
+    offload: bool = False,
 ) -> Any:
     """A ``BaseModel`` of our own with a frozen copy of the MODEL's network, and ``GivenSampling``.
 
     Args:
-        model: MODEL, loaded by the host unless its patcher is the dynamic one.
+        model: MODEL, loaded by the host unless its patcher is the dynamic one, or ``offload``.
         dtype: type that the network computes in; None for the model's own.
         recompute: compute blocks again in the backward pass.
         compiled: compiles the blocks, such as that of ``compiler``.
+        offload: the weights stay in the main memory, and come to the device when they are used; not with ``compiled``.
     """
     base = model.model
     streamed = getattr(model, "is_dynamic", lambda: False)() or getattr(base, "model_lowvram", False)
-    fetch = partial(_fetch, model) if streamed else None
+    kept = {f"{path}.weight" for path, layer in base.diffusion_model.named_modules() if offload and is_known(layer)}
+    fetch = partial(_fetch, model, kept=kept, as_loaded=not streamed) if streamed or offload else None
     network = frozen_copy(base.diffusion_model, dtype, recompute, fetch, compiled, _ADDING_IN_PLACE)
     for path, theirs, ours in _layers(base.diffusion_model, network):
         _take_off(theirs, ours)
-        if streamed:
+        if fetch is not None:
             _hold_weights(ours, model, path)
     twin = object.__new__(type(base))
     twin.__dict__ = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(base).items()}
@@ -81,6 +86,8 @@ def frozen_base(
         _replace(twin, "manual_cast_dtype", dtype)
     _replace(twin, "current_patcher", None)
     _replace(twin, "model_sampling", GivenSampling(model.get_model_object("model_sampling")))
+    if compiled is None:
+        run_layers_on_demand(network, twin.get_dtype_inference(), Offload(model.load_device) if offload else None)
     return twin
 
 
@@ -150,11 +157,12 @@ def _replace(twin: Any, name: str, value: Any) -> None:
         twin.__dict__[name] = value
 
 
-def _fetch(model: Any, path: str) -> Tensor:
-    """A weight that the host loads only when its layer runs: patched, on the load device.
+def _fetch(model: Any, path: str, kept: Container[str] = (), as_loaded: bool = False) -> Tensor:
+    """A weight that the host has not loaded: patched, on the load device or, if ``kept``, on the CPU.
 
-    Until then it has the file's type; that of the model is noted beside it. Nothing can be added to quantized and 8-bit
-    weights, so patched ones have the type that the layers compute in.
+    With ``as_loaded`` it is what loading would make of it. Else the host loads it when its layer runs; until then it
+    has the file's type, and that of the model is noted beside it. Nothing can be added to quantized and 8-bit weights,
+    so patched ones have the type that the layers compute in.
     """
     key, network = f"{_NETWORK}.{path}", model.model.diffusion_model
     # Small layers are patched when any clone is loaded; their original weights are kept here.
@@ -162,7 +170,10 @@ def _fetch(model: Any, path: str) -> Tensor:
     owner, _, name = path.rpartition(".")
     dtype = getattr(network.get_submodule(owner), f"{name}_comfy_model_dtype", None) or plain.dtype
     if key not in model.patches:
-        return plain.to(model.load_device, dtype, copy=True)
-    exact = plain.to(model.load_device, torch.float32, copy=True).dequantize()
-    patched = comfy.lora.calculate_weight(model.patches[key], exact, key)
-    return patched.to(dtype if dtype.itemsize > 1 else model.model.get_dtype_inference())
+        return plain.to(_CPU, dtype) if path in kept else plain.to(model.load_device, dtype, copy=True)
+    patched = model.patch_weight_to_device(key, model.load_device, return_weight=True) if as_loaded else None
+    if patched is None:
+        exact = plain.to(model.load_device, torch.float32, copy=True).dequantize()
+        patched = comfy.lora.calculate_weight(model.patches[key], exact, key)
+        patched = patched.to(dtype if dtype.itemsize > 1 else model.model.get_dtype_inference())
+    return patched.to(_CPU) if path in kept else patched

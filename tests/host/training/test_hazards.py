@@ -171,7 +171,14 @@ def test_what_the_host_may_print_is_short(build, host, train, part, latents, con
 
 
 @pytest.mark.parametrize(
-    "words", [("adamw_8bit", "bitsandbytes"), ("prodigy", "prodigyopt"), ("schedule_free", "schedulefree")]
+    "words",
+    [
+        ("adamw_8bit", "bitsandbytes"),
+        ("lion_8bit", "bitsandbytes"),
+        ("prodigy", "prodigyopt"),
+        ("schedule_free", "schedulefree"),
+        ("came", "came_pytorch"),
+    ],
 )
 def test_missing_optimizers_are_named(build, train, unharmed, monkeypatch, output, words):
     import sys

@@ -29,4 +29,11 @@ def memory_widgets() -> list[io.Input]:
             "runs of many steps on a GPU. Needs Triton (on the CPU, a C++ compiler); without it, the run goes on "
             "uncompiled.",
         ),
+        io.Boolean.Input(
+            "offload",
+            default=False,
+            tooltip="Keep the frozen weights in the main memory; each comes to the graphics card just before it is "
+            "used. The LoRA is the same, bit for bit. Slower, with a fraction of the memory: with checkpointing, SDXL "
+            "at 1024 pixels fits 8 GB. Not together with compile.",
+        ),
     ]
