@@ -47,6 +47,7 @@ from .model import (
 )
 from .model_call import (
     CAPTIONS_KEY,
+    TEXT_KEY,
     WEIGHTS_KEY,
     Belief,
     NetworkCall,
@@ -93,6 +94,7 @@ __all__ = [
     "LOGGER",
     "NODE_NAME",
     "REPORT_NODE",
+    "TEXT_KEY",
     "WEIGHTS_KEY",
     "BatchCondition",
     "Belief",

@@ -6,7 +6,7 @@ Image conditions are LATENTs of their own, with the items in the same order. An 
 which is drawn per epoch: ``epoch_items``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ...d2f_core import Batch, for_autograd
 from ...d2f_data.fingerprints import items_fingerprint
-from ..host import CALL_KEY, CONDITION_NODE, WEIGHTS_KEY, Condition, TrainingNetwork
+from ...d2f_data.image_sets.report.facts import SetCaption
+from ..host import CALL_KEY, CONDITION_NODE, TEXT_KEY, WEIGHTS_KEY, Condition, TrainingNetwork
 from ..network.caption_checks import captions_of, captions_of_entry, null_caption
 from ..network.conditionings import entries_for, join
 from ..network.epoch_items import EpochItems
@@ -82,6 +83,13 @@ class LatentItems:
     def facts(self) -> dict[str, str | int | float | bool]:
         """Metadata of a LoRA file about the items, besides their number."""
         return {"start": "noise", "condition": "image"} if self.images else {}
+
+    @property
+    def captions(self) -> Iterator[list[SetCaption]]:
+        """What the training set says about the captions of each item; [] where it says nothing."""
+        for entry in self._entries:
+            every = captions_of_entry(entry)
+            yield [options[TEXT_KEY] for _, options in every if TEXT_KEY in options]
 
     def __repr__(self) -> str:
         return f"<{len(self)} training items in {len(self.groups)} shapes>"

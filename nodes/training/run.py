@@ -20,6 +20,7 @@ from ...d2f_data.training.curves import Curves
 from ...d2f_data.training.plan import TrainingPlan
 from .. import host
 from .items import TrainingItems, words_fingerprint
+from .lora.facts import Subject, dtype_name, facts_of
 from .preview import Preview
 from .samples.drawing import SampleDrawer
 from .samples.sample_set import SampleSet
@@ -127,13 +128,10 @@ class TrainingRun:
             "base": self.base,
             "prediction": network.alignment.prediction,
             "noise_schedule": schedule_fingerprint(network.alignment.schedule, network.alignment.sigma_data)[:16],
-            "dtype": self._dtype(),
+            "dtype": dtype_name(network),
             **({"compiled": True} if network.compiled else {}),
             **({} if self.start is None else {"start_lora": self.start.fingerprint()}),
         }
-
-    def _dtype(self) -> str:
-        return str(self.network.dtype).removeprefix("torch.")
 
     def _trainer(self) -> Trainer:
         plan, network = self.plan, self.network
@@ -226,25 +224,6 @@ class TrainingRun:
             self.progress.say(f"stopped, and step {self.trainer.step} could not be saved: the log says why")
 
     def _facts(self) -> LoraFacts:
-        plan, alignment = self.plan, self.network.alignment
-        facts, (start, shift) = dict(self.items.facts), host.flow_settings(self.model) or ("t_min", 1.0)
-        start, condition = str(facts.pop("start", start)), str(facts.pop("condition", ""))
-        objective = self.trainer.objective.name
-        own = {"run_name": self.folder.name, "items": len(self.items), "dtype": self._dtype(), "objective": objective}
-        settings: Mapping[str, Any] = {**plan.config(), **own, **facts}
-        found = LoraFacts(
-            objective=objective,
-            prediction=alignment.prediction,
-            schedule=schedule_fingerprint(alignment.schedule, alignment.sigma_data),
-            start=start,
-            shift=shift,
-            base=self.base,
-            base_model=host.model_name(self.model),
-            steps=self.trainer.step,
-            rank=plan.file_rank,
-            alpha=plan.file_alpha,
-            kind=plan.adapter,
-            training=settings,
-            condition=condition,
-        )
+        subject = Subject(self.model, self.network, self.items, self.base)
+        found = facts_of(subject, self.plan, self.trainer, self.folder.name)
         return found if self.start is None else self.start.recorded_in(found, self.trainer.averaged())

@@ -6,7 +6,7 @@ inside the host's CFG guider. ``beliefs`` says what the host takes a MODEL for, 
 """
 
 from .beliefs import Belief, belief_of, probe_candidates
-from .captions import CAPTIONS_KEY, WEIGHTS_KEY, check_caption, extras_of
+from .captions import CAPTIONS_KEY, TEXT_KEY, WEIGHTS_KEY, check_caption, extras_of
 from .compiled import compiler
 from .frozen import frozen_base, has_cross_attention
 from .guided import as_teacher, in_guider, needs_negative, to_samples
@@ -17,6 +17,7 @@ from .probing import NetworkCall, probe_latents, probe_network
 
 __all__ = [
     "CAPTIONS_KEY",
+    "TEXT_KEY",
     "WEIGHTS_KEY",
     "Belief",
     "CallOptions",

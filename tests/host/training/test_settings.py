@@ -174,9 +174,9 @@ def test_every_entry_of_kohyas_metadata_is_what_the_training_was(build, train, c
     found = {key: value for key, value in metadata(saved()[0]).items() if key.startswith("ss_")}
     assert found.pop("ss_output_name") == "my_lora"
     assert found == WRITTEN
-    from diff2flow_kit.d2f_data.files import lora_metadata
+    from diff2flow_kit.d2f_data.files.metadata import kohya
 
-    assert set(lora_metadata._SS_NAMES.values()) <= set(found)
+    assert set(kohya._SS_NAMES.values()) <= set(found)
 
 
 @pytest.mark.parametrize(("precision", "kohya"), [("auto", "no"), ("fp32", "no"), ("bf16", "bf16"), ("fp16", "fp16")])
