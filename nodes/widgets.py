@@ -199,6 +199,6 @@ def number(
     )
 
 
-def choice(name: str, options: Iterable[str], default: str, tooltip: str) -> io.Combo.Input:
-    """An advanced choice among names."""
-    return io.Combo.Input(name, options=list(options), default=default, tooltip=tooltip, advanced=True)
+def choice(name: str, options: Iterable[str], default: str, tooltip: str, advanced: bool = True) -> io.Combo.Input:
+    """A choice among names."""
+    return io.Combo.Input(name, options=list(options), default=default, tooltip=tooltip, advanced=advanced)

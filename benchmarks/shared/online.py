@@ -23,6 +23,7 @@ from diff2flow_kit.demo import evaluate, render
 from diff2flow_kit.nodes import host
 from diff2flow_kit.nodes.network.cfg_velocity import CfgVelocity
 from diff2flow_kit.nodes.network.conditionings import join
+from diff2flow_kit.nodes.training.options.trainer_options import option_defaults
 from diff2flow_kit.nodes.training.widgets import training_widgets
 
 BATCH = 32
@@ -81,8 +82,8 @@ def online_lora(
         settings: widgets of the trainer; others are at their default.
         windows, steps, cfg: number of windows, and steps of the teacher over all of them, under its guidance.
     """
-    widgets = {one.id: one.default for one in training_widgets()}
-    plan = TrainingPlan(**widgets | settings)
+    defaults = {one.id: one.default for one in training_widgets()} | option_defaults()
+    plan = TrainingPlan(**defaults | settings)
     images, prompts = render.render_batch(scenes)[0], evaluate.prompts_for(scenes)[0]
     latents = model.model.process_latent_in(torch.cat([vae.encode(part) for part in images.split(BATCH)]).float().cpu())
     entries = [entry for prompt in prompts for entry in evaluate.encode_prompts(clip, [prompt])]

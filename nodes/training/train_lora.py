@@ -9,13 +9,13 @@ from ...d2f_data.files.names import check_name
 from ...d2f_data.plots.loss_plot import plot_losses
 from ...d2f_data.plots.pil_images import from_pil
 from ...d2f_data.plots.sample_sheet import notice
-from ...d2f_data.training.plan import TrainingPlan
 from .. import host
 from ..checks import checked, fault_of
 from ..widgets import CATEGORY
-from .advanced_widgets import compile_widget, gamma_widget
 from .items import training_items, validation_items
+from .options.trainer_options import TrainerOptions
 from .run import Learned, TrainingRun
+from .sockets import plan_of, training_sockets
 from .start import StartingLora
 from .widgets import training_widgets
 
@@ -35,6 +35,7 @@ class D2FTrainLora(io.ComfyNode):
             search_aliases=["diff2flow train", "train lora", "finetune", "flow matching training", "lora trainer"],
             is_input_list=True,
             is_output_node=True,
+            accept_all_inputs=True,  # to refuse those that there are not; the host would drop them without a word
             inputs=[
                 io.Model.Input(
                     "model",
@@ -42,64 +43,8 @@ class D2FTrainLora(io.ComfyNode):
                     "matching model (a checkpoint of SDXL's or SD1.5's shape that is one needs ModelSamplingSD3 before "
                     "this node). The model itself is not changed; LoRAs applied before this node stay part of it.",
                 ),
-                io.Latent.Input(
-                    "latents",
-                    optional=True,
-                    tooltip="What to learn: latents of one or more images, or a list of them (one per size). A noise "
-                    "mask weights the loss by position: white is learned.",
-                ),
-                io.Conditioning.Input(
-                    "positive",
-                    optional=True,
-                    tooltip="Captions: one conditioning for all items, one per item, or one per latent of the list.",
-                ),
+                *training_sockets(),
                 *training_widgets(),
-                io.Conditioning.Input(
-                    "negative",
-                    optional=True,
-                    tooltip="Conditioning of the empty prompt: for caption dropout and for previews with guidance.",
-                ),
-                io.Latent.Input(
-                    "validation_latents",
-                    optional=True,
-                    tooltip="Validation set: its loss shows when the LoRA begins to overfit.",
-                ),
-                io.Conditioning.Input(
-                    "validation_positive", optional=True, tooltip="Captions of the validation latents."
-                ),
-                io.Vae.Input(
-                    "vae", optional=True, tooltip="Decodes previews; without it they are rough approximations."
-                ),
-                io.Custom("D2F_PAIRS").Input(
-                    "pairs",
-                    optional=True,
-                    tooltip="Reflow pairs instead of latents and positive: the model learns to take straight paths, "
-                    "for sampling in few steps, and the guidance of the pairs' teacher with them.",
-                ),
-                io.Latent.Input(
-                    "condition",
-                    optional=True,
-                    tooltip="Image conditions: latents concatenated with the noisy ones, such as the photo for a depth "
-                    "map. The same number, size and order as the latents. Needs a model with Add Image Condition.",
-                ),
-                io.Latent.Input(
-                    "validation_condition", optional=True, tooltip="Image conditions of the validation latents."
-                ),
-                compile_widget(),
-                io.Custom("D2F_SAMPLES").Input(
-                    "samples",
-                    optional=True,
-                    tooltip="Prompts of Diff2Flow Sample Prompts, drawn before the first step, every 'preview_every' "
-                    "steps and at the end, in place of the previews of the training set.",
-                ),
-                gamma_widget(),
-                io.Custom("LORA_MODEL").Input(
-                    "start_lora",
-                    optional=True,
-                    tooltip="LoRA to go on from, of this pack, kohya's or ComfyUI's own trainer: from another trainer "
-                    "node, or the output 'lora' of Load Diff2Flow LoRA. Its layers keep their own rank. Connect the "
-                    "model without it: applied before the trainer as well, it would act twice.",
-                ),
             ],
             outputs=[
                 io.Custom("LORA_MODEL").Output(
@@ -147,9 +92,10 @@ class D2FTrainLora(io.ComfyNode):
         validation_condition: list[dict[str, Any]] | None = None,
         samples: list[Any] | None = None,
         start_lora: list[Any] | None = None,
+        options: list[TrainerOptions] | None = None,
         **widgets: list[Any],
     ) -> io.NodeOutput:
-        plan = TrainingPlan(**{name: values[0] for name, values in widgets.items()})
+        plan = plan_of({name: values[0] for name, values in widgets.items()}, options[0] if options else None)
         plan.check(has_negative=bool(negative), has_pairs=bool(pairs))
         start = StartingLora.of(start_lora[0]) if start_lora else None
         with host.training(model[0], plan.precision, plan.checkpointing, plan.compile) as network:

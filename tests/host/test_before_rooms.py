@@ -31,8 +31,10 @@ def output(tmp_path, comfy):
 
 
 def test_no_node_has_lost_what_saved_graphs_keep(schemas):
+    """But for the trainer, which had all of its settings as widgets before there were settings nodes."""
     old = read(OLD / "schemas.json")
     assert len(old) == 19
+    del old["D2FTrainLora"]
     assert breaks(old, {node: describe(schema) for node, schema in schemas.items()}) == []
     assert {node: [one["id"] for one in each["inputs"]] for node, each in old.items()} == {
         node: [one.id for one in schemas[node].inputs][: len(old[node]["inputs"])] for node in old
@@ -58,11 +60,17 @@ def test_a_training_run_is_resumed_where_it_stopped(build, node, conditioning, p
     """Without a word that anything differs, and to the weights that the earlier code ended with."""
     shutil.copytree(OLD / "runs", output / "diff2flow" / "runs")
     trainer = node("D2FTrainLora").PREPARE_CLASS_CLONE(None)
-    widgets = {widget.id: widget.default for widget in part("training.widgets").training_widgets()}
-    given = {**widgets, **SETTINGS, "steps": 5, "resume": "continue"}
+    given = {widget.id: widget.default for widget in part("training.widgets").training_widgets()}
+    given |= {**SETTINGS, "steps": 5, "resume": "continue"}
+    module = part("training.options.trainer_options")
+    chosen = {name: given.pop(name) for name in given.keys() & module.option_defaults().keys()}
     latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(5))
     lora, _, steps, *_ = trainer.execute(
-        [build()], [{"samples": latents}], [conditioning[0]], **{name: [value] for name, value in given.items()}
+        [build()],
+        [{"samples": latents}],
+        [conditioning[0]],
+        options=[module.TrainerOptions(chosen)],
+        **{name: [value] for name, value in given.items()},
     ).result
     wanted = load_file(OLD / "loras" / "five_steps.safetensors")
     start = load_file(OLD / "loras" / "three_steps.safetensors")

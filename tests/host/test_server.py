@@ -229,7 +229,7 @@ def test_what_makes_files_runs_with_nothing_behind_it(server, root):
     )
     graph = {"2": nodes["2"], "4": nodes["4"], "5": pairs}
     assert "5" in _run_nodes(server, graph)
-    small = {"run_name": "alone", "steps": 1, "batch_size": 2, "rank": 2, "warmup_steps": 0}
+    small = {"run_name": "alone", "steps": 1, "batch_size": 2, "rank": 2}
     trainer = node("D2FTrainLora", **{**nodes["8"]["inputs"], **small})
     assert "8" in _run_nodes(server, {**graph, "8": trainer})
 

@@ -71,6 +71,10 @@ def trained(part, tmp_path):
         trainer = part("nodes.training.train_lora").D2FTrainLora
         trainer.hidden = SimpleNamespace(unique_id="1")
         values = {one.id: one.default for one in part("nodes.training.widgets").training_widgets()} | widgets
+        module = part("nodes.training.options.trainer_options")
+        more["options"] = [
+            module.TrainerOptions({name: values.pop(name) for name in values.keys() & module.option_defaults().keys()})
+        ]
         trainer.execute(*inputs, **more, **{name: [value] for name, value in values.items()})
         runs, files = tmp_path / "diff2flow" / "runs", tmp_path / "loras" / "diff2flow"
         return runs / widgets["run_name"], next(files.glob("*.safetensors"))
@@ -202,7 +206,7 @@ def without(mapping, name):
 def test_defaults_are_the_nodes(pack):
     training = f"{pack.__name__}.nodes.training"
     widgets = importlib.import_module(f"{training}.widgets").training_widgets()
-    widgets.append(importlib.import_module(f"{training}.advanced_widgets").gamma_widget())
-    assert {one.id: one.default for one in widgets} == DEFAULTS
+    options = importlib.import_module(f"{training}.options.trainer_options").option_defaults()
+    assert {**{one.id: one.default for one in widgets}, **options} == {**DEFAULTS, "compile": False}
     plan, _ = read(["--pretrained_model_name_or_path", "x", "--output_dir", "y", "--train_data_dir", "z"])
     assert vars(plan) == {**DEFAULTS, "compile": False}

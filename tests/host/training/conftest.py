@@ -50,18 +50,23 @@ def train(
 ) -> Callable[..., Any]:
     """`train(model, latents=..., positive=..., steps=4, ...)` -> lora, loss map, steps, plot and sheet of the node.
 
-    Inputs that are lists are given as they are, others as the list of one that the host makes of them.
+    Settings that the trainer has no widget for go through its options. Inputs that are lists are given as they are,
+    others as the list of one that the host makes of them.
     """
     trainer = node("D2FTrainLora")
     widgets = {widget.id: widget.default for widget in part("training.widgets").training_widgets()}
     inputs = ("negative", "validation_latents", "validation_positive", "vae", "pairs", "condition")
     inputs += ("validation_condition", "samples", "start_lora")
+    options = part("training.options.trainer_options")
+    defaults = options.option_defaults()
 
     def run(model: Any, latents: Any = latents, positive: Any = conditioning[0], **given: Any) -> Any:
-        values = {**widgets, **QUICK, **{name: value for name, value in given.items() if name not in inputs}}
+        settings = {**QUICK, **{name: value for name, value in given.items() if name not in inputs}}
+        values = {**widgets, **{name: value for name, value in settings.items() if name not in defaults}}
+        chosen = {name: value for name, value in settings.items() if name in defaults}
         linked = {name: listed(value) for name, value in given.items() if name in inputs}
         trainer.hidden = SimpleNamespace(unique_id="7")
-        wrapped = {name: [value] for name, value in values.items()}
+        wrapped = {name: [value] for name, value in values.items()} | {"options": [options.TrainerOptions(chosen)]}
         return trainer.execute([model], listed(latents), listed(positive), **linked, **wrapped).result
 
     def listed(value: Any) -> list[Any] | None:

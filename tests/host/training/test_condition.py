@@ -285,10 +285,3 @@ def test_pairs_have_no_conditions(part, host, build, wide, seen):
         training_items(network, build(), None, None, None, object(), [{"samples": seen}])
     with host.training(wide()) as network, pytest.raises(ValueError, match=r"image condition, but 'pairs' holds none"):
         training_items(network, wide(), None, None, None, object())
-
-
-def test_it_stands_behind_the_older_sockets(node):
-    """Saved graphs name widgets and links by their place, so what came later stands behind it."""
-    names = [one.id for one in node("D2FTrainLora").define_schema().inputs]
-    later = ["pairs", "condition", "validation_condition", "compile", "samples", "weight_gamma", "start_lora"]
-    assert names[names.index("pairs") :] == later

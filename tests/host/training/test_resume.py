@@ -188,6 +188,7 @@ small = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(small)
 from diff2flow_kit.nodes.training.train_lora import D2FTrainLora
 from diff2flow_kit.nodes.training.run import TrainingRun
+from diff2flow_kit.nodes.training.options.trainer_options import TrainerOptions
 after = TrainingRun._after
 def told(self, record, clock):
     after(self, record, clock)
@@ -196,7 +197,8 @@ TrainingRun._after = told
 inputs = torch.load(output / "inputs.pt", weights_only=True)
 D2FTrainLora.hidden = SimpleNamespace(unique_id="7")
 D2FTrainLora.execute([small.build_model()], [{"samples": inputs["latents"]}], [[[inputs["caption"], {}]]],
-                     **{name: [value] for name, value in inputs["widgets"].items()})
+                     **{name: [value] for name, value in inputs["widgets"].items()},
+                     options=[TrainerOptions(inputs["options"])])
 """
 
 
@@ -207,9 +209,10 @@ def test_kill_9_loses_the_steps_since_the_last_save(
     from diff2flow_kit.d2f_data.files.training_state import load_state
 
     widgets = {widget.id: widget.default for widget in part("training.widgets").training_widgets()}
-    chosen = {"rank": 2, "targets": "attention", "batch_size": 2, "learning_rate": 1e-2, "preview_every": 0}
-    settings = {**chosen, "steps": 100_000, "save_every": 2, "dropout": 0.2, "ema": 0.9}
-    inputs = {"latents": latents, "caption": conditioning[0][0][0], "widgets": {**widgets, **settings}}
+    own = {"steps": 100_000, "rank": 2, "batch_size": 2, "learning_rate": 1e-2, "preview_every": 0}
+    options = {"targets": "attention", "save_every": 2, "dropout": 0.2, "ema": 0.9}
+    settings = {**own, **options}
+    inputs = {"latents": latents, "caption": conditioning[0][0][0], "widgets": {**widgets, **own}, "options": options}
     torch.save(inputs, output / "inputs.pt")
     command = [sys.executable, "-c", CHILD, str(root), str(host_path), str(output)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=output)

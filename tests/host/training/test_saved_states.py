@@ -200,7 +200,7 @@ def graphs(schemas):
         widgets = {one.id: one.default for one in schemas[name].inputs if getattr(one, "default", None) is not None}
         return {"class_type": name, "inputs": {**widgets, **inputs}}
 
-    trains = node("D2FTrainLora", model=["1", 0], latents=["2", 0], positive=["3", 0], steps=100_000, save_every=0)
+    trains = node("D2FTrainLora", model=["1", 0], latents=["2", 0], positive=["3", 0], steps=100_000)
     pairs = node("D2FReflowPairs", model=["1", 0], positive=["3", 0], count=100_000, cfg=1.0, width=96, height=96)
     ends = {"class_type": "PreviewAny", "inputs": {"source": ["4", 2]}}
     return {"trainer": {**GRAPH, "4": trains, "5": ends}, "pairs": {**GRAPH, "4": pairs, "5": ends}}

@@ -8,8 +8,9 @@ import torch
 
 def plan_of(part, **given):
     """A plan at the widgets' defaults but for what is given."""
-    widgets = part("training.widgets").training_widgets()
-    return part("training.train_lora").TrainingPlan(**{**{one.id: one.default for one in widgets}, **given})
+    options = part("training.options.trainer_options")
+    own = {one.id: one.default for one in part("training.widgets").training_widgets()}
+    return part("training.sockets").TrainingPlan(**{**own, **options.option_defaults(), **given})
 
 
 @pytest.mark.parametrize("objective", ["diff2flow", "naive_fm"])

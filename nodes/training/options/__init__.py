@@ -1,0 +1,1 @@
+"""The settings nodes of the trainer, and what they hand to it."""

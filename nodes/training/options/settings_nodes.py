@@ -1,0 +1,78 @@
+"""The settings nodes: widgets of one theme -> D2F_TRAINER_OPTIONS. They differ in their widgets and words alone."""
+
+from typing import Any, ClassVar
+
+from comfy_api.latest import io
+
+from ...checks import checked
+from ...widgets import CATEGORY
+from .trainer_options import SETTINGS, SOCKET, TrainerOptions
+
+
+class SettingsNode:
+    """A node with the widgets of its name in ``SETTINGS``, which go behind those of the options before it."""
+
+    NAME: ClassVar[str]
+    ABOUT: ClassVar[str]
+    ALIASES: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id=cls.__name__,
+            display_name=cls.NAME,
+            category=CATEGORY,
+            description=f"{cls.ABOUT} Goes to 'options' of the Diff2Flow LoRA Trainer. Several of these nodes may be "
+            "chained in any order; where two set the same, the one nearer to the trainer counts, so a second node of "
+            "this kind replaces all of the first.",
+            search_aliases=["diff2flow", "trainer options", "training settings", *cls.ALIASES],
+            inputs=[
+                *SETTINGS[cls.NAME](),
+                io.Custom(SOCKET).Input(
+                    "options",
+                    optional=True,
+                    tooltip="Options of nodes before this one. What this node shows replaces theirs.",
+                ),
+            ],
+            outputs=[
+                io.Custom(SOCKET).Output(
+                    display_name="options",
+                    tooltip="For 'options' of the Diff2Flow LoRA Trainer, or of another settings node.",
+                )
+            ],
+        )
+
+    @classmethod
+    @checked()
+    def execute(cls, options: TrainerOptions | None = None, **widgets: Any) -> io.NodeOutput:
+        return io.NodeOutput((options or TrainerOptions()).then(widgets))
+
+
+class D2FOptimizerOptions(SettingsNode, io.ComfyNode):
+    NAME = "Diff2Flow Optimizer Options"
+    ABOUT = "How the trainer moves the weights: optimizer, learning rate schedule, accumulation, averaging."
+    ALIASES = ("adamw", "prodigy", "lr schedule", "warmup", "ema", "gradient accumulation", "weight decay")
+
+
+class D2FLossOptions(SettingsNode, io.ComfyNode):
+    NAME = "Diff2Flow Loss Options"
+    ABOUT = "What the trainer minimises: flow times, weights of the loss, Huber, caption dropout."
+    ALIASES = ("min snr", "huber", "caption dropout", "timestep density", "loss weight", "debiased", "p2")
+
+
+class D2FLoraOptions(SettingsNode, io.ComfyNode):
+    NAME = "Diff2Flow LoRA Options"
+    ABOUT = "What the trainer adds to the model: layers, kind of adapter, alpha, dropout."
+    ALIASES = ("lokr", "loha", "alpha", "target layers", "blocks", "network dim")
+
+
+class D2FMemoryOptions(SettingsNode, io.ComfyNode):
+    NAME = "Diff2Flow Memory Options"
+    ABOUT = "How the trainer computes the model: gradient checkpointing for less memory, data type, compilation."
+    ALIASES = ("gradient checkpointing", "low vram", "out of memory", "bf16", "torch compile")
+
+
+class D2FSavingOptions(SettingsNode, io.ComfyNode):
+    NAME = "Diff2Flow Saving Options"
+    ABOUT = "What the trainer keeps and shows on the way: saves, guidance of previews, validation."
+    ALIASES = ("save every", "checkpoint every", "preview", "validation")

@@ -1,0 +1,52 @@
+"""What is added to the model: the settings of Diff2Flow LoRA Options."""
+
+from comfy_api.latest import io
+
+from .....d2f_core import TARGETS
+from .... import host
+from ....widgets import choice, number
+
+
+def lora_widgets() -> list[io.Input]:
+    """Each is a field of ``TrainingPlan`` of the same name."""
+    return [
+        io.Combo.Input(
+            "targets",
+            options=list(TARGETS),
+            default="attention_and_conv",
+            tooltip="Layers that get adapters. attention: q, k, v and output projection. attention_and_conv: q, k, v "
+            "and every convolution, the paper's choice. all: every linear and convolution layer.",
+        ),
+        io.String.Input(
+            "target_pattern",
+            default="",
+            tooltip="Layers to adapt instead of those of 'targets': patterns of module paths with * and ?, separated "
+            "by commas; the prefix linear: or conv: selects only such layers. Example: *.attn2.*, conv:input_blocks.*",
+        ),
+        choice(
+            "adapter", host.ADAPTER_KINDS, "lora", "Kind of adapter. LoKr and LoHa are ComfyUI's own.", advanced=False
+        ),
+        number("alpha", 0.0, 0.0, 4096.0, 0.5, "Adapters are scaled by alpha / rank. 0 means alpha = rank."),
+        number(
+            "rank_ratio",
+            0.0,
+            0.0,
+            1.0,
+            0.05,
+            "Above 0: rank of each layer = this fraction of max(in, out), instead of 'rank'. The paper uses 0.2.",
+        ),
+        number(
+            "dropout",
+            0.0,
+            0.0,
+            0.95,
+            0.05,
+            "Probability of dropping an input value of an adapter in training.",
+        ),
+        io.Boolean.Input(
+            "full_ends",
+            default=False,
+            tooltip="Train all weights of the first and the last convolution, as the paper does. They are saved as "
+            "full weight differences, which ComfyUI loads and diffusers does not.",
+        ),
+    ]
