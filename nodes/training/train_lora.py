@@ -101,6 +101,7 @@ class D2FTrainLora(io.ComfyNode):
         with host.training(model[0], plan.precision, plan.checkpointing, plan.compile) as network:
             reflow = pairs[0] if pairs else None
             items = training_items(network, model[0], latents, positive, negative, reflow, condition)
+            plan = plan.for_items(items)
             captions = validation_positive or positive
             validation = validation_items(network, validation_latents, captions, validation_condition)
             drawn, node_id = samples[0] if samples else None, cls.hidden.unique_id

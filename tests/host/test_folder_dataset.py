@@ -143,7 +143,10 @@ def test_latents_and_captions_line_up(run, clip, vae, stock):
         (expected,) = nodes.VAEEncode().encode(vae, pixels.expand(1, 96, 96, 3))
         assert torch.allclose(row, expected["samples"][0], atol=0.05), name
         (expected,) = nodes.CLIPTextEncode().encode(clip, caption)
-        assert torch.equal(positive[0][0], expected[0][0]) and positive[0][1].keys() - {"d2f_text"} == expected[0][1].keys()
+        assert (
+            torch.equal(positive[0][0], expected[0][0])
+            and positive[0][1].keys() - {"d2f_text"} == expected[0][1].keys()
+        )
         assert positive[0][1]["d2f_text"].text == caption
     assert len(out.positive) == 4
     (empty,) = nodes.CLIPTextEncode().encode(clip, "")

@@ -21,6 +21,10 @@ _SS_NAMES = {
     "dropout": "ss_network_dropout",
     "caption_dropout": "ss_caption_dropout_rate",
     "items": "ss_num_train_images",
+    "max_steps": "ss_max_train_steps",
+    "batches_per_epoch": "ss_num_batches_per_epoch",
+    "num_epochs": "ss_num_epochs",
+    "epoch": "ss_epoch",
 }
 # Data type of the computation, or the widget that chose it -> its name in sd-scripts.
 _MIXED_PRECISIONS = {

@@ -33,6 +33,7 @@ def facts_of(subject: Subject, plan: TrainingPlan, trainer: Trainer, run_name: s
     start, condition = str(facts.pop("start", start)), str(facts.pop("condition", ""))
     objective, alignment = trainer.objective.name, network.alignment
     own = {"run_name": run_name, "items": len(items), "dtype": dtype_name(network), "objective": objective}
+    own |= _epochs(plan, trainer)
     settings: Mapping[str, Any] = {**plan.config(), **own, **facts}
     return LoraFacts(
         objective=objective,
@@ -50,3 +51,11 @@ def facts_of(subject: Subject, plan: TrainingPlan, trainer: Trainer, run_name: s
         condition=condition,
         dataset=set_facts(items.captions),
     )
+
+
+def _epochs(plan: TrainingPlan, trainer: Trainer) -> dict[str, int]:
+    """Steps and epochs of the whole run, and the epoch of the current step, the first one being 1."""
+    batches = trainer.order.per_epoch
+    of_steps = {"num_epochs": plan.steps, "epoch": trainer.step}
+    epochs = {name: -(-steps * plan.accumulation // batches) for name, steps in of_steps.items()}
+    return {"max_steps": plan.steps, "batches_per_epoch": batches, **epochs}

@@ -49,4 +49,12 @@ def lora_widgets() -> list[io.Input]:
             tooltip="Train all weights of the first and the last convolution, as the paper does. They are saved as "
             "full weight differences, which ComfyUI loads and diffusers does not.",
         ),
+        io.String.Input(
+            "layer_rules",
+            multiline=True,
+            default="",
+            tooltip="Rank, alpha and learning rate of some layers, one rule per line: a pattern as in "
+            "'target_pattern', then any of rank=, alpha= and rate= (a factor of the learning rate). The first rule "
+            "that names a layer counts; rank=0 leaves it out. Example: *.attn2.* rank=32 rate=0.5",
+        ),
     ]
