@@ -6,11 +6,13 @@ once; a value that comes through a wire is known only when the node runs, and ma
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
 from comfy_api.latest import io
+
+from . import host
 
 UNCONNECTED = "<unconnected>"
 """Default of an input in ``validate_inputs``: a connected one is None there, and one without a wire is left out."""
@@ -27,7 +29,10 @@ def fault_of(*checks: Callable[[], object]) -> bool | str:
 
 
 def checked(*open_choices: str) -> Callable[[Callable[..., io.NodeOutput]], Callable[..., io.NodeOutput]]:
-    """Decorates ``execute``: refuses what the node's widgets do not allow, except for ``open_choices``, file combos."""
+    """Decorates ``execute``: refuses what the node's widgets do not allow, except for ``open_choices``, file combos.
+
+    What it or the node refuses is the node's own text as well, which stays when the message of the error is closed.
+    """
 
     def decorate(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
         signature = inspect.signature(execute)
@@ -36,16 +41,24 @@ def checked(*open_choices: str) -> Callable[[Callable[..., io.NodeOutput]], Call
         def run(cls: type[io.ComfyNode], *args: Any, **kwargs: Any) -> io.NodeOutput:
             given = dict(signature.bind(cls, *args, **kwargs).arguments)
             given |= given.pop("widgets", {})
-            schema = cls.define_schema()
-            for widget in schema.inputs:
-                value = None if widget.id in open_choices else given.get(widget.id)
-                for one in value if schema.is_input_list and isinstance(value, list) else [value]:
-                    check_value(widget, one)
-            return execute(cls, *args, **kwargs)
+            try:
+                check_values(cls.define_schema(), {key: one for key, one in given.items() if key not in open_choices})
+                return execute(cls, *args, **kwargs)
+            except ValueError as error:
+                host.settle(str(error))
+                raise
 
         return run
 
     return decorate
+
+
+def check_values(schema: io.Schema, given: Mapping[str, Any]) -> None:
+    """Check every value that a node was given, those of lists one by one."""
+    for widget in schema.inputs:
+        value = given.get(widget.id)
+        for one in value if schema.is_input_list and isinstance(value, list) else [value]:
+            check_value(widget, one)
 
 
 def check_value(widget: Any, value: Any) -> None:

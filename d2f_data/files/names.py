@@ -25,6 +25,16 @@ def free_path(folder: Path, stem: str, suffix: str) -> Path:
     return target.with_name(f"{target.name}_{last + 1:05}{suffix}")
 
 
+def unused_path(folder: Path, stem: str, suffix: str) -> Path:
+    """``folder / stem.suffix`` if there is no such file, else the next of ``stem_00002.suffix`` and so on."""
+    path = Path(folder) / f"{stem}{suffix}"
+    number = 1
+    while path.exists():
+        number += 1
+        path = Path(folder) / f"{stem}_{number:05}{suffix}"
+    return path
+
+
 def check_name(name: str, what: str) -> str:
     """Return a file or folder name if it is valid on every operating system; ``/`` separates subfolders.
 

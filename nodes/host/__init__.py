@@ -63,7 +63,17 @@ from .model_call import (
     to_samples,
     what_is_on,
 )
-from .progress import LOGGER, NodeProgress, cancelled_on_shutdown, decode, quick_picture, tell, tolerated, track
+from .progress import (
+    LOGGER,
+    NodeProgress,
+    cancelled_on_shutdown,
+    decode,
+    quick_picture,
+    settle,
+    tell,
+    tolerated,
+    track,
+)
 from .sampling import (
     flow_sampling_in_call,
     make_sampler,
@@ -153,6 +163,7 @@ __all__ = [
     "sample",
     "sampling_of",
     "scheduler_names",
+    "settle",
     "stock_sigmas",
     "takes_sizes",
     "tell",

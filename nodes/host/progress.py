@@ -59,6 +59,18 @@ def tell(text: str) -> None:
     _send_text(text, None if running is None else running.node_id)
 
 
+def settle(text: str) -> None:
+    """Leave a text on the node that is running: as an output, for a node that ends without one.
+
+    The page takes progress text away when a run ends; what it has been told of an output stays.
+    """
+    running, server = get_executing_context(), _server()
+    if running is not None and server is not None:
+        node, prompt = running.node_id, running.prompt_id
+        told = {"node": node, "display_node": node, "output": {"text": [text]}, "prompt_id": prompt}
+        server.send_sync("executed", told, server.client_id)
+
+
 def _send_text(text: str, node_id: str | None) -> None:
     """Show a text on a node; nowhere without a node or a server."""
     server = _server()

@@ -113,7 +113,8 @@ class D2FReflowPairs(io.ComfyNode):
         latents = pairs.read(range(min(PREVIEWED_PAIRS, len(pairs)))).x0
         samples = host.to_samples(model[0], latents)
         host.LOGGER.info("%r", pairs)
-        return io.NodeOutput(pairs, report, _preview(model[0], vae and vae[0], latents, samples))
+        said = {"text": [report]}
+        return io.NodeOutput(pairs, report, _preview(model[0], vae and vae[0], latents, samples), ui=said)
 
 
 def _preview(model: Any, vae: Any, latents: Tensor, samples: Tensor) -> Tensor:

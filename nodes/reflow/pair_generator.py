@@ -105,14 +105,21 @@ class ReflowPairGenerator:
         writing = ReflowPairWriter(self.settings.folder, self.plan, self.prompts.texts, self.conditions)
         with host.cancelled_on_shutdown(), writing as writer:
             self._start = time.perf_counter()
-            for items in writer.missing(self.settings.batch_size):
-                done = writer.done
-                eps = self.plan.noise(items)
-                states = self.sample(eps, [writer.prompt_of(item) for item in items], done)
-                writer.add(items, eps, states[-1], states[1:-1].movedim(0, 1))
-                self.generated += len(items)
-                self._show(done + len(items), 0, len(items), states[-1])
+            try:
+                for items in writer.missing(self.settings.batch_size):
+                    self._add(items, writer)
+            except BaseException:
+                host.settle(f"Stopped at {writer.done} of {self.plan.count} pairs, which are kept. Run again to go on.")
+                raise
         return ReflowPairSet(self.settings.folder)
+
+    def _add(self, items: Sequence[int], writer: ReflowPairWriter) -> None:
+        """Generate a batch of pairs."""
+        done, eps = writer.done, self.plan.noise(items)
+        states = self.sample(eps, [writer.prompt_of(item) for item in items], done)
+        writer.add(items, eps, states[-1], states[1:-1].movedim(0, 1))
+        self.generated += len(items)
+        self._show(done + len(items), 0, len(items), states[-1])
 
     def sample(self, eps: Tensor, prompts: Sequence[int], done: int = 0) -> Tensor:
         """Integrate the teacher's ODE from a batch of noise.
@@ -170,7 +177,7 @@ class ReflowPairGenerator:
         seconds_per_pair = (time.perf_counter() - self._start) / (self.generated + batch * step / steps or 1)
         if self.generated:
             minutes = seconds_per_pair * (self.plan.count - done) / 60
-            text += f", {1 / seconds_per_pair:.3g} pairs/s, {round(minutes)} min left"
+            text = f"{round(minutes)} min left, {text}, {1 / seconds_per_pair:.3g} pairs/s"
         position = done * steps + int(step * min(batch, self.plan.count - done))
         self.progress.show(position, text, None if x0 is None else self._preview(x0))
 

@@ -6,13 +6,12 @@ is saved first. A process that is killed has no time for that, so the state is a
 
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from ...d2f_core import StepRecord, Trainer, make_adapters
-from ...d2f_data.files.lora_file import LoraFacts, LoraModel, lora_tensors, save_lora, smallest_dtype
-from ...d2f_data.files.names import free_path
+from ...d2f_data.files.lora_file import LoraFacts, LoraModel, lora_tensors
 from ...d2f_data.files.run_folder import RunFolder
 from ...d2f_data.files.state_form import check_fits, check_trainer_state
 from ...d2f_data.fingerprints import schedule_fingerprint, weights_fingerprint
@@ -20,7 +19,9 @@ from ...d2f_data.training.curves import Curves
 from ...d2f_data.training.plan import TrainingPlan
 from .. import host
 from .items import TrainingItems, words_fingerprint
-from .lora.facts import Subject, dtype_name, facts_of
+from .outcome.facts import Subject, dtype_name, facts_of
+from .outcome.lora_files import RunLora
+from .outcome.report import Learned, Outcome
 from .preview import Preview
 from .samples.drawing import SampleDrawer
 from .samples.sample_set import SampleSet
@@ -29,15 +30,6 @@ from .status import StatusLine, due, why_new
 
 AUTOSAVE_S = 300.0  # seconds between saves of the state; longer if a save takes more than a fiftieth of that
 _AUTOSAVE_SHARE = 50
-
-
-class Learned(NamedTuple):
-    """Results of a run: the LoRA, the loss of each step, (step, loss) of each validation, and the contact sheet."""
-
-    lora: LoraModel
-    losses: list[float]
-    validation: list[tuple[int, float]]
-    sheet: Any | None  # a PIL image; None without sample prompts
 
 
 class TrainingRun:
@@ -76,6 +68,7 @@ class TrainingRun:
         self.learning_rate: float | None = None  # of the last step of this session
         self.checks: list[tuple[int, float]] = []
         self.saved, self._autosave_at = 0, time.monotonic() + AUTOSAVE_S
+        self.files, self.first, self._start = RunLora(self.folder.path), 0, time.monotonic()
         objective = self.trainer.objective
         self.preview = Preview(model, network, objective, items, vae, plan.preview_cfg, plan.seed)
         self.progress = host.NodeProgress(plan.steps, node_id)
@@ -92,10 +85,9 @@ class TrainingRun:
         """
         with host.cancelled_on_shutdown(), self.folder, Curves(self.folder.path) as curves:
             self._restore()
-            notes = [self.plan.note(self.trainer.objective), self.start_note, why_new(self.folder), self.folder.note]
             try:
                 picture = None if self.samples is None else self._first_samples(self.samples)
-                clock = StatusLine(self.trainer.step, self.plan.steps, "".join(notes), self.network.remarks)
+                clock = StatusLine(self.first, self.plan.steps, "".join(self._notes()), self.network.remarks)
                 self._show(picture, clock.opening())
                 for record in self.trainer.run(self.plan.steps - self.trainer.step):
                     self.losses.append(record.loss)
@@ -103,14 +95,24 @@ class TrainingRun:
                     self._after(record, clock)
                     curves.add(record, dict(self.checks).get(record.step))
             except BaseException:
-                self._rescue()
+                host.settle(self._rescue())
                 raise
             if self.saved < self.trainer.step:
                 self._save()
             if self.samples is not None:
-                self._show(self._draw(self.trainer.step), clock.again())
+                self._show(self._last_samples(), clock.again())
         sheet = None if self.samples is None else self.samples.files.sheet()
-        return Learned(self.lora(), self.losses, self.checks, sheet)
+        return Learned(self.lora(), self.losses, self.checks, sheet, self.outcome().finished(), self.files.listed)
+
+    def outcome(self) -> Outcome:
+        """How the session stands."""
+        notes = [note.removeprefix("; ") for note in [*self._notes(), *self.network.remarks] if note]
+        file, extendable = self.files.listed if self.saved else "", self.plan.lr_schedule == "constant"
+        numbers = (self.first, self.trainer.step, self.plan.steps, time.monotonic() - self._start)
+        return Outcome(self.folder.name, *numbers, file, str(host.lora_folder()), notes, extendable)
+
+    def _notes(self) -> list[str]:
+        return [self.plan.note(self.trainer.objective), self.start_note, why_new(self.folder), self.folder.note]
 
     def lora(self) -> LoraModel:
         """The LoRA at the current step."""
@@ -153,12 +155,22 @@ class TrainingRun:
         picture = None if step and self.start else samples.draw(0, {} if step else averaged())
         return samples.draw(step, averaged()) if step and due(step, self.plan.preview_every) else picture
 
+    def _last_samples(self) -> Any:
+        """Draw the finished LoRA, also for a picture beside its file."""
+        picture = self._draw(self.trainer.step)
+        if picture is not None:
+            with host.tolerated(lambda error: self.network.remarks.append(f"no picture beside the LoRA ({error})")):
+                self.files.save_picture(picture)
+        return picture
+
     def _restore(self) -> None:
         """Go on from the last state of the run, if there is one."""
         state = self.folder.load(self._put)
         if state is not None:
             self.losses, self.checks = list(state["losses"]), list(state["validation"])
-            self.saved = self.trainer.step if state.get("lora_saved", True) else 0
+            self.first = self.trainer.step
+            has_lora = self.files.resume(state.get("lora_name")) and state.get("lora_saved", True)
+            self.saved = self.first if has_lora else 0
 
     def _put(self, state: Mapping[str, Any]) -> None:
         """Put a saved state into the trainer. Raises ValueError if it is not one of such a trainer."""
@@ -195,33 +207,31 @@ class TrainingRun:
 
     def _save(self) -> None:
         """Save the training state and the LoRA."""
-        step = self.trainer.step
+        self.files.claim()
         self._save_state(with_lora=True)
-        stem = f"diff2flow/{self.folder.name}_step{step:06}"
-        lora = self.lora()
-        path = free_path(host.lora_folder(), stem, ".safetensors")
-        save_lora(path, lora, title=self.folder.name, dtype=smallest_dtype(lora))
-        self.saved = step
+        self.files.save(self.lora(), self.trainer.step)
+        self.saved = self.trainer.step
 
     def _save_state(self, with_lora: bool) -> None:
         start = time.monotonic()
         state = {"trainer": self.trainer.state_dict(), "losses": self.losses, "validation": self.checks}
         loss, rate = self.losses[-1] if self.losses else None, self.learning_rate
         record = {"step": self.trainer.step, "loss": loss, "learning_rate": rate, "time": time.time()}
-        self.folder.save({**state, "lora_saved": with_lora}, record)
+        self.folder.save({**state, "lora_saved": with_lora, "lora_name": self.files.name}, record)
         now = time.monotonic()
         self._autosave_at = now + max(AUTOSAVE_S, _AUTOSAVE_SHARE * (now - start))
 
-    def _rescue(self) -> None:
-        """Save the steps since the last save; an error here must not hide the first one."""
+    def _rescue(self) -> str:
+        """Save the steps since the last save, and say so; an error here must not hide the first one."""
         if self.trainer.step <= self.saved:
-            return
+            return self.outcome().stopped()
         try:
             self._save()
             host.LOGGER.info("%r was stopped; what was learned is saved, run it again to go on", self)
         except Exception:
             host.LOGGER.exception("%r was stopped and could not be saved; step %d is on disk", self, self.saved)
-            self.progress.say(f"stopped, and step {self.trainer.step} could not be saved: the log says why")
+            return f"Stopped, and step {self.trainer.step} could not be saved: the log says why"
+        return self.outcome().stopped()
 
     def _facts(self) -> LoraFacts:
         subject = Subject(self.model, self.network, self.items, self.base)

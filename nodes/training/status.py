@@ -33,14 +33,17 @@ class StatusLine:
         return self.again()
 
     def line(self, record: StepRecord, losses: list[float], checks: list[tuple[int, float]]) -> str:
-        """Step, loss and its mean over 50 steps, validation loss, learning rate, speed, time left."""
+        """Time left, step, loss and its mean over 50 steps, validation loss, learning rate, speed.
+
+        A narrow node cuts the end of the line off.
+        """
         recent = losses[-50:]
         pace = (time.perf_counter() - self.start) / (record.step - self.first)
         validation = f", validation {checks[-1][1]:.4g}" if checks else ""
         self._said = (
-            f"step {record.step} of {self.steps}: loss {record.loss:.4g} (mean {sum(recent) / len(recent):.4g}"
-            f"{validation}), lr {record.learning_rate:.2g}, {1 / pace:.3g} steps/s, "
-            f"{_duration(pace * (self.steps - record.step))} left"
+            f"{duration(pace * (self.steps - record.step))} left, step {record.step} of {self.steps}: "
+            f"loss {record.loss:.4g} (mean {sum(recent) / len(recent):.4g}{validation}), "
+            f"lr {record.learning_rate:.2g}, {1 / pace:.3g} steps/s"
         )
         return self.again()
 
@@ -65,6 +68,7 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Minutes and seconds, or hours and minutes, in words."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {seconds} s"

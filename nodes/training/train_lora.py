@@ -14,7 +14,8 @@ from ..checks import checked, fault_of
 from ..widgets import CATEGORY
 from .items import training_items, validation_items
 from .options.trainer_options import TrainerOptions
-from .run import Learned, TrainingRun
+from .outcome.report import Learned
+from .run import TrainingRun
 from .sockets import plan_of, training_sockets
 from .start import StartingLora
 from .widgets import training_widgets
@@ -66,6 +67,9 @@ class D2FTrainLora(io.ComfyNode):
                     tooltip="Contact sheet of the samples: a row per prompt, a column per step, from the untrained "
                     "model to the LoRA. Without samples, a small picture that says so.",
                 ),
+                io.String.Output(
+                    display_name="report", tooltip="How the run ended, where the LoRA file is, and what to do next."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -115,7 +119,9 @@ class D2FTrainLora(io.ComfyNode):
         plot = plot_losses(learned.losses, learned.validation, title)
         sheet = learned.sheet or notice("no samples: connect Diff2Flow Sample Prompts to 'samples' of the trainer")
         losses = {"loss": plottable(learned.losses)}
-        return io.NodeOutput(learned.lora, losses, len(learned.losses), plot, from_pil(sheet))
+        said = {"text": [learned.report], "loras": [learned.file]}
+        results = (learned.lora, losses, len(learned.losses), plot, from_pil(sheet), learned.report)
+        return io.NodeOutput(*results, ui=said)
 
 
 def plottable(losses: list[float]) -> list[float]:

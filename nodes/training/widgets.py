@@ -43,8 +43,8 @@ def _learning() -> list[io.Input]:
             500,
             1,
             1_000_000,
-            "Total number of steps, including those before a resume. With an "
-            "lr_schedule other than constant, changing it starts a new run.",
+            "Total number of steps, including those before a resume. With a learning rate schedule other than constant "
+            "(of a preset, or Diff2Flow Optimizer Options), changing it starts a new run.",
         ),
         number(
             "learning_rate",

@@ -13,7 +13,7 @@ MAP = {
         "host": {"fingerprints"},
         "fingerprints": set(),
         "widgets": {"host"},
-        "checks": set(),
+        "checks": {"host"},
         "network": {"host"},
         "sampling": {"checks", "host", "widgets"},
         "training": {"checks", "fingerprints", "host", "network", "reflow", "widgets"},

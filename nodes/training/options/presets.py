@@ -22,7 +22,8 @@ class Preset(NamedTuple):
     options: Mapping[str, Any]
 
 
-_PICTURES = {"lr_schedule": "cosine", "warmup_steps": 50, "accumulation": 4, "caption_dropout": 0.1, "preview_cfg": 5.0}
+# No warm-up: a run of fewer steps than that would be refused, and a LoRA starts at zero anyway.
+_PICTURES = {"lr_schedule": "cosine", "accumulation": 4, "caption_dropout": 0.1, "preview_cfg": 5.0}
 _WHOLE = {"lr_schedule": "cosine", "accumulation": 4, "full_ends": True}
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
@@ -52,7 +53,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             1e-4,
             64,
             4,
-            {**_WHOLE, "warmup_steps": 50, "ema": 0.99, "targets": "all", "density": "u_shaped"},
+            {**_WHOLE, "ema": 0.99, "targets": "all", "density": "u_shaped"},
         ),
         "image to image": Preset(
             "Depth or another picture made from a picture, with Add Image Condition.",
@@ -60,7 +61,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             1e-4,
             64,
             4,
-            {**_WHOLE, "warmup_steps": 100, "ema": 0.999, "save_every": 500},
+            {**_WHOLE, "ema": 0.999, "save_every": 500},
         ),
     }
 )

@@ -45,7 +45,14 @@ class SettingsNode:
     @classmethod
     @checked()
     def execute(cls, options: TrainerOptions | None = None, **widgets: Any) -> io.NodeOutput:
-        return io.NodeOutput((options or TrainerOptions()).then(widgets))
+        before = options or TrainerOptions()
+        return said(before.then(widgets), before.replaced_by(widgets))
+
+
+def said(options: TrainerOptions, replaced: str) -> io.NodeOutput:
+    """Options, with what they are and what they replace as the node's own text."""
+    text = f"With this node: {options.text() or 'all at their defaults'}."
+    return io.NodeOutput(options, ui={"text": [text + (f"\nReplaces {replaced}." if replaced else "")]})
 
 
 class D2FOptimizerOptions(SettingsNode, io.ComfyNode):

@@ -69,6 +69,11 @@ class TrainerOptions:
         """These, with the values of a node behind, which count where both have one."""
         return TrainerOptions({**self.values, **values})
 
+    def replaced_by(self, values: Mapping[str, Any]) -> str:
+        """Which of these the values of a node behind change, in a line."""
+        changed = (name for name, value in values.items() if name in self.values and self.values[name] != value)
+        return ", ".join(f"{name} {self.values[name]} (now {values[name]})" for name in changed)
+
     def complete(self) -> dict[str, Any]:
         """All settings."""
         return {**option_defaults(), **self.values}

@@ -46,10 +46,10 @@ class D2FTrainerPreset(io.ComfyNode):
                     display_name="options",
                     tooltip="For 'options' of the Diff2Flow LoRA Trainer, or of a settings node that changes some.",
                 ),
-                io.Int.Output(display_name="steps", tooltip="For the trainer's 'steps'."),
-                io.Float.Output(display_name="learning_rate", tooltip="For the trainer's 'learning_rate'."),
-                io.Int.Output(display_name="rank", tooltip="For the trainer's 'rank'."),
-                io.Int.Output(display_name="batch_size", tooltip="For the trainer's 'batch_size'."),
+                io.Int.Output(display_name="steps", tooltip="For the number of steps of the trainer."),
+                io.Float.Output(display_name="learning_rate", tooltip="For the learning rate of the trainer."),
+                io.Int.Output(display_name="rank", tooltip="For the rank of the trainer."),
+                io.Int.Output(display_name="batch_size", tooltip="For the batch size of the trainer."),
                 io.String.Output(display_name="info", tooltip="What the preset is for, and every value that it sets."),
             ],
         )
@@ -59,8 +59,8 @@ class D2FTrainerPreset(io.ComfyNode):
     def execute(cls, preset: str, options: TrainerOptions | None = None) -> io.NodeOutput:
         chosen = PRESETS[preset]
         result = (options or TrainerOptions()).then(chosen.options)
-        own = [getattr(chosen, name) for name in OWN]
-        return io.NodeOutput(result, *own, describe(preset, chosen))
+        own, text = [getattr(chosen, name) for name in OWN], describe(preset, chosen)
+        return io.NodeOutput(result, *own, text, ui={"text": [text]})
 
 
 def describe(name: str, preset: Preset) -> str:

@@ -34,8 +34,15 @@ def output(comfy: ModuleType, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def saved(output: Path) -> Callable[..., list[Path]]:
-    """`saved()` -> the LoRA files written so far, by name; `saved("a*")` -> some of them."""
-    return lambda pattern="*": sorted((output / "loras" / "diff2flow").glob(f"{pattern}.safetensors"))
+    """`saved()` -> the LoRA files of all saves so far, by name; `saved("a*")` -> some of them."""
+    runs = output / "diff2flow" / "runs"
+    return lambda pattern="*": sorted(runs.glob(f"*/loras/{pattern}.safetensors"), key=lambda path: path.name)
+
+
+@pytest.fixture
+def loaders_list(output: Path) -> Callable[[], list[str]]:
+    """`loaders_list()` -> names of the files where loaders look for the LoRAs of runs."""
+    return lambda: sorted(path.name for path in (output / "loras" / "diff2flow").glob("*"))
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +55,7 @@ def latents() -> torch.Tensor:
 def train(
     node: Callable[..., Any], part: Any, output: Path, latents: torch.Tensor, conditioning: Any
 ) -> Callable[..., Any]:
-    """`train(model, latents=..., positive=..., steps=4, ...)` -> lora, loss map, steps, plot and sheet of the node.
+    """`train(model, latents=..., positive=..., steps=4, ...)` -> lora, loss map, steps, plot, sheet and report.
 
     Settings that the trainer has no widget for go through its options. Inputs that are lists are given as they are,
     others as the list of one that the host makes of them.

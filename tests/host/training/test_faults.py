@@ -153,7 +153,7 @@ def test_what_was_learned_is_kept(comfy, build, go, whole, install, unharmed, sa
     assert raised.value is error
     monkeypatch.undo()
     (path,) = saved("my_lora*")
-    assert path.name == "my_lora_step000002_00001.safetensors" and load_lora(path).facts.steps == 2
+    assert path.name == "my_lora_step000002.safetensors" and load_lora(path).facts.steps == 2
     assert same(go(model, resume="continue"), whole)
 
 
@@ -198,13 +198,13 @@ def test_a_full_disk_stops_the_run_and_keeps_the_older_save(build, go, whole, pa
     model, run = build(), part("training.run")
     go(model, steps=2)
     before = {path: path.read_bytes() for path in output.rglob("*.safetensors")}
-    assert {"state.safetensors", "my_lora_step000002_00001.safetensors"} <= {path.name for path in before}
+    assert {"state.safetensors", "my_lora_step000002.safetensors"} <= {path.name for path in before}
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(run, "save_lora", full)
+        patched.setattr(part("training.outcome.lora_files"), "save_lora", full)
         patched.setattr(run.RunFolder, "save", full)
         with pytest.raises(OSError, match="No space left"):
             go(model, save_every=1)

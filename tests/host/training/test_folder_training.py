@@ -121,7 +121,7 @@ def test_the_file_says_what_the_folders_hold(build, train, saved, host, part):
     """A set of two folders, with repeats, whose captions share their trigger words."""
     from safetensors import safe_open
 
-    facts = part("training.lora.facts").set_facts
+    facts = part("training.outcome.facts").set_facts
     caption = importlib.import_module(facts.__module__).SetCaption
     rows = [("a", "sks, red", "5_sks"), ("a", "sks, red", "5_sks"), ("b", "sks, sky", "5_sks"), ("c", "sks", "more")]
     generator = torch.Generator().manual_seed(1)

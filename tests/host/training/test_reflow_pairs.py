@@ -172,7 +172,7 @@ def test_progress_and_text(generate, build, conditioning, part, monkeypatch):
     generate(build(), positive=conditioning[0])
     done = [one[0] for one in said]
     assert done == sorted(done) and done[-1] == 21 and len(done) == 12
-    assert said[-1][1].startswith("7 of 7 pairs, ") and "pairs/s, 0 min left" in said[-1][1]
+    assert said[-1][1].startswith("0 min left, 7 of 7 pairs, ") and said[-1][1].endswith(" pairs/s")
     assert said[3][2] is not None
 
 

@@ -71,7 +71,7 @@ def steps_of(found):
 
 
 def test_samples_from_the_untrained_model_to_the_last_step(build, train, prompts, samples, output, vae):
-    *_, sheet = train(build(), steps=5, preview_every=2, samples=prompts())
+    *_, sheet, _ = train(build(), steps=5, preview_every=2, samples=prompts())
     found = samples()
     assert sorted(found) == [f"step{step:06}_{row}.png" for step in (0, 2, 4, 5) for row in range(3)]
     assert [tuple(one.shape) for one in vae.given[:3]] == [(1, 4, 8, 8), (1, 4, 8, 9), (1, 4, 8, 8)]
@@ -85,6 +85,11 @@ def test_samples_from_the_untrained_model_to_the_last_step(build, train, prompts
         assert image.size == (sheet.shape[2], sheet.shape[1])
         assert image.tobytes() == (sheet[0] * 255).round().to(torch.uint8).numpy().tobytes()
     assert not list(folder.glob("preview_*"))
+    with Image.open(output / "loras" / "diff2flow" / "my_lora.png") as image, Image.open(
+        folder / "samples" / "step000005_0.png"
+    ) as last:
+        assert image.info["diff2flow.run"] == "my_lora"
+        assert image.getextrema() and last.getpixel((5, 5)) in {image.getpixel((x, 5)) for x in range(image.width)}
 
 
 @pytest.mark.parametrize("settings", [
@@ -100,20 +105,20 @@ def test_the_lora_is_that_of_a_run_without_samples(build, train, prompts, same, 
 
 def test_a_resume_goes_on_with_the_sheet_and_gives_the_same_lora(build, train, prompts, samples, same):
     plain = train(build(), steps=4, run_name="plain")[0]
-    *_, sheet = train(build(), steps=4, run_name="whole", preview_every=1, samples=prompts())
+    *_, sheet, _ = train(build(), steps=4, run_name="whole", preview_every=1, samples=prompts())
     train(build(), steps=2, preview_every=1, samples=prompts())
-    lora, *_, resumed = train(build(), steps=4, preview_every=1, samples=prompts())
+    lora, *_, resumed, _ = train(build(), steps=4, preview_every=1, samples=prompts())
     assert same(lora, plain) and torch.equal(resumed, sheet)
     assert samples("my_lora") == samples("whole") and steps_of(samples()) == [0, 1, 2, 3, 4]
 
 
 def test_a_finished_run_draws_nothing_again(build, train, prompts, samples, vae):
-    *_, sheet = train(build(), steps=2, samples=prompts())
+    *_, sheet, _ = train(build(), steps=2, samples=prompts())
     before = len(vae.given)
-    *_, again = train(build(), steps=2, samples=prompts())
+    *_, again, _ = train(build(), steps=2, samples=prompts())
     assert len(vae.given) == before == 6 and torch.equal(again, sheet)
     # A new prompt gets its pictures of the untrained model and of the LoRA; those of the others stay.
-    *_, more = train(build(), steps=2, samples=prompts(PROMPTS + "\nnew"))
+    *_, more, _ = train(build(), steps=2, samples=prompts(PROMPTS + "\nnew"))
     assert len(vae.given) == before + 2 and len(samples()) == 8
     assert torch.equal(more[:, : sheet.shape[1]], sheet)
 
@@ -188,7 +193,7 @@ def test_a_cancel_while_drawing_loses_nothing(
         vae.before = cancel
     with unharmed(model), pytest.raises(comfy.model_management.InterruptProcessingException):
         train(model, steps=4, preview_every=1, samples=prompts())
-    assert [path.stem for path in saved("my_lora*")] == ["my_lora_step000002_00001"]
+    assert [path.stem for path in saved("my_lora*")] == ["my_lora_step000002"]
     assert steps_of(samples()) == [0, 1]
     steps["on"] = 9
     assert same(train(model, steps=4, preview_every=1, samples=prompts())[0], whole)
@@ -208,7 +213,7 @@ def test_errors_while_drawing_do_not_end_the_training(
             raise error
 
     vae.before = fail
-    lora, *_, sheet = train(build(), steps=3, run_name="b", preview_every=1, samples=prompts())
+    lora, *_, sheet, _ = train(build(), steps=3, run_name="b", preview_every=1, samples=prompts())
     assert same(plain, lora) and sheet.shape[1] == 20 + 3 * 284
     assert sorted({name[-5] for name in samples("b")}) == ["0", "2"] and steps_of(samples("b")) == [0, 1, 2, 3]
     remark = f"; sample 2 could not be drawn ({type(error).__name__}: {error})"
@@ -224,7 +229,7 @@ def test_a_full_disk_does_not_end_the_training_either(build, train, prompts, mon
         raise OSError(28, f"cannot write {path.name}")
 
     monkeypatch.setattr(sample_files, "atomic_write", full)
-    *_, steps, _, sheet = train(build(), steps=2, samples=prompts("a"))
+    *_, steps, _, sheet, _ = train(build(), steps=2, samples=prompts("a"))
     assert steps == 2 and sheet.shape == (1, 20 + 284, 264, 3) and not list(output.rglob("*.png"))
     assert "; sample 1 could not be drawn (OSError: [Errno 28] cannot write step000000_0.png)" in texts[-1]
     assert "; the contact sheet could not be written ([Errno 28] cannot write sheet.png)" in texts[-1]
@@ -256,7 +261,7 @@ def test_samples_of_a_resume_start_with_the_untrained_model(build, train, prompt
 
 
 def test_without_samples_everything_is_as_before(build, train, output):
-    *_, steps, plot, sheet = train(build(), steps=2, preview_every=2)
+    *_, steps, plot, sheet, _ = train(build(), steps=2, preview_every=2)
     assert steps == 2 and plot.shape == (1, 480, 800, 3) and sheet.shape == (1, 60, 640, 3)
     folder = output / "diff2flow" / "runs" / "my_lora"
     assert [path.name for path in folder.glob("*.jpg")] == ["preview_000002.jpg"]
