@@ -5,13 +5,28 @@
 The group of factor 1 is the first one, whose rate is the one that is reported.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
+from ..core import LayerRule, rule_of
+
+TEXT_ENCODERS = "text_encoders."
+"""What the paths of layers begin with that are not the network's, but its text encoders'."""
+
 ONE_RATE = ("prodigy",)
 """Optimizers that find one learning rate for all parameters."""
+
+
+def rate_factors(
+    paths: Iterable[str], network: nn.Module, rules: Collection[LayerRule], text: float
+) -> dict[str, float]:
+    """Path of a layer -> its learning rate as a multiple of the run's; ``text`` is that of the text encoders."""
+    return {
+        path: text if path.startswith(TEXT_ENCODERS) else rule_of(rules, path, network.get_submodule(path)).rate
+        for path in paths
+    }
 
 
 def parameter_groups(

@@ -24,9 +24,8 @@ from ..core import (
     make_schedule,
     objective_on,
     parse_layer_rules,
-    rule_of,
 )
-from .groups import parameter_groups
+from .groups import parameter_groups, rate_factors
 from .network import NetworkToTrain
 
 AUTO_DENSITY = "auto"
@@ -41,7 +40,7 @@ _LR_CURVES = {"cosine_with_restarts": "3 cycles", "polynomial": "power 2"}
 # compiled is known only to the network, and the parameter of the weight is a setting only where the weight has one.
 _FREE = (
     *("steps", "save_every", "preview_every", "preview_cfg", "validate_every", "run_name", "resume", "compile"),
-    *("weight_gamma", "t_low", "t_high", "epochs", "layer_rules"),
+    *("weight_gamma", "t_low", "t_high", "epochs", "layer_rules", "text_encoder_lr", "text_encoder_rank"),
 )
 
 
@@ -90,6 +89,8 @@ class TrainingPlan:
     t_high: float = 1.0
     epochs: int = 0
     layer_rules: str = ""
+    text_encoder_lr: float = 5e-5
+    text_encoder_rank: int = 0
 
     def check(self, has_negative: bool, has_pairs: bool) -> None:
         """Raise ValueError if the widgets contradict the inputs or each other."""
@@ -142,8 +143,8 @@ class TrainingPlan:
         if adapters is None:
             trained: list[Any] = [parameter for parameter in network.parameters() if parameter.requires_grad]
         else:
-            rules = parse_layer_rules(self.layer_rules)
-            factors = {path: rule_of(rules, path, network.get_submodule(path)).rate for path in adapters}
+            text = self.text_encoder_lr / self.learning_rate
+            factors = rate_factors(adapters, network, parse_layer_rules(self.layer_rules), text)
             trained = parameter_groups(adapters, factors, self.learning_rate, self.optimizer)
         return make_optimizer(self.optimizer, trained, self.learning_rate, self.weight_decay)
 

@@ -30,7 +30,15 @@ from .folders import (
 )
 from .guard import own_windows, with_own_guidance, with_own_windows
 from .image_condition import APPLY_NODE, CALL_KEY, CONDITION_NODE, widen, widened, with_condition
-from .lora import ADAPTER_KINDS, adapters_from, apply_lora, lora_names
+from .lora import (
+    ADAPTER_KINDS,
+    adapters_from,
+    apply_lora,
+    has_text_layers,
+    lora_names,
+    text_adapters_from,
+    text_names,
+)
 from .model import (
     NODE_NAME,
     REPORT_NODE,
@@ -82,6 +90,7 @@ from .sampling import (
     stock_sigmas,
     throw_if_interrupted,
 )
+from .text import TextEncoder
 from .training import (
     COMPUTE_DTYPES,
     BatchCondition,
@@ -111,6 +120,7 @@ __all__ = [
     "Condition",
     "NetworkCall",
     "NodeProgress",
+    "TextEncoder",
     "TrainingNetwork",
     "adapters_from",
     "alignment_of",
@@ -131,6 +141,7 @@ __all__ = [
     "file_state",
     "flow_sampling_in_call",
     "flow_settings",
+    "has_text_layers",
     "identity_of",
     "in_guider",
     "input_folder",
@@ -167,6 +178,8 @@ __all__ = [
     "stock_sigmas",
     "takes_sizes",
     "tell",
+    "text_adapters_from",
+    "text_names",
     "throw_if_interrupted",
     "to_samples",
     "tolerated",

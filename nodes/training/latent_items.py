@@ -19,6 +19,7 @@ from ..host import CALL_KEY, CONDITION_NODE, TEXT_KEY, WEIGHTS_KEY, Condition, T
 from ..network.caption_checks import captions_of, captions_of_entry, null_caption
 from ..network.conditionings import entries_for, join
 from ..network.epoch_items import EpochItems
+from ..network.text_condition import merged
 
 # Input of latents -> input of their image conditions.
 CONDITION_INPUTS = {"latents": "condition", "validation_latents": "validation_condition"}
@@ -120,7 +121,7 @@ class LatentItems:
     def condition(self, item: int, drop: bool = False, caption: int = 0) -> Condition:
         """Conditioning kwargs of an item, tensors (1, ...); dropping the caption keeps the image condition."""
         group, row = self._position[item]
-        return {**self._text(item, drop, caption), **self._image(group, row)}
+        return merged(self._text(item, drop, caption), self._image(group, row))
 
     def _image(self, group: int, row: int) -> Condition:
         """Concat conditioning of an item, (1, C, h, w) in the model's scale; {} without an image condition."""

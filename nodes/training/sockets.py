@@ -12,7 +12,7 @@ from .widgets import training_widgets
 
 def training_sockets() -> list[io.Input]:
     """All optional; what most graphs connect comes first."""
-    return [*_training_set(), *_sampling(), *_other_tasks(), *_validation()]
+    return [*_training_set(), *_sampling(), *_other_tasks(), *_validation(), _text_encoder()]
 
 
 def _training_set() -> list[io.Input]:
@@ -88,6 +88,16 @@ def _validation() -> list[io.Input]:
         io.Conditioning.Input("validation_positive", optional=True, tooltip="Captions of the validation latents."),
         io.Latent.Input("validation_condition", optional=True, tooltip="Image conditions of the validation latents."),
     ]
+
+
+def _text_encoder() -> io.Input:
+    return io.Clip.Input(
+        "clip",
+        optional=True,
+        tooltip="Connect it to train its text encoders (SD1.5, SD2.1, SDXL) together with the model: the CLIP that "
+        "Training Set from Folder has, whose captions are then encoded anew in every step. Rank and learning rate are "
+        "in Diff2Flow LoRA Options. The CLIP itself is not changed.",
+    )
 
 
 def plan_of(widgets: Mapping[str, Any], options: TrainerOptions | None) -> TrainingPlan:

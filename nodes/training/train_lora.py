@@ -18,6 +18,7 @@ from .outcome.report import Learned
 from .run import TrainingRun
 from .sockets import plan_of, training_sockets
 from .start import StartingLora
+from .text.network import with_text
 from .widgets import training_widgets
 
 
@@ -97,12 +98,14 @@ class D2FTrainLora(io.ComfyNode):
         samples: list[Any] | None = None,
         start_lora: list[Any] | None = None,
         options: list[TrainerOptions] | None = None,
+        clip: list[Any] | None = None,
         **widgets: list[Any],
     ) -> io.NodeOutput:
         plan = plan_of({name: values[0] for name, values in widgets.items()}, options[0] if options else None)
         plan.check(has_negative=bool(negative), has_pairs=bool(pairs))
         start = StartingLora.of(start_lora[0]) if start_lora else None
         with host.training(model[0], plan.precision, plan.checkpointing, plan.compile) as network:
+            network = with_text(network, clip, pairs)
             reflow = pairs[0] if pairs else None
             items = training_items(network, model[0], latents, positive, negative, reflow, condition)
             plan = plan.for_items(items)

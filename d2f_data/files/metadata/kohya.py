@@ -26,6 +26,8 @@ _SS_NAMES = {
     "num_epochs": "ss_num_epochs",
     "epoch": "ss_epoch",
 }
+# The same, if text encoders are trained as well.
+_SS_RATES = {"ss_unet_lr": "learning_rate", "ss_text_encoder_lr": "text_encoder_lr"}
 # Data type of the computation, or the widget that chose it -> its name in sd-scripts.
 _MIXED_PRECISIONS = {
     "float16": "fp16",
@@ -59,6 +61,9 @@ def kohya(facts: LoraFacts | None, title: str, digest: str) -> dict[str, str]:
     if computed in _MIXED_PRECISIONS:
         found["ss_mixed_precision"] = _MIXED_PRECISIONS[str(computed)]
     found |= {theirs: str(facts.training[ours]) for ours, theirs in _SS_NAMES.items() if ours in facts.training}
+    if "text_encoder_lr" in facts.training:
+        rates = {name: str(facts.training[key]) for name, key in _SS_RATES.items() if key in facts.training}
+        found |= {**rates, "ss_network_train_unet_only": "False"}
     return found | _dataset(facts.dataset)
 
 

@@ -4,7 +4,7 @@ Object patches are those of the MODEL, whichever clone is loaded and whichever p
 loaded before has left on a layer does not come along.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -102,13 +102,18 @@ def _take_off(theirs: nn.Module, ours: nn.Module) -> None:
 
 
 def _hold_weights(layer: nn.Module, model: Any, path: str) -> None:
-    """A copied layer holds its weights, patched, and fetches none."""
+    """A copied layer of the network holds its weights, patched, and fetches none."""
+    kept = getattr(model, "weight_wrapper_patches", {})
+    hold_weights(layer, {name: kept.get(f"{_NETWORK}.{path}.{name}", []) for name in ("weight", "bias")})
+
+
+def hold_weights(layer: nn.Module, functions: Mapping[str, list[Any]]) -> None:
+    """A copied layer holds its weights and fetches none; ``functions`` are what acts on each when it runs."""
     for name in _FETCHING:
         layer.__dict__.pop(name, None)
     for name in ("weight", "bias"):
         if f"{name}_function" in vars(layer):
-            key = f"{_NETWORK}.{path}.{name}"
-            setattr(layer, f"{name}_function", list(getattr(model, "weight_wrapper_patches", {}).get(key, [])))
+            setattr(layer, f"{name}_function", list(functions.get(name, [])))
 
 
 def _put(twin: Any, path: str, value: Any, dtype: torch.dtype | None) -> None:
@@ -151,18 +156,23 @@ def _replace(twin: Any, name: str, value: Any) -> None:
 
 
 def _fetch(model: Any, path: str) -> Tensor:
-    """A weight that the host loads only when its layer runs: patched, on the load device.
+    """A weight of the network that the host loads only when its layer runs: patched, on the load device."""
+    return patched_weight(model, f"{_NETWORK}.{path}", model.load_device, model.model.get_dtype_inference())
 
-    Until then it has the file's type; that of the model is noted beside it. Nothing can be added to quantized and 8-bit
-    weights, so patched ones have the type that the layers compute in.
+
+def patched_weight(patcher: Any, key: str, device: torch.device, computed: torch.dtype) -> Tensor:
+    """A copy of a weight with the patches that a patcher of the host puts on it, whether it is loaded or not.
+
+    Under the dynamic patcher it has the file's type until it is loaded; that of the model is noted beside it. Nothing
+    can be added to quantized and 8-bit weights, so patched ones have the type that the layers compute in.
     """
-    key, network = f"{_NETWORK}.{path}", model.model.diffusion_model
     # Small layers are patched when any clone is loaded; their original weights are kept here.
-    plain = model.backup[key].weight if key in model.backup else network.get_parameter(path)
-    owner, _, name = path.rpartition(".")
-    dtype = getattr(network.get_submodule(owner), f"{name}_comfy_model_dtype", None) or plain.dtype
-    if key not in model.patches:
-        return plain.to(model.load_device, dtype, copy=True)
-    exact = plain.to(model.load_device, torch.float32, copy=True).dequantize()
-    patched = comfy.lora.calculate_weight(model.patches[key], exact, key)
-    return patched.to(dtype if dtype.itemsize > 1 else model.model.get_dtype_inference())
+    plain = patcher.backup[key].weight if key in patcher.backup else comfy.utils.get_attr(patcher.model, key)
+    owner, _, name = key.rpartition(".")
+    layer = patcher.model.get_submodule(owner)
+    dtype = getattr(layer, f"{name}_comfy_model_dtype", None) or plain.dtype
+    if key not in patcher.patches:
+        return plain.to(device, dtype, copy=True)
+    exact = plain.to(device, torch.float32, copy=True).dequantize()
+    patched = comfy.lora.calculate_weight(patcher.patches[key], exact, key)
+    return patched.to(dtype if dtype.itemsize > 1 else computed)

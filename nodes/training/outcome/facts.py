@@ -10,6 +10,7 @@ from ....d2f_data.image_sets.report.facts import set_facts
 from ....d2f_data.training.plan import TrainingPlan
 from ... import host
 from ..items import TrainingItems
+from ..text.network import text_settings
 
 
 class Subject(NamedTuple):
@@ -33,7 +34,7 @@ def facts_of(subject: Subject, plan: TrainingPlan, trainer: Trainer, run_name: s
     start, condition = str(facts.pop("start", start)), str(facts.pop("condition", ""))
     objective, alignment = trainer.objective.name, network.alignment
     own = {"run_name": run_name, "items": len(items), "dtype": dtype_name(network), "objective": objective}
-    own |= _epochs(plan, trainer)
+    own |= _epochs(plan, trainer) | text_settings(network, plan)
     settings: Mapping[str, Any] = {**plan.config(), **own, **facts}
     return LoraFacts(
         objective=objective,

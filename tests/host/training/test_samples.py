@@ -85,9 +85,10 @@ def test_samples_from_the_untrained_model_to_the_last_step(build, train, prompts
         assert image.size == (sheet.shape[2], sheet.shape[1])
         assert image.tobytes() == (sheet[0] * 255).round().to(torch.uint8).numpy().tobytes()
     assert not list(folder.glob("preview_*"))
-    with Image.open(output / "loras" / "diff2flow" / "my_lora.png") as image, Image.open(
-        folder / "samples" / "step000005_0.png"
-    ) as last:
+    with (
+        Image.open(output / "loras" / "diff2flow" / "my_lora.png") as image,
+        Image.open(folder / "samples" / "step000005_0.png") as last,
+    ):
         assert image.info["diff2flow.run"] == "my_lora"
         assert image.getextrema() and last.getpixel((5, 5)) in {image.getpixel((x, 5)) for x in range(image.width)}
 
