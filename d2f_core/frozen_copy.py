@@ -47,7 +47,7 @@ def frozen_copy(
         recompute: compute the blocks again in the backward pass instead of keeping what is inside them.
         fetch: gives the tensor to use for the parameter of a path, where those of ``network`` are not the ones.
         compiled: compiles the blocks, such as ``compile_blocks``; what is recomputed is then compiled, too.
-        out_of_place: kinds of modules that compute ``x += y`` as ``x = x + y`` where gradients are recorded; they must
+        out_of_place: kinds of blocks that compute ``x += y`` as ``x = x + y`` where gradients are recorded; they must
             use what ``add_`` and its like return, as ``+=`` does.
     """
     copier = _Copier(dtype)
@@ -57,9 +57,9 @@ def frozen_copy(
     view = copier.module(network)
     view.eval()
     blocks = _blocks(view)
-    for module in view.modules():
-        if isinstance(module, out_of_place):
-            module.forward = _out_of_place(module)
+    for block in blocks:
+        if isinstance(block, out_of_place):
+            block.forward = _out_of_place(block)
     if compiled is not None:
         compiled(blocks)
     for block in blocks if recompute else ():

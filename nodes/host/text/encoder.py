@@ -39,10 +39,12 @@ class TextEncoder:
         _check(clip)
         self.identity = clip_identity(clip)
         fetch = partial(patched_weight, clip.patcher, device=device, computed=torch.float32)
-        layers = (comfy.clip_model.CLIPLayer,)
-        self.module = frozen_copy(clip.cond_stage_model, fetch=fetch, out_of_place=layers)
+        self.module = frozen_copy(clip.cond_stage_model, fetch=fetch)
         for layer in self.module.modules():
             hold_weights(layer, {})
+            if isinstance(layer, comfy.clip_model.CLIPLayer):
+                for norm in (layer.layer_norm1, layer.layer_norm2):
+                    norm.register_forward_pre_hook(_kept_for_backward)
         self._clip = copy.copy(clip)
         self._clip.cond_stage_model = self.module
         self._clip.patcher = SimpleNamespace(load_device=device, forced_hooks=None)
@@ -57,7 +59,13 @@ class TextEncoder:
         return self._clip.encode_from_tokens_scheduled(self._tokens[key], show_pbar=False)
 
 
+def _kept_for_backward(norm: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A norm's own copy of its input, to which the host's layers add in place afterwards."""
+    return (inputs[0].clone(), *inputs[1:]) if torch.is_grad_enabled() else inputs
+
+
 def _check(clip: Any) -> None:
+    """Raise ValueError for a CLIP that cannot be trained."""
     if clip is None:
         raise ValueError(
             "input 'clip' is empty: the checkpoint before it holds no text encoder; connect the CLIP that belongs to "

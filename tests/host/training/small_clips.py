@@ -1,4 +1,4 @@
-"""Small CLIPs of the host's own classes with random weights: SD1.x (clip_l), SD2.x (clip_h), SDXL (clip_l and clip_g)."""
+"""Small CLIPs of the host's own classes with random weights: clip_l of SD1.x, clip_h of SD2.x, both of SDXL."""
 
 from types import SimpleNamespace
 from typing import Any
