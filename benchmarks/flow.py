@@ -22,7 +22,7 @@ from typing import Any
 import comfy.patcher_extension
 import comfy.utils
 import torch
-from bench_shared import RESULTS, Part, Rows, add_common_arguments, call, kept, output_in, some_scenes
+from bench_shared import RESULTS, Part, Rows, add_common_arguments, call, kept, output_in, some_scenes, with_options
 from bench_shared.flow_report import markdown
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
 from torch import Tensor
@@ -143,7 +143,8 @@ class Bench:
         positive = evaluate.encode_prompts(self.clip, asked.prompts)
         given = {each.id: [each.default] for each in D2FTrainLora.define_schema().inputs if hasattr(each, "default")}
         widgets = {"steps": options.cyan_steps, "learning_rate": 1e-3, "batch_size": 8, "seed": seed, **QUIET}
-        given |= {name: [value] for name, value in widgets.items()} | {"model": [self.twin]}
+        given |= {name: [value] for name, value in with_options(D2FTrainLora, widgets).items()}
+        given["model"] = [self.twin]
         given["latents"], given["run_name"] = [{"samples": data.latents}], [f"bench_flow_cyan_{seed}"]
         given["positive"] = [[[row[None], {}]] for row in data.context]
         lora = D2FTrainLora.PREPARE_CLASS_CLONE(None).execute(**given).args[0]

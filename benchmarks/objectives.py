@@ -27,7 +27,7 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import torch
-from bench_shared import RESULTS, Rows, add_common_arguments, kept
+from bench_shared import RESULTS, Rows, add_common_arguments, kept, with_options
 from bench_shared.objectives_report import METHODS, markdown, plot
 from comfy_extras.nodes_train import TrainLoraNode
 from torch import Tensor
@@ -157,8 +157,8 @@ class Bench:
     def call(self, node: Any, **inputs: Any) -> Any:
         """First output of a trainer node, called as the host calls it: inputs as lists, the rest at their defaults."""
         given = {each.id: [each.default] for each in node.define_schema().inputs if hasattr(each, "default")}
-        inputs |= {"model": self.model, "learning_rate": self.options.rate}
-        unknown = inputs.keys() - given.keys() - {"model"}
+        inputs = with_options(node, inputs | {"model": self.model, "learning_rate": self.options.rate})
+        unknown = inputs.keys() - given.keys() - {"model", "options"}
         if unknown:
             raise ValueError(f"{node.__name__} has no input {', '.join(sorted(unknown))}")
         given |= {name: [value] for name, value in inputs.items()}

@@ -64,9 +64,21 @@ def kept(folder: Path, name: str, settings: Any, make: Callable[[], Part]) -> Pa
     return torch.load(file, weights_only=True)
 
 
+def with_options(node: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Inputs of a node; of the LoRA trainer, with what it has no input for in its options, as of settings nodes."""
+    known = {each.id for each in node.define_schema().inputs}
+    if "options" not in known:
+        return inputs
+    from diff2flow_kit.nodes.training.options.trainer_options import TrainerOptions
+
+    others = {name: value for name, value in inputs.items() if name not in known}
+    own = {name: value for name, value in inputs.items() if name in known}
+    return {**own, "options": TrainerOptions(others)}
+
+
 def call(node: Any, **inputs: Any) -> Any:
     """First output of a node that takes lists, as the host calls it: what is not given is at its default."""
-    schema = node.define_schema().inputs
+    schema, inputs = node.define_schema().inputs, with_options(node, inputs)
     unknown = inputs.keys() - {each.id for each in schema}
     if unknown:
         raise ValueError(f"{node.__name__} has no input {', '.join(sorted(unknown))}")

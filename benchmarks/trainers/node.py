@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from bench_shared import with_options
 
 from .task import Task
 
@@ -15,13 +16,16 @@ class TrainerNode:
     def __init__(self, node: Any, task: Task, **changed: Any) -> None:
         self.node = node.PREPARE_CLASS_CLONE(None)
         self.inputs = {each.id: [each.default] for each in node.define_schema().inputs if hasattr(each, "default")}
+        self.changed: dict[str, Any] = {}
         self.change(batch_size=task.batch, rank=task.rank, learning_rate=task.rate, **changed)
         with torch.inference_mode():
             self.inputs |= {"model": [task.load()], "positive": task.conditionings()}
             self.inputs["latents"] = [{"samples": task.latents()}]
 
     def change(self, **values: Any) -> None:
-        unknown = values.keys() - self.inputs.keys()
+        values = {**self.changed, **values}
+        self.changed, values = values, with_options(self.node, values)
+        unknown = values.keys() - {each.id for each in self.node.define_schema().inputs}
         if unknown:
             raise ValueError(f"{self.node.__name__} has no input {', '.join(sorted(unknown))}")
         self.inputs |= {name: [value] for name, value in values.items()}

@@ -1,6 +1,6 @@
 """Save Diff2Flow LoRA: LORA_MODEL -> file."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ...d2f_data.files.lora_file import DTYPES, save_lora
 from ...d2f_data.files.names import check_name, free_path
@@ -73,7 +73,8 @@ class D2FSaveLora(io.ComfyNode):
         stem = f"{name}_{steps}_steps" if steps else name
         path = free_path(host.lora_folder(), stem, SUFFIX)
         save_lora(path, lora, title=path.stem, dtype=dtype)
-        return io.NodeOutput(str(path), ui=ui.PreviewText(str(path)))
+        listed = path.relative_to(host.lora_folder()).as_posix()
+        return io.NodeOutput(str(path), ui={"text": [str(path)], "loras": [listed]})
 
 
 def _checked_name(filename: str) -> str:

@@ -1,5 +1,6 @@
 """The hours in docs/settings.md and in the README follow from counted operations and what the workflows are set to."""
 
+import importlib.util
 import json
 import re
 
@@ -22,13 +23,23 @@ def inputs(root, workflow, node):
     return found
 
 
+def preset(root, workflow):
+    """Settings of the preset of a workflow that count here."""
+    path = root / "nodes" / "training" / "options" / "presets.py"
+    spec = importlib.util.spec_from_file_location("presets", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    options = module.PRESETS[inputs(root, workflow, "D2FTrainerPreset")["preset"]].options
+    return {"accumulation": 1, "checkpointing": False, **options}
+
+
 def operations(root, workflow, part):
     """TFLOP of making the pairs of a workflow, or of its training."""
     if part == "pairs":
         pairs = inputs(root, workflow, "D2FReflowPairs")
         assert pairs["solver"] == "euler" and pairs["cfg"] != 1
         return pairs["count"] * pairs["steps"] * 2 * forward(root, workflow)
-    run = inputs(root, workflow, "D2FTrainLora")
+    run = {**inputs(root, workflow, "D2FTrainLora"), **preset(root, workflow)}
     items = run["steps"] * run["batch_size"] * run["accumulation"]
     return items * FORWARDS[run["checkpointing"]] * forward(root, workflow)
 

@@ -20,6 +20,7 @@ LOOK_AT_TRAINER = f"""() => {{
   app.canvas.setDirty(true, true);
 }}"""
 TEXT = f"() => {TRAINER}.widgets.find((w) => w.name === '$$node-text-preview')?.value ?? ''"
+LEFT = f"() => {TRAINER}.widgets.find((w) => w.name === 'diff2flow_text')?.value ?? ''"
 SAYS = f"(pattern) => new RegExp(pattern).test(({TEXT})())"
 PREVIEWS = f"() => ({TRAINER}.imgs ?? []).filter((image) => image.naturalWidth > 300).length"
 
@@ -34,7 +35,7 @@ def test_training_shows_how_it_goes_and_goes_on_after_a_cancel(page: Any, server
     page.evaluate(LOOK_AT_TRAINER)
     click_run(page)
     page.wait_for_function(f"() => ({PREVIEWS})() === 1 && {TRAINER}.progress > 0")
-    page.wait_for_function(SAYS, arg=r"^step \d+ of 900: loss .* steps/s, .* left")
+    page.wait_for_function(SAYS, arg=r"^.* left, step \d+ of 900: loss .* steps/s")
     before, shown = page.evaluate(TEXT), page.evaluate(f"() => [{TRAINER}.progress, {TRAINER}.imgs[0].src]")
     page.wait_for_function(f"(text) => ({TEXT})() !== text", arg=before)
     page.wait_for_function(f"([done, src]) => {TRAINER}.progress > done && {TRAINER}.imgs[0].src !== src", arg=shown)
@@ -43,14 +44,21 @@ def test_training_shows_how_it_goes_and_goes_on_after_a_cancel(page: Any, server
     click_cancel(page, server)
     page.wait_for_function(f"() => !({TRAINER}.progress > 0)")
     runs = server.base / "output" / "diff2flow" / "runs"
-    (state,) = (runs / "browser").rglob("*.safetensors")
-    (cancelled,) = (server.base / "output" / "loras" / "diff2flow").glob("browser_step*.safetensors")
+    state = runs / "browser" / "state.safetensors"
+    (cancelled,) = (runs / "browser" / "loras").glob("browser_step*.safetensors")
     done = int(re.findall(r"step0*(\d+)", cancelled.name)[0])
     assert 3 <= done < 900 and state.stat().st_size > 0
+    said = f"Stopped after step {done} of 900: saved as diff2flow/browser.safetensors. Run again to go on from there."
+    page.wait_for_function(f"(said) => ({LEFT})().startsWith(said)", arg=said)
 
     page.evaluate(SET_WIDGETS, ["D2FTrainLora", {"steps": done + 2}])
     finish(page, server, click_run(page)[0])
-    page.wait_for_function(SAYS, arg=f"^step {done + 2} of {done + 2}")
+    page.wait_for_function(f"() => /^Done in .*: resumed after step {done}, 2 more steps/.test(({LEFT})())")
+    picture(page, "done")
+    loaders = "app.graph.nodes.filter((n) => ['D2FLoadLora', 'LoraLoader'].includes(n.type))"
+    listed = f"() => {loaders}.every((n) => n.widgets[0].options.values.includes('diff2flow/browser.safetensors'))"
+    page.wait_for_function(listed)
+    assert "diff2flow_text" not in page.evaluate("async () => JSON.stringify(await app.graphToPrompt())")
     assert [path.name for path in runs.glob("browser*")] == ["browser"]
     assert page.errors == []
 
@@ -60,7 +68,7 @@ def test_pairs_go_on_after_a_cancel(page: Any, server: Client, picture: Any):
     many, shard = 4096, 8  # more than can be made before the click
     few = {"name": "browser", "count": many, "batch_size": 4, "shard_size": shard}
     page.evaluate(SET_WIDGETS, ["D2FReflowPairs", few])
-    page.evaluate(SET_WIDGETS, ["D2FTrainLora", {"steps": 2, "warmup_steps": 0, "batch_size": 2}])
+    page.evaluate(SET_WIDGETS, ["D2FTrainLora", {"steps": 2, "batch_size": 2}])
     click_run(page)
     page.wait_for_function(f"() => {GENERATOR}.progress > {3 * shard / many}")
     picture(page, "running")

@@ -172,7 +172,7 @@ def test_two_folders_become_a_lora(server, folders, widgets):
 
     outputs = server.run(training_graph(folders, **widgets), seconds=300).outputs
     assert outputs["steps"]["text"] == ["4"] and "10 pairs" in outputs["report"]["text"][0]
-    (path,) = (server.base / "output" / "loras" / "diff2flow").glob("paired_step*.safetensors")
+    (path,) = (server.base / "output" / "loras" / "diff2flow").glob("paired.safetensors")
     facts = load_lora(path).facts
     assert facts.condition == "image" and facts.start == "noise" and facts.training["items"] == 10
 

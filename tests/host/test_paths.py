@@ -76,7 +76,7 @@ def call(node, output, build, conditioning, checkpoint):
             small = {"width": 64, "height": 64, "count": 1, "steps": 1, "cfg": 1.0, widget: value}
             linked = {"positive": [conditioning[0]]} if widget == "name" else {"clip": [None]}
             return cls.execute([build()], **{key: [one] for key, one in {**values, **small}.items()}, **linked)
-        quick = {"steps": 1, "rank": 1, "targets": "attention", "preview_every": 0, "save_every": 0, widget: value}
+        quick = {"steps": 1, "rank": 1, "preview_every": 0, widget: value}
         wrapped = {key: [one] for key, one in {**values, **quick}.items()}
         return cls.execute([build()], [{"samples": torch.zeros(1, 4, 8, 8)}], [conditioning[0]], **wrapped)
 

@@ -231,6 +231,7 @@ def test_what_makes_files_runs_with_nothing_behind_it(server, root):
     assert "5" in _run_nodes(server, graph)
     small = {"run_name": "alone", "steps": 1, "batch_size": 2, "rank": 2}
     trainer = node("D2FTrainLora", **{**nodes["8"]["inputs"], **small})
+    del trainer["inputs"]["options"]
     assert "8" in _run_nodes(server, {**graph, "8": trainer})
 
 

@@ -11,7 +11,7 @@ def trainer(**widgets):
     from devtools.prompts import prompt_for
 
     settings = {**prompt_for("demo_train_lora")["8"]["inputs"], **widgets}
-    del settings["samples"]
+    del settings["samples"], settings["options"]
     return {
         "1": node("D2FDemoCheckpoint"),
         "2": node("D2FDemoScenes", scenes="cyan", count=2, seed=0),
@@ -113,7 +113,7 @@ def test_faults_that_are_known_before_the_run_are_shown_on_the_node(server, grap
 
 def test_the_name_of_a_saved_lora_is_checked_as_well(server):
     """The answer has the fault for the page to show; the training runs, as it saves its own files."""
-    graph = trainer(steps=1, warmup_steps=0, preview_every=0, run_name="unsaved")
+    graph = trainer(steps=1, preview_every=0, run_name="unsaved")
     graph["out"]["inputs"]["filename"] = "a:b"
     answer = server.post("/prompt", {"prompt": graph, "client_id": server.id, "extra_data": {}})
     assert "has the character ':'" in str(answer["node_errors"]["out"]["errors"])
@@ -133,7 +133,7 @@ def test_values_of_wires_are_left_to_the_run(server):
 
 def test_prompts_of_before_samples_are_valid_and_give_the_same(server):
     """The trainer's new socket may be missing; what hangs behind the other outputs is as it was."""
-    graph = trainer(steps=1, run_name="before samples", resume="new", preview_every=0, validate_every=0)
+    graph = trainer(steps=1, run_name="before samples", resume="new", preview_every=0)
     assert "samples" not in graph["bad"]["inputs"]
     graph["sheet"] = node("PreviewImage", images=["bad", 4])
     server.run(graph)
@@ -141,7 +141,7 @@ def test_prompts_of_before_samples_are_valid_and_give_the_same(server):
 
 def test_a_connected_lora_needs_no_file(server):
     graph = load_lora(lora="none")
-    training = trainer(steps=1, run_name="validation", resume="new", preview_every=0, validate_every=0)
+    training = trainer(steps=1, run_name="validation", resume="new", preview_every=0)
     graph |= {f"t{name}": one for name, one in training.items() if name not in ("out",)}
     for one in graph.values():
         for name, value in one["inputs"].items():

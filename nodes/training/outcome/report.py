@@ -36,7 +36,7 @@ class Outcome:
         """The text of a run that has all of its steps, a sentence per line."""
         done = self.last - self.first
         if not done:
-            head = f"Loaded: {self.run} had all of its {self.steps} steps before, so nothing was trained."
+            head = f"Loaded: {self.run} had all of its {self.last} steps before, so nothing was trained."
         elif self.first:
             head = f"Done in {duration(self.seconds)}: resumed after step {self.first}, {done} more steps."
         else:
