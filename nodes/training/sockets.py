@@ -12,7 +12,7 @@ from .widgets import training_widgets
 
 def training_sockets() -> list[io.Input]:
     """All optional; what most graphs connect comes first."""
-    return [*_training_set(), *_sampling(), *_other_tasks(), *_validation(), _text_encoder()]
+    return [*_training_set(), *_sampling(), *_other_tasks(), *_validation()]
 
 
 def _training_set() -> list[io.Input]:
@@ -90,7 +90,8 @@ def _validation() -> list[io.Input]:
     ]
 
 
-def _text_encoder() -> io.Input:
+def text_encoder_socket() -> io.Input:
+    """Behind all others, as it came last."""
     return io.Clip.Input(
         "clip",
         optional=True,

@@ -16,7 +16,7 @@ from .items import training_items, validation_items
 from .options.trainer_options import TrainerOptions
 from .outcome.report import Learned
 from .run import TrainingRun
-from .sockets import plan_of, training_sockets
+from .sockets import plan_of, text_encoder_socket, training_sockets
 from .start import StartingLora
 from .text.network import with_text
 from .widgets import training_widgets
@@ -47,6 +47,7 @@ class D2FTrainLora(io.ComfyNode):
                 ),
                 *training_sockets(),
                 *training_widgets(),
+                text_encoder_socket(),
             ],
             outputs=[
                 io.Custom("LORA_MODEL").Output(
