@@ -29,7 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "validate_every": 50, "preview_cfg": 1.0, "weight_gamma": 0.0,
     "t_low": 0.0, "t_high": 1.0, "epochs": 0, "layer_rules": "",
 }  # fmt: skip
-"""The defaults of the node's widgets, but for ``compile``: here, networks are not compiled."""
+"""The defaults of the node's widgets, but for ``compile`` and the text encoders, which are not trained here."""
 
 FULL = "full"
 """The "adapter" of a run that trains the network's own weights."""
@@ -52,6 +52,7 @@ PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 # Flag -> setting of the plan.
 _FLAGS: dict[str, tuple[str, Any]] = {
     "max_train_steps": ("steps", int),
+    "num_train_epochs": ("epochs", int),
     "learning_rate": ("learning_rate", float),
     "train_batch_size": ("batch_size", int),
     "rank": ("rank", int),
@@ -164,6 +165,11 @@ def _check_images(run: Run, plan: TrainingPlan) -> None:
 
 def _of_file(path: Path) -> dict[str, Any]:
     given = read_json(path, CONFIG_RULE, "use the settings.json of a run in output/diff2flow/runs")
+    if "clip" in given:
+        raise ValueError(
+            f"{path} is of a run that trains text encoders, which only the node does; go on with it there, or start "
+            "a run without 'clip'"
+        )
     unknown = sorted(given.keys() - DEFAULTS.keys() - SUBJECT)
     missing = sorted(DEFAULTS.keys() - given.keys() - _FREE)
     if unknown or missing:
