@@ -98,7 +98,7 @@ class D2FLoadLora(io.ComfyNode):
         remarks = [] if facts is None else _compare(model, facts)
         for remark in remarks:
             host.tell(f"{name}: {remark}")
-        patched, encoders = host.apply_lora(model, chosen, strength, clip) if strength else (model, clip)
+        patched, encoders = host.apply_to_both(model, clip, chosen, strength) if strength else (model, clip)
         seeing, added = _see(patched, facts)
         converted, deed = _convert(seeing, facts)
         cfg = 1.0 if facts is None else facts.training.get("teacher_cfg", 1.0)

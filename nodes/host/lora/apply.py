@@ -18,14 +18,19 @@ from torch.overrides import TorchFunctionMode
 from ..progress import LOGGER
 
 
-def apply_lora(model: Any, lora: Mapping[str, Tensor], strength: float, clip: Any = None) -> tuple[Any, Any]:
+def apply_lora(model: Any, lora: Mapping[str, Tensor], strength: float) -> Any:
+    """A clone of a MODEL with a LoRA applied by the host's own loader; arguments and errors as of ``apply_to_both``."""
+    return apply_to_both(model, None, lora, strength)[0]
+
+
+def apply_to_both(model: Any, clip: Any, lora: Mapping[str, Tensor], strength: float) -> tuple[Any, Any]:
     """Clones of a MODEL and a CLIP with a LoRA applied by the host's own loader.
 
     Args:
         model: MODEL, converted or not.
+        clip: CLIP, or None, which stays None.
         lora: key -> tensor, in any layout that the host knows.
         strength: factor of the LoRA; may be negative.
-        clip: CLIP, or None, which stays None.
 
     Raises:
         ValueError: no layer of it belongs to this model, or some do not fit; names some of them.
@@ -45,7 +50,7 @@ def find_patches(model: Any, lora: Mapping[str, Tensor], clip: Any = None) -> di
     """The host's patches of a LoRA for a MODEL: weight or part of one -> patch.
 
     Args:
-        model, lora: as of ``apply_lora``.
+        model, lora: as of ``apply_to_both``.
         clip: CLIP to which other layers of it belong, or None.
 
     Raises:

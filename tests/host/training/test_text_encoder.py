@@ -148,9 +148,15 @@ def test_without_adapters_texts_are_encoded_as_the_host_does(build, small_clips,
             assert torch.equal(network.encoded(one)["c_crossattn"], positive[0][0])
 
 
-@pytest.mark.parametrize(
-    ("kind", "names"), [("l", ["lora_te_"]), ("h", ["lora_te_"]), ("lg", ["lora_te1_", "lora_te2_"])]
-)
+# Names of a CLIP's encoders, and of those whose last layer acts: clip skip leaves out that of the others.
+KINDS = [
+    ("l", {"lora_te_"}, {"lora_te_"}),
+    ("h", {"lora_te_"}, set()),
+    ("lg", {"lora_te1_", "lora_te2_"}, {"lora_te2_"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "names", "whole"), KINDS)
 def test_stock_load_lora_gives_the_conditioning_of_the_training(
     build, sdxl, train, small_clips, captions, saved, host, kind, names, whole
 ):
@@ -191,7 +197,7 @@ def test_what_is_loaded_is_what_was_trained(build, train, clip, five, host, part
     """Adapters on our copy of the encoders against the LoRA merged into the host's CLIP."""
     positive = five(clip)
     lora, *_ = train(build(), positive=positive, clip=clip, **WIDGETS)
-    _, loaded = host.apply_lora(build(), lora, 1.0, clip)
+    _, loaded = host.apply_to_both(build(), clip, lora, 1.0)
     from diff2flow_kit.d2f_core import attached
 
     with host.training(build()) as plain:
@@ -318,3 +324,79 @@ def test_what_cannot_be_trained_is_refused_by_name(build, train, clip, five, cap
             train(model, positive=five(clip), negative=conditioning[1], caption_dropout=0.5, clip=clip)
         with pytest.raises(ValueError, match="prodigy finds one rate for all"):
             train(model, positive=five(clip), clip=clip, optimizer="prodigy", learning_rate=1.0)
+
+
+def test_hooks_on_the_clip_are_refused(build, train, clip, five):
+    hooked = copy.copy(clip)
+    hooked.apply_hooks_to_conds = object()
+    with pytest.raises(ValueError, match=r"has hooks .Set CLIP Hooks., which act on sampling only"):
+        train(build(), positive=five(clip), clip=hooked)
+
+
+@pytest.mark.parametrize("loaded_before", [False, True])
+def test_a_clip_with_a_lora_is_trained_as_it_is(build, clip, captions, host, part, loaded_before):
+    """Whether the host has put the patches on the weights by then or not."""
+    key = "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
+    shape = clip.cond_stage_model.get_parameter(key).shape
+    patched = clip.clone()
+    diff = torch.randn(shape, generator=torch.Generator().manual_seed(8))
+    patched.patcher.add_patches({key: ("diff", (diff,))})
+    if loaded_before:
+        host.encode_caption(patched, LONG)
+    network_of = part("training.text.network").TextTrainingNetwork
+    with host.training(build()) as plain:
+        network = network_of(plain, patched)
+        ours = network.encoded(network.condition(captions(clip, LONG)[0], (4, 8, 8)))["c_crossattn"]
+    exact, bare = (host.encode_caption(one, LONG)[0][0] for one in (patched, clip))
+    torch.testing.assert_close(ours, exact, atol=1e-5, rtol=1e-5)
+    assert (exact - bare).abs().max() > 0.1
+
+
+def test_samples_are_drawn_with_the_encoders_as_they_are(build, train, clip, five, part, host, monkeypatch):
+    from diff2flow_kit.d2f_data.training.sample_prompts import SamplePrompt, parse_prompts
+
+    samples = importlib.import_module(part("training.samples.sample_set").__name__)
+    vae = type("Vae", (), {"latent_channels": 4, "spacial_compression_encode": lambda self: 8})()
+    vae.decode = lambda latents: torch.zeros(1, 64, 64, 3)
+    prompts = parse_prompts("a green cone", SamplePrompt("", "", 64, 64, 2, 3.0))
+    seen, network = [], part("training.text.network").TextTrainingNetwork
+    encoded = network.encoded
+
+    def watch(self, one):
+        kwargs = encoded(self, one)
+        if one.entry[1][host.TEXT_KEY].text == "a green cone":
+            seen.append(kwargs["c_crossattn"].detach())
+        return kwargs
+
+    monkeypatch.setattr(network, "encoded", watch)
+    drawn = samples.encode_set(prompts, clip, vae)
+    train(build(), positive=five(clip), clip=clip, samples=[drawn], **{**WIDGETS, "text_encoder_lr": 0.05})
+    frozen = host.encode_caption(clip, "a green cone")[0][0]
+    assert len(seen) == 4  # two steps of the untrained model, two of the LoRA
+    assert torch.equal(seen[0], frozen) and (seen[-1] - frozen).abs().max() > 0.01
+
+
+def test_from_a_folder_to_the_file(node, train, saved, tmp_path, pack, fingerprint):
+    """The demo checkpoint on two pictures; what Training Set from Folder hands on is what the trainer needs."""
+    from PIL import Image
+
+    from diff2flow_kit.demo.networks import load_demo_checkpoint
+
+    model, clip, vae = load_demo_checkpoint()
+    for name in ("one", "two"):
+        Image.new("RGB", (96, 96), "red").save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(f"sks, a red cube, {name}", encoding="utf-8")
+    dataset = node("D2FFolderDataset")
+    widgets = {one.id: one.default for one in dataset.define_schema().inputs if hasattr(one, "default")}
+    widgets = {**widgets, "folder": str(tmp_path), "resolution": 96, "bucket_step": 32}
+    latents, positive, negative, *_ = dataset.execute(
+        clip, vae, **{k: v for k, v in widgets.items() if v is not None}
+    ).result
+    before = mark(clip)
+    given = {"latents": latents, "positive": positive, "negative": negative, "caption_dropout": 0.5, "clip": clip}
+    lora, *_ = train(model, **given, **WIDGETS)
+    assert mark(clip) == before and text_part(lora)
+    from safetensors import safe_open
+
+    with safe_open(saved()[0], "pt") as file:
+        assert file.metadata()["modelspec.trigger_phrase"] == "sks, a red cube"
