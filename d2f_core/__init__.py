@@ -26,13 +26,14 @@ table; continuous ones and native flow networks have timesteps of their own (``c
 
 from .adapter import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, attached
 from .adaptive import ADAPTIVE_METHODS
-from .batches import Batch, TrainingData, VariedData, derive_seed, in_epoch
+from .batches import Batch, BatchOrder, TrainingData, VariedData, derive_seed, in_epoch
 from .compiled import compile_blocks, compiler_fault
 from .continuous import TIME_SCALES, ContinuousSchedule, FlowSchedule, Schedule
 from .density import DENSITIES, TimeDensity
 from .depth import DepthRange, align_to, depth_from_target, depth_range, depth_target, ensemble, valid_pixels
 from .frozen_copy import for_autograd, frozen_copy
 from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_sigmas
+from .layer_rules import LayerRule, parse_layer_rules, rule_of
 from .lora import TARGETS, AdapterSettings, adaptable_layers, make_adapters
 from .loss import CHOSEN_OBJECTIVES, OBJECTIVES, Interpolant, Objective, objective_on
 from .loss_weights import WEIGHTS
@@ -75,6 +76,7 @@ __all__ = [
     "Adapter",
     "AdapterSettings",
     "Batch",
+    "BatchOrder",
     "ContinuousSchedule",
     "CountedVelocity",
     "DepthRange",
@@ -86,6 +88,7 @@ __all__ = [
     "FlowTime",
     "FullAdapter",
     "Interpolant",
+    "LayerRule",
     "LowRankAdapter",
     "NaiveAlignment",
     "NoiseSchedule",
@@ -136,8 +139,10 @@ __all__ = [
     "make_optimizer",
     "make_schedule",
     "objective_on",
+    "parse_layer_rules",
     "per_item",
     "run_on_demand",
+    "rule_of",
     "seeded",
     "shift_sigmas",
     "solve",

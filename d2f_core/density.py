@@ -8,7 +8,8 @@
     timestep       the flow time of a timestep as the network's own training draws it
     few_steps      0 or 1/2, u < 1/2 or not: where samplers of one and of two equal steps call the network
 
-A path in windows has the first three within each window, as each is a flow of its own there.
+A path in windows has the first three within each window, as each is a flow of its own there. In a range [low, high]
+of t, each is what it is on [0, 1], given that t lies in the range: u is uniform over those u whose t does.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,16 +36,34 @@ class TimeDensity:
             arXiv 2405.20320); "timestep", uniform over the network's timesteps, as diffusion models are trained;
             "few_steps", only where samplers of one and two steps call the network.
         mean, std: of logit(t), for "logit_normal".
+        low, high: least and largest flow time that is drawn.
     """
 
     name: str = "uniform"
     mean: float = 0.0
     std: float = 1.0
+    low: float = 0.0
+    high: float = 1.0
 
     def __post_init__(self) -> None:
         check_name("density", self.name, DENSITIES)
         if not self.std > 0:
             raise ValueError(f"the std of a density must be above 0, got {self.std}; 1 is usual")
+        if not 0 <= self.low < self.high <= 1:
+            raise ValueError(
+                f"t_low is {self.low:g} and t_high is {self.high:g}, but flow times from 0 (noise) to 1 (data) are "
+                "trained; set t_low below t_high, 0 and 1 for all of them"
+            )
+        if self.has_range and not DENSITIES[self.name].ranged:
+            raise ValueError(
+                f"t_low and t_high leave out some flow times, but the density {self.name} is about single ones; set "
+                "them to 0 and 1, or choose another density"
+            )
+
+    @property
+    def has_range(self) -> bool:
+        """Whether some flow times are left out."""
+        return (self.low, self.high) != (0, 1)
 
     def sample(self, count: int, alignment: FlowAlignment, generator: torch.Generator, windows: int = 1) -> Tensor:
         """``count`` flow times in [0, 1], float64, on the CPU, from a private generator.
@@ -53,7 +72,44 @@ class TimeDensity:
         density of flow times is meant within each of ``windows``, one of timesteps over all of them.
         """
         u, density = torch.rand(count, generator=generator, dtype=torch.float64), DENSITIES[self.name]
-        return within_windows(lambda part: density.quantile(part, self, alignment), u, windows if density.local else 1)
+        parts = windows if density.local else 1
+
+        def quantile(u: Tensor) -> Tensor:
+            return within_windows(lambda part: density.quantile(part, self, alignment), u, parts)
+
+        return _in_range(quantile, u, self.low, self.high) if self.has_range else quantile(u)
+
+
+def _in_range(quantile: Callable[[Tensor], Tensor], u: Tensor, low: float, high: float) -> Tensor:
+    """Flow times of uniform numbers u in [0, 1), of a density given that it is in [low, high].
+
+    Raises:
+        ValueError: the density has none there.
+    """
+    first, last = quantile(torch.tensor([0.0, 1.0], dtype=u.dtype)).tolist()
+    rising = quantile if first <= last else (lambda u: quantile(1 - u))
+    start, end = _least(lambda u: rising(u) >= low, u.dtype), _least(lambda u: rising(u) > high, u.dtype)
+    if not start < end:
+        raise ValueError(
+            f"no flow time from t_low {low:g} to t_high {high:g} is trained with this density, whose times are from "
+            f"{min(first, last):.3g} to {max(first, last):.3g}; choose a wider range, or another density"
+        )
+    return rising(start + (end - start) * u).clamp(low, high)
+
+
+def _least(holds: Callable[[Tensor], Tensor], dtype: torch.dtype) -> float:
+    """The least u in [0, 1] from which on a condition holds, to 2^-54; 1 if it holds nowhere."""
+    start, end = 0.0, 1.0
+    for _ in range(9):
+        u = torch.linspace(start, end, 65, dtype=dtype)
+        true = holds(u)
+        if bool(true[0]):
+            return start
+        if not bool(true[-1]):
+            return end
+        place = int(true.int().argmax())
+        start, end = float(u[place - 1]), float(u[place])
+    return end
 
 
 def _logit_normal(u: Tensor, density: TimeDensity, alignment: FlowAlignment) -> Tensor:
@@ -76,10 +132,12 @@ class Density(NamedTuple):
     Attributes:
         quantile: u in [0, 1), settings, alignment -> t.
         local: whether a path in windows has it in each of them.
+        ranged: whether a range of flow times makes sense with it.
     """
 
     quantile: Callable[[Tensor, TimeDensity, FlowAlignment], Tensor]
     local: bool = True
+    ranged: bool = True
 
 
 DENSITIES: Mapping[str, Density] = MappingProxyType(
@@ -88,7 +146,7 @@ DENSITIES: Mapping[str, Density] = MappingProxyType(
         "logit_normal": Density(_logit_normal),
         "u_shaped": Density(_u_shaped),
         "timestep": Density(_timestep, local=False),
-        "few_steps": Density(lambda u, density, alignment: (2 * u).floor().clamp(max=1) / 2, local=False),
+        "few_steps": Density(lambda u, density, alignment: (2 * u).floor().clamp(max=1) / 2, local=False, ranged=False),
     }
 )
 """Name of a density -> what it is."""

@@ -5,16 +5,16 @@ the first and the last convolution in full. ``TARGETS`` names this and other cho
 other. ``make_adapters`` only reads the network.
 """
 
-import fnmatch
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
 from torch import nn
 
 from .adapter import Adapter, FullAdapter, Layer, LowRankAdapter, WidenedAdapter, is_conv, is_linear
+from .layer_rules import LayerRule, check_rules, matches, rule_of
 
 # (layer, rank, alpha, dropout, generator) -> adapter
 MakeAdapter = Callable[[Layer, int, float, float, torch.Generator], Adapter]
@@ -45,6 +45,7 @@ class AdapterSettings:
         alpha: scale alpha / rank; None for alpha = rank.
         dropout: probability that an input value of an adapter is dropped in training.
         full_ends: train the first and the last convolution in full, as the paper does.
+        rules: what some layers have of their own.
     """
 
     targets: str = "attention_and_conv"
@@ -53,6 +54,7 @@ class AdapterSettings:
     alpha: float | None = None
     dropout: float = 0.0
     full_ends: bool = False
+    rules: tuple[LayerRule, ...] = ()
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -67,6 +69,14 @@ class AdapterSettings:
     def patterns(self) -> Sequence[str]:
         """The patterns behind ``targets``."""
         return TARGETS.get(self.targets) or self.targets.replace(",", " ").split()
+
+    def of_layer(self, path: str, layer: Layer) -> "AdapterSettings":
+        """Those of one layer, by the rules."""
+        rule = rule_of(self.rules, path, layer)
+        alpha = self.alpha if rule.alpha is None else rule.alpha
+        if rule.rank is None:
+            return replace(self, alpha=alpha)
+        return replace(self, alpha=alpha, rank=rule.rank, rank_ratio=0.0)
 
     def rank_of(self, layer: Layer) -> int:
         """Rank of the adapter of a layer, at most that of its weight."""
@@ -94,13 +104,13 @@ def select_layers(network: nn.Module, settings: AdapterSettings) -> dict[str, La
     layers = adaptable_layers(network)
     chosen: set[str] = set()
     for pattern in settings.patterns():
-        named = {path for path, layer in layers.items() if _matches(pattern, path, layer)}
+        named = {path for path, layer in layers.items() if matches(pattern, path, layer)}
         if not named and settings.targets not in TARGETS:
             raise _names_nothing(pattern, layers)
         chosen |= named
     # A preset with attention that finds none, in a network that it does not know, would train next to nothing.
     wanted = set(_ATTENTION) & set(TARGETS.get(settings.targets, ()))
-    known = any(_matches(pattern, path, layers[path]) for pattern in wanted for path in chosen)
+    known = any(matches(pattern, path, layers[path]) for pattern in wanted for path in chosen)
     if not chosen or (wanted and not known):
         raise _names_nothing(settings.targets, layers, "attention layer" if chosen else "layer")
     return {path: layer for path, layer in layers.items() if path in chosen}
@@ -112,12 +122,6 @@ def _names_nothing(target: str, layers: Mapping[str, Layer], what: str = "layer"
         f"the adapter target {target!r} names no {what}; presets are {', '.join(map(repr, TARGETS))}; patterns match "
         f"module paths such as {examples}"
     )
-
-
-def _matches(pattern: str, path: str, layer: Layer) -> bool:
-    kind, _, rest = pattern.rpartition(":")
-    right_kind = {"": True, "linear": is_linear(layer), "conv": is_conv(layer)}.get(kind, False)
-    return right_kind and fnmatch.fnmatchcase(path, rest)
 
 
 def make_adapters(
@@ -137,9 +141,9 @@ def make_adapters(
         in_full: paths of widened convolutions, trained in full whatever the settings choose.
 
     Raises:
-        ValueError: a target that names no layer.
+        ValueError: a target or a rule that names no layer, or rules that leave none.
     """
-    layers = select_layers(network, settings)
+    layers = _adapted(select_layers(network, settings), settings)
     everything = adaptable_layers(network)
     convs = [path for path, layer in everything.items() if is_conv(layer)]
     ends = {convs[0], convs[-1]} if settings.full_ends and convs else set()
@@ -151,7 +155,17 @@ def make_adapters(
         elif path in ends:
             adapters[path] = FullAdapter(layer)
         else:
-            rank = settings.rank_of(layer)
-            alpha = float(rank if settings.alpha is None else settings.alpha)
+            own = settings.of_layer(path, layer)
+            rank = own.rank_of(layer)
+            alpha = float(rank if own.alpha is None else own.alpha)
             adapters[path] = make(layer, rank, alpha, settings.dropout, generator)
     return adapters
+
+
+def _adapted(layers: Mapping[str, Layer], settings: AdapterSettings) -> dict[str, Layer]:
+    """The chosen layers without those that a rule leaves out. Raises ValueError if none is left, or a rule is idle."""
+    check_rules(settings.rules, layers)
+    kept = {path: layer for path, layer in layers.items() if rule_of(settings.rules, path, layer).rank != 0}
+    if not kept:
+        raise ValueError("layer_rules: rank=0 leaves out every layer; keep some, or remove the line")
+    return kept

@@ -156,7 +156,8 @@ class Trainer:
         for group in data.groups:
             for at in range(0, len(group), self.settings.batch_size):
                 items = group[at : at + self.settings.batch_size]
-                t = (torch.arange(len(items), dtype=torch.float64) + at + 0.5) / len(group)
+                place = (torch.arange(len(items), dtype=torch.float64) + at + 0.5) / len(group)
+                t = self.density.low + (self.density.high - self.density.low) * place
                 generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, items[0]))
                 batch = data.batch(items, [False] * len(items))
                 pair = self._pair(batch, t, generator)

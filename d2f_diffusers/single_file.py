@@ -18,7 +18,8 @@ from torch import Tensor
 
 from d2f_data.files.atomic import save_tensors
 from d2f_data.files.lora_file import DTYPES, smallest_dtype
-from d2f_data.files.lora_metadata import LoraFacts, modelspec, write_facts
+from d2f_data.files.lora_metadata import LoraFacts, write_facts
+from d2f_data.files.metadata.modelspec import modelspec
 
 from .component_names import clip_in_openclip, vae_in_original
 from .layout import SDXL_EMBEDDING, layer_names

@@ -6,7 +6,8 @@ The name of a layer is ``lora_unet_`` and its module path, with underscores inst
     <name>.diff, <name>.diff_b                    full differences of weight and bias
     <name>.lokr_*, <name>.hada_*                  LoKr and LoHa
 
-of its kind of adapter. ComfyUI, A1111 and diffusers read this layout; ``lora_metadata`` defines the metadata.
+of its kind of adapter. ComfyUI, A1111 and diffusers read this layout; ``lora_metadata`` and ``metadata`` define the
+metadata.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,9 @@ from torch import Tensor
 
 from ..fingerprints import safetensors_digest, safetensors_file_digest
 from .atomic import load_tensors, save_tensors, storable
-from .lora_metadata import LoraFacts, kohya, modelspec, read_facts, stored_digest, write_facts
+from .lora_metadata import LoraFacts, read_facts, stored_digest, write_facts
+from .metadata.kohya import kohya
+from .metadata.modelspec import modelspec
 
 __all__ = [
     "DTYPES",

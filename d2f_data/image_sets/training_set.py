@@ -9,7 +9,8 @@ copies of a row (64 KB per row at 512 x 512); rows are read from the cache strai
 holds each of them once. Repeats of a conditioning share one object.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -164,6 +165,6 @@ def encode_captions(
         yield encoded
 
 
-def with_sizes(conditioning: list, sizes: dict[str, int]) -> list:
-    """A CONDITIONING with the size conditioning of an image added; the tensors are shared."""
-    return [[cond, {**options, **sizes}] for cond, options in conditioning]
+def with_options(conditioning: list, options: Mapping[str, Any]) -> list:
+    """A CONDITIONING with further options, such as SDXL's sizes of the image; the tensors are shared."""
+    return [[cond, {**own, **options}] for cond, own in conditioning]

@@ -1,17 +1,18 @@
 """The values of the trainer's widgets, and the settings of ``d2f_core`` that follow from them."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..core import (
     OBJECTIVES,
     WEIGHTS,
     Adapter,
     AdapterSettings,
+    BatchOrder,
     FlowAlignment,
     Objective,
     Processes,
@@ -22,7 +23,10 @@ from ..core import (
     make_optimizer,
     make_schedule,
     objective_on,
+    parse_layer_rules,
 )
+from .groups import parameter_groups, rate_factors
+from .network import NetworkToTrain
 
 AUTO_DENSITY = "auto"
 """The density that an objective is defined with."""
@@ -32,30 +36,13 @@ LEAST_PRODIGY_RATE = 0.1
 # Schedules that had the curve of another one in earlier versions, with what they are now.
 _LR_CURVES = {"cosine_with_restarts": "3 cycles", "polynomial": "power 2"}
 
-# Settings that may change between sessions of a run. Whether it is compiled is known only to the network, the
-# parameter of the weight is a setting only where the weight has one, and where weights are kept changes no value.
+# Settings that may change between sessions of a run, or count only where they are not at their defaults. Whether it is
+# compiled is known only to the network, the parameter of the weight is a setting only where the weight has one, and
+# where weights are kept changes no value.
 _FREE = (
     *("steps", "save_every", "preview_every", "preview_cfg", "validate_every", "run_name", "resume", "compile"),
-    *("weight_gamma", "offload"),
+    *("weight_gamma", "offload", "t_low", "t_high", "epochs", "layer_rules", "text_encoder_lr", "text_encoder_rank"),
 )
-
-
-class NetworkToTrain(Protocol):
-    """A network as the trainer calls it, with what a plan needs to know of it."""
-
-    module: nn.Module
-    alignment: FlowAlignment
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type that it computes in."""
-
-    def __call__(self, network_input: Tensor, timestep: Tensor, condition: Any) -> Tensor:
-        """The network's answer, (B, *)."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +87,12 @@ class TrainingPlan:
     compile: bool = False
     weight_gamma: float = 0.0
     offload: bool = False
+    t_low: float = 0.0
+    t_high: float = 1.0
+    epochs: int = 0
+    layer_rules: str = ""
+    text_encoder_lr: float = 5e-5
+    text_encoder_rank: int = 0
 
     def check(self, has_negative: bool, has_pairs: bool) -> None:
         """Raise ValueError if the widgets contradict the inputs or each other."""
@@ -129,22 +122,40 @@ class TrainingPlan:
             alpha=self.alpha or None,
             dropout=self.dropout,
             full_ends=self.full_ends,
+            rules=parse_layer_rules(self.layer_rules),
         )
 
     @property
     def file_rank(self) -> int:
         """Rank for the metadata of a LoRA file; 0 if it differs between layers."""
-        return 0 if self.rank_ratio else self.rank
+        return 0 if self._has_many_ranks else self.rank
 
     @property
     def file_alpha(self) -> float:
         """Alpha for the metadata of a LoRA file; 0 if it differs between layers."""
-        return 0.0 if self.rank_ratio else self.alpha or float(self.rank)
+        return 0.0 if self._has_many_ranks else self.alpha or float(self.rank)
 
-    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimizer of those parameters that are trained."""
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
+    @property
+    def _has_many_ranks(self) -> bool:
+        rules = parse_layer_rules(self.layer_rules)
+        return bool(self.rank_ratio) or any((rule.rank, rule.alpha) != (None, None) for rule in rules)
+
+    def make_optimizer(self, network: nn.Module, adapters: Mapping[str, Adapter] | None) -> torch.optim.Optimizer:
+        """The optimizer of adapters, or of those parameters of a network that are trained."""
+        if adapters is None:
+            trained: list[Any] = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        else:
+            text = self.text_encoder_lr / self.learning_rate
+            factors = rate_factors(adapters, network, parse_layer_rules(self.layer_rules), text)
+            trained = parameter_groups(adapters, factors, self.learning_rate, self.optimizer)
         return make_optimizer(self.optimizer, trained, self.learning_rate, self.weight_decay)
+
+    def for_items(self, items: TrainingData) -> "TrainingPlan":
+        """The plan with the number of steps that its epochs come to on a training set; itself without epochs."""
+        if not self.epochs:
+            return self
+        batches = self.epochs * BatchOrder(items.groups, self.batch_size, self.seed).per_epoch
+        return replace(self, steps=-(-batches // self.accumulation))
 
     def make_schedule(self, optimizer: torch.optim.Optimizer) -> Any:
         """The learning rate schedule; None for a constant rate without warm-up."""
@@ -157,13 +168,21 @@ class TrainingPlan:
         return Objective(alignment, name, self.weight, huber, self.weight_gamma)
 
     def note(self, objective: Objective) -> str:
-        """The objective for the node's text, where it is not what the widget says."""
-        own = objective.name == self.objective
-        return "" if own else f"; objective {objective.name}, as this is a flow matching model of its own"
+        """For the node's text: another objective than that of the widget, timesteps of a range, steps of epochs."""
+        said = []
+        if objective.name != self.objective:
+            said.append(f"objective {objective.name}, as this is a flow matching model of its own")
+        if self.times().has_range:
+            ends = objective.coordinates.timestep(torch.tensor([self.t_high, self.t_low], dtype=torch.float64))
+            steps = "timesteps {:.0f} to {:.0f}".format(*ends.tolist())
+            said.append(f"trains t from {self.t_low:g} to {self.t_high:g}, {steps}")
+        if self.epochs:
+            said.append(f"{self.epochs} epochs are {self.steps} steps")
+        return "".join(f"; {one}" for one in said)
 
     def times(self) -> TimeDensity:
         """The density of flow times."""
-        return TimeDensity(self._density, self.density_mean, self.density_std)
+        return TimeDensity(self._density, self.density_mean, self.density_std, self.t_low, self.t_high)
 
     @property
     def _density(self) -> str:
@@ -196,8 +215,9 @@ class TrainingPlan:
             adapters: path of a layer -> its adapter, or None.
             processes: those that train together, if there is more than one.
         """
-        trained = network.module if adapters is None else nn.ModuleList(adapters.values()).to(network.device)
-        optimizer = self.make_optimizer(trained.parameters())
+        if adapters is not None:
+            nn.ModuleList(adapters.values()).to(network.device)
+        optimizer = self.make_optimizer(network.module, adapters)
         return Trainer(
             network.module,
             network,
@@ -216,7 +236,9 @@ class TrainingPlan:
         fixed = {name: value for name, value in asdict(self).items() if name not in _FREE}
         steps = 0 if self.lr_schedule == "constant" else self.steps
         gamma = WEIGHTS[self.weight].gamma
-        own = {} if gamma is None else {"weight_gamma": self.weight_gamma or gamma}
+        own: dict[str, Any] = {} if gamma is None else {"weight_gamma": self.weight_gamma or gamma}
+        own |= {"t_low": self.t_low, "t_high": self.t_high} if self.times().has_range else {}
+        own |= {"layer_rules": self.layer_rules.strip()} if self.layer_rules.strip() else {}
         return {**fixed, **own, "density": self._density, "steps_of_lr_schedule": steps, **self._redefined()}
 
     def _redefined(self) -> dict[str, str]:

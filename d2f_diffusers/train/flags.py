@@ -27,14 +27,16 @@ DEFAULTS: dict[str, Any] = {
     "target_pattern": "", "density": AUTO_DENSITY, "density_mean": 0.0, "density_std": 1.0, "weight": "none",
     "loss": "mse", "huber_delta": 0.1, "weight_decay": 0.0, "clip": 1.0, "accumulation": 1, "ema": 0.0,
     "validate_every": 50, "preview_cfg": 1.0, "weight_gamma": 0.0,
+    "t_low": 0.0, "t_high": 1.0, "epochs": 0, "layer_rules": "",
 }  # fmt: skip
-"""The defaults of the node's widgets, but for ``compile`` and ``offload``: networks stay as diffusers has them."""
+"""The defaults of the node's widgets, but for ``compile`` and ``offload``, as networks stay as diffusers has them, and for
+the text encoders, which are not trained here."""
 
 FULL = "full"
 """The "adapter" of a run that trains the network's own weights."""
 _FULL_DEFAULTS = {"run_name": "my_model", "learning_rate": 1e-5}
 # Settings that a LoRA alone has, and the flags for them.
-_OF_LORA = ("rank", "targets", "alpha", "rank_ratio", "dropout", "full_ends", "target_pattern")
+_OF_LORA = ("rank", "targets", "alpha", "rank_ratio", "dropout", "full_ends", "target_pattern", "layer_rules")
 
 # What settings.json says beside the widgets: the data and the model of that run, which a run here finds out itself.
 SUBJECT = {
@@ -42,13 +44,16 @@ SUBJECT = {
     "timesteps", "compiled",
 }  # fmt: skip
 # What settings.json leaves out, as it may change between sessions, or is no setting with every weight.
-_FREE = {"steps", "save_every", "preview_every", "preview_cfg", "validate_every", "resume", "weight_gamma"}
+_FREE = {"steps", "save_every", "preview_every", "preview_cfg", "validate_every", "resume", "weight_gamma"} | {
+    "t_low", "t_high", "epochs", "layer_rules",
+}  # fmt: skip
 PRECISIONS = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 """``--mixed_precision`` -> the node's precision."""
 
 # Flag -> setting of the plan.
 _FLAGS: dict[str, tuple[str, Any]] = {
     "max_train_steps": ("steps", int),
+    "num_train_epochs": ("epochs", int),
     "learning_rate": ("learning_rate", float),
     "train_batch_size": ("batch_size", int),
     "rank": ("rank", int),
@@ -161,6 +166,11 @@ def _check_images(run: Run, plan: TrainingPlan) -> None:
 
 def _of_file(path: Path) -> dict[str, Any]:
     given = read_json(path, CONFIG_RULE, "use the settings.json of a run in output/diff2flow/runs")
+    if "clip" in given:
+        raise ValueError(
+            f"{path} is of a run that trains text encoders, which only the node does; go on with it there, or start "
+            "a run without 'clip'"
+        )
     unknown = sorted(given.keys() - DEFAULTS.keys() - SUBJECT)
     missing = sorted(DEFAULTS.keys() - given.keys() - _FREE)
     if unknown or missing:

@@ -58,14 +58,8 @@ class TrainingRun:
     ) -> None:
         if plan.adapter not in ("lora", FULL):
             raise ValueError(f"adapter is {plan.adapter!r}, ComfyUI's own kind; train it with the node, or use 'lora'")
-        self.plan, self.run, self.network, self.items, self.processes, self.say = (
-            plan,
-            run,
-            network,
-            items,
-            processes,
-            say,
-        )
+        self.plan, self.run, self.network = plan.for_items(items), run, network
+        self.items, self.processes, self.say = items, processes, say
         self.base = weights_fingerprint(network.module)
         self.full = plan.adapter == FULL
         self.output = ModelOutput(network, plan.run_name, say) if self.full else LoraOutput(network, plan.run_name)

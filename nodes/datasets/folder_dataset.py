@@ -1,5 +1,6 @@
 """Training Set from Folder: images and captions -> LATENTs and CONDITIONINGs, cached on disk."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from ...d2f_data.image_sets.folder import FolderContents
 from ...d2f_data.image_sets.latent_cache import Cache, folder_size
 from ...d2f_data.image_sets.pixels.store import PixelStore
 from ...d2f_data.image_sets.report.cuts import cut_notes, transparency_note
+from ...d2f_data.image_sets.report.facts import SetCaption, captions_in_set
 from ...d2f_data.image_sets.samples import Sample, SetPlan, SetSettings, plan_set
 from ...d2f_data.image_sets.set_report import EncodingStats, InvalidFilesError, contact_sheet, describe, list_files
-from ...d2f_data.image_sets.training_set import batches, encode, encode_captions, gather, with_sizes
+from ...d2f_data.image_sets.training_set import batches, encode, encode_captions, gather, with_options
 from .. import host
 from ..checks import checked, fault_of
 from ..widgets import CATEGORY
@@ -140,7 +142,11 @@ def _encode_all(
     written = [caption for sample in plan.samples for caption in sample.image.captions]
     conditionings, encoded = _encode_captions(clip, written, prompt_weights)
     _encode_missing(vae, plan, store)
-    of_sample = {sample: _conditioning(sample, conditionings, host.takes_sizes(clip)) for sample in plan.samples}
+    sizes = host.takes_sizes(clip)
+    of_sample = {
+        sample: _conditioning(captions_in_set(sample, root.name, prompt_weights), sample, conditionings, sizes)
+        for sample in plan.samples
+    }
     positive = [of_sample[sample] for sample in rows]
     latents = [_latent(bucket, settings) for bucket in plan.rows]
     stats = EncodingStats(
@@ -154,18 +160,16 @@ def _encode_all(
     if notes:
         host.tell("Training Set from Folder: " + "; ".join(notes))
     report = describe(root, host.cache_folder(), plan, settings, stats, contents, prompt_weights, notes)
-    return latents, positive, conditionings[""], report, contact_sheet(plan.samples, store=store)
+    negative = with_options(conditionings[""], {host.TEXT_KEY: SetCaption("", prompt_weights)})
+    return latents, positive, negative, report, contact_sheet(plan.samples, store=store)
 
 
-def _conditioning(sample: Sample, conditionings: dict[str, list], sizes: bool) -> list:
+def _conditioning(captions: Sequence[SetCaption], sample: Sample, conditionings: dict[str, list], sizes: bool) -> list:
     """The CONDITIONING of a sample's first caption, with those of its other captions among its options."""
-    every = [conditionings[caption] for caption in sample.image.captions]
-    if sizes:
-        every = [with_sizes(one, sample.sizes()) for one in every]
+    own = sample.sizes() if sizes else {}
+    every = [with_options(conditionings[one.text], {**own, host.TEXT_KEY: one}) for one in captions]
     first, *others = every
-    if not others:
-        return first
-    return [[cond, {**options, host.CAPTIONS_KEY: [one[0] for one in others]}] for cond, options in first]
+    return with_options(first, {host.CAPTIONS_KEY: [one[0] for one in others]}) if others else first
 
 
 def _latent(rows: list[Sample], settings: SetSettings) -> dict[str, Any]:

@@ -30,7 +30,16 @@ from .folders import (
 )
 from .guard import own_windows, with_own_guidance, with_own_windows
 from .image_condition import APPLY_NODE, CALL_KEY, CONDITION_NODE, widen, widened, with_condition
-from .lora import ADAPTER_KINDS, adapters_from, apply_lora, lora_names
+from .lora import (
+    ADAPTER_KINDS,
+    adapters_from,
+    apply_lora,
+    apply_to_both,
+    has_text_layers,
+    lora_names,
+    text_adapters_from,
+    text_names,
+)
 from .model import (
     NODE_NAME,
     REPORT_NODE,
@@ -47,6 +56,7 @@ from .model import (
 )
 from .model_call import (
     CAPTIONS_KEY,
+    TEXT_KEY,
     WEIGHTS_KEY,
     Belief,
     NetworkCall,
@@ -83,6 +93,7 @@ from .sampling import (
     stock_sigmas,
     throw_if_interrupted,
 )
+from .text import TextEncoder
 from .training import (
     COMPUTE_DTYPES,
     BatchCondition,
@@ -103,16 +114,19 @@ __all__ = [
     "LOGGER",
     "NODE_NAME",
     "REPORT_NODE",
+    "TEXT_KEY",
     "WEIGHTS_KEY",
     "BatchCondition",
     "Belief",
     "Condition",
     "NetworkCall",
     "NodeProgress",
+    "TextEncoder",
     "TrainingNetwork",
     "adapters_from",
     "alignment_of",
     "apply_lora",
+    "apply_to_both",
     "as_flow",
     "as_teacher",
     "belief_of",
@@ -129,6 +143,7 @@ __all__ = [
     "file_state",
     "flow_sampling_in_call",
     "flow_settings",
+    "has_text_layers",
     "identity_of",
     "in_guider",
     "input_folder",
@@ -165,6 +180,8 @@ __all__ = [
     "stock_sigmas",
     "takes_sizes",
     "tell",
+    "text_adapters_from",
+    "text_names",
     "throw_if_interrupted",
     "to_samples",
     "tolerated",

@@ -71,12 +71,16 @@ def encode_caption(clip: Any, caption: str, prompt_weights: bool = True) -> list
         caption: the text.
         prompt_weights: whether brackets and embeddings are read as in a prompt.
     """
-    literally = not prompt_weights and has_prompt_syntax(caption)
-    tokens = _literal_tokens(clip, caption) if literally else clip.tokenize(caption)
-    conditioning = clip.encode_from_tokens_scheduled(tokens, show_pbar=False)
+    conditioning = clip.encode_from_tokens_scheduled(tokens_of(clip, caption, prompt_weights), show_pbar=False)
     return [
         [_to_cpu(cond), {name: _to_cpu(value) for name, value in options.items()}] for cond, options in conditioning
     ]
+
+
+def tokens_of(clip: Any, caption: str, prompt_weights: bool = True) -> Any:
+    """Tokens of a caption, arguments as for ``encode_caption``."""
+    literally = not prompt_weights and has_prompt_syntax(caption)
+    return _literal_tokens(clip, caption) if literally else clip.tokenize(caption)
 
 
 def _literal_tokens(clip: Any, caption: str) -> Any:

@@ -50,7 +50,7 @@ class TrainingNetwork:
     """``(network_input, timestep, condition) -> model_output`` for ``d2f_core.Trainer``.
 
     Attributes:
-        module: frozen copy of the diffusion network, to whose layers adapters are attached.
+        unet, module: frozen copy of the diffusion network, and the layers to which adapters are attached: it, or more.
         alignment: schedule and prediction type of the network.
         device, dtype: device and data type of the computation.
         channels: number of channels of the latents.
@@ -75,7 +75,7 @@ class TrainingNetwork:
         self.compiled = found is not None
         self._base = frozen_base(model, dtype, recompute, found, offload)
         self._options, self._sigma, self._patched_by = CallOptions(model), sigma_of(model), names_of(model)
-        self.module = self._base.diffusion_model
+        self.module = self.unet = self._base.diffusion_model
         self.device = model.load_device
         self.dtype = self._base.get_dtype_inference()
         self.channels: int = self._base.latent_format.latent_channels
@@ -160,14 +160,17 @@ class TrainingNetwork:
 
         That of a widened network has "c_concat", zeros if the entry holds no latent for it.
         """
+        tensors = self._kwargs(conditioning, shape)
+        return {name: for_autograd(tensor).cpu() for name, tensor in tensors.items()}
+
+    def _kwargs(self, conditioning: Any, shape: Sequence[int]) -> Condition:
         noise = torch.zeros(1, *shape)
         cond = comfy.sampler_helpers.convert_cond(conditioning[:1])
         encoded = comfy.samplers.encode_model_conds(
             self._base.extra_conds, cond, noise, noise.device, "positive", latent_image=noise
         )
         conds = encoded[0]["model_conds"]
-        tensors = {name: conds[name].process_cond(batch_size=1, area=None).cond for name in sorted(conds)}
-        return {name: for_autograd(tensor).cpu() for name, tensor in tensors.items()}
+        return {name: conds[name].process_cond(batch_size=1, area=None).cond for name in sorted(conds)}
 
 
 @contextmanager

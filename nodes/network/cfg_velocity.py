@@ -6,12 +6,13 @@ Velocities are affine in the network's output, with the same state in both, so t
 gets a call of its own, as patches may want to know which of the two a call is for.
 """
 
-from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
 from ...d2f_core import FlowAlignment, FlowTime
 from .. import host
+from .text_condition import of_batch
 
 NEGATIVE = 1  # the role of a call, 0 for a positive prompt
 
@@ -22,7 +23,7 @@ class CfgVelocity:
     Args:
         network: a network in training.
         coordinates: alignment that maps between the flow and the network.
-        condition: conditioning kwargs of the batch.
+        condition: conditioning kwargs of the batch, as of ``join``.
         null: those of the empty prompt, of the batch or tensors (1, ...); None without guidance.
         cfg: guidance scale; 1 disables guidance.
     """
@@ -31,8 +32,8 @@ class CfgVelocity:
         self,
         network: host.TrainingNetwork,
         coordinates: FlowAlignment,
-        condition: host.BatchCondition,
-        null: host.BatchCondition | None = None,
+        condition: Any,
+        null: Any = None,
         cfg: float = 1.0,
     ) -> None:
         self.network, self.coordinates, self.cfg = network, coordinates, cfg
@@ -45,13 +46,6 @@ class CfgVelocity:
         timestep = self.coordinates.timestep(time).expand(len(state))
         output = self.network(state, timestep, self.condition)
         if self.null is not None:
-            negative = self.network(state, timestep, _of_batch(self.null, len(state)), NEGATIVE)
+            negative = self.network(state, timestep, of_batch(self.null, len(state)), NEGATIVE)
             output = negative + self.cfg * (output - negative)
         return self.coordinates.velocity(output, x, time)
-
-
-def _of_batch(condition: host.BatchCondition, size: int) -> host.BatchCondition:
-    """Conditioning kwargs (1, ...) repeated for a batch; those of a batch as they are."""
-    if not isinstance(condition, Mapping):
-        return condition
-    return {name: value.expand(size, *value.shape[1:]) for name, value in condition.items()}

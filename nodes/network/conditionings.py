@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..host import BatchCondition, Condition
+from .text_condition import TextBatch, TextCondition
 
 Entry = list[Any]  # [cross attention (1, L, D), options]
 
@@ -81,11 +82,11 @@ def entries_for(entries: list[Entry], sizes: Sequence[int], what: str) -> list[E
     )
 
 
-def join(conditions: Sequence[Condition], repeat: bool = True) -> BatchCondition:
+def join(conditions: Sequence[Condition], repeat: bool = True) -> BatchCondition | TextBatch:
     """Conditioning kwargs of items, joined into a batch.
 
     As in the host, shorter texts are repeated to a common length, and those whose common length would be more than
-    ``MOST_REPEATS`` times the shortest go into calls of their own.
+    ``MOST_REPEATS`` times the shortest go into calls of their own. Texts that are encoded in the call stay apart.
 
     Args:
         conditions: one per item.
@@ -94,6 +95,9 @@ def join(conditions: Sequence[Condition], repeat: bool = True) -> BatchCondition
     Raises:
         ValueError: the items have different kinds of conditioning.
     """
+    texts = [condition for condition in conditions if isinstance(condition, TextCondition)]
+    if texts and len(texts) == len(conditions):
+        return TextBatch(texts)
     if any(condition.keys() != conditions[0].keys() for condition in conditions):
         kinds = sorted({", ".join(condition) for condition in conditions})
         raise ValueError(f"the conditionings differ in kind ({' | '.join(kinds)}); encode all captions in the same way")

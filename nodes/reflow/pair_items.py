@@ -62,6 +62,11 @@ class ReflowPairItems:
         windows = {"windows": self.pairs.windows} if self.pairs.windows > 1 else {}
         return {"start": "noise", "pairs": self.pairs.fingerprint, **windows, **known}
 
+    @property
+    def captions(self) -> tuple[list[Any], ...]:
+        """Pairs have prompts, not the captions of images."""
+        return ()
+
     def batch(self, items: Sequence[int], drop: Sequence[bool]) -> Batch:
         """Read some pairs from disk.
 

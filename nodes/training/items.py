@@ -1,9 +1,11 @@
 """Training items of the trainer: latents with captions, or reflow pairs, which bring their own noise."""
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from ...d2f_core import TrainingData
 from ...d2f_data.fingerprints import items_fingerprint
+from ...d2f_data.image_sets.report.facts import SetCaption
 from ...d2f_data.reflow.pair_set import ReflowPairSet
 from .. import host
 from ..reflow.pair_items import ReflowPairItems
@@ -24,6 +26,10 @@ class TrainingItems(TrainingData, Protocol):
     @property
     def facts(self) -> dict[str, str | int | float | bool]:
         """Metadata of a LoRA file about the items, besides their number: "start", "condition" and more."""
+
+    @property
+    def captions(self) -> Iterable[list[SetCaption]]:
+        """What the training set says about the captions of each item; [] where it says nothing."""
 
     def __len__(self) -> int: ...
 

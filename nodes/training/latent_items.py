@@ -6,7 +6,7 @@ Image conditions are LATENTs of their own, with the items in the same order. An 
 which is drawn per epoch: ``epoch_items``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,12 @@ from torch import Tensor
 
 from ...d2f_core import Batch, for_autograd
 from ...d2f_data.fingerprints import items_fingerprint
-from ..host import CALL_KEY, CONDITION_NODE, WEIGHTS_KEY, Condition, TrainingNetwork
+from ...d2f_data.image_sets.report.facts import SetCaption
+from ..host import CALL_KEY, CONDITION_NODE, TEXT_KEY, WEIGHTS_KEY, Condition, TrainingNetwork
 from ..network.caption_checks import captions_of, captions_of_entry, null_caption
 from ..network.conditionings import entries_for, join
 from ..network.epoch_items import EpochItems
+from ..network.text_condition import merged
 
 # Input of latents -> input of their image conditions.
 CONDITION_INPUTS = {"latents": "condition", "validation_latents": "validation_condition"}
@@ -83,6 +85,13 @@ class LatentItems:
         """Metadata of a LoRA file about the items, besides their number."""
         return {"start": "noise", "condition": "image"} if self.images else {}
 
+    @property
+    def captions(self) -> Iterator[list[SetCaption]]:
+        """What the training set says about the captions of each item; [] where it says nothing."""
+        for entry in self._entries:
+            every = captions_of_entry(entry)
+            yield [options[TEXT_KEY] for _, options in every if TEXT_KEY in options]
+
     def __repr__(self) -> str:
         return f"<{len(self)} training items in {len(self.groups)} shapes>"
 
@@ -112,7 +121,7 @@ class LatentItems:
     def condition(self, item: int, drop: bool = False, caption: int = 0) -> Condition:
         """Conditioning kwargs of an item, tensors (1, ...); dropping the caption keeps the image condition."""
         group, row = self._position[item]
-        return {**self._text(item, drop, caption), **self._image(group, row)}
+        return merged(self._text(item, drop, caption), self._image(group, row))
 
     def _image(self, group: int, row: int) -> Condition:
         """Concat conditioning of an item, (1, C, h, w) in the model's scale; {} without an image condition."""

@@ -54,6 +54,11 @@ class D2FLoadLora(io.ComfyNode):
                     optional=True,
                     tooltip="LoRA directly from the trainer. If it is connected, the file is ignored.",
                 ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="CLIP of the checkpoint, for a LoRA that was trained with text encoders.",
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -66,11 +71,15 @@ class D2FLoadLora(io.ComfyNode):
                     tooltip="The LoRA itself, for 'start_lora' of Diff2Flow LoRA Trainer, which goes on from it. That "
                     "trainer takes the model without it: with this node's model, it would act twice.",
                 ),
+                io.Clip.Output(
+                    display_name="clip",
+                    tooltip="CLIP with the LoRA, for the prompts; nothing if none is connected.",
+                ),
             ],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model=None, lora: str = NONE, strength: float = 1.0, lora_model=None) -> str:
+    def fingerprint_inputs(cls, model=None, lora: str = NONE, strength: float = 1.0, lora_model=None, clip=None) -> str:
         """Changes with the file, so that an overwritten one is read again."""
         if lora == NONE:
             return NONE
@@ -83,13 +92,13 @@ class D2FLoadLora(io.ComfyNode):
 
     @classmethod
     @checked("lora")
-    def execute(cls, model, lora: str, strength: float, lora_model=None) -> io.NodeOutput:
+    def execute(cls, model, lora: str, strength: float, lora_model=None, clip=None) -> io.NodeOutput:
         chosen, name = _choose(lora, lora_model)
         facts = getattr(chosen, "facts", None)
         remarks = [] if facts is None else _compare(model, facts)
         for remark in remarks:
             host.tell(f"{name}: {remark}")
-        patched = host.apply_lora(model, chosen, strength) if strength else model
+        patched, encoders = host.apply_to_both(model, clip, chosen, strength) if strength else (model, clip)
         seeing, added = _see(patched, facts)
         converted, deed = _convert(seeing, facts)
         cfg = 1.0 if facts is None else facts.training.get("teacher_cfg", 1.0)
@@ -101,8 +110,10 @@ class D2FLoadLora(io.ComfyNode):
             converted = host.with_own_windows(converted, windows)
             deed += f"; sample it in {windows} steps, or a multiple of {windows}, with the grid uniform"
         deed = added + deed
+        if clip is None and host.has_text_layers(chosen):
+            remarks.append("its layers of the text encoders are left out; connect 'clip' to use them")
         host.LOGGER.info("%s: %s", name, deed)
-        return io.NodeOutput(converted, "\n".join([name, *_describe(chosen, facts), deed, *remarks]), chosen)
+        return io.NodeOutput(converted, "\n".join([name, *_describe(chosen, facts), deed, *remarks]), chosen, encoders)
 
 
 def _windows(facts: LoraFacts | None) -> int:

@@ -8,9 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
-from ...d2f_core import StepRecord, Trainer, make_adapters
+from ...d2f_core import StepRecord, Trainer
 from ...d2f_data.files.lora_file import LoraFacts, LoraModel, lora_tensors
 from ...d2f_data.files.run_folder import RunFolder
 from ...d2f_data.files.state_form import check_fits, check_trainer_state
@@ -19,7 +17,7 @@ from ...d2f_data.training.curves import Curves
 from ...d2f_data.training.plan import TrainingPlan
 from .. import host
 from .items import TrainingItems, words_fingerprint
-from .outcome.facts import facts_of
+from .outcome.facts import Subject, dtype_name, facts_of
 from .outcome.lora_files import RunLora
 from .outcome.report import Learned, Outcome
 from .preview import Preview
@@ -27,6 +25,8 @@ from .samples.drawing import SampleDrawer
 from .samples.sample_set import SampleSet
 from .start import StartingLora
 from .status import StatusLine, due, why_new
+from .text.adapters import file_names, run_adapters
+from .text.network import text_settings
 
 AUTOSAVE_S = 300.0  # seconds between saves of the state; longer if a save takes more than a fiftieth of that
 _AUTOSAVE_SHARE = 50
@@ -59,7 +59,7 @@ class TrainingRun:
         start: StartingLora | None = None,
     ) -> None:
         self.model, self.network, self.plan, self.validation = model, network, plan, validation
-        self.items, self.base, self.start = items, weights_fingerprint(network.module), start
+        self.items, self.base, self.start = items, weights_fingerprint(network.unet), start
         self.start_note = ""
         self.trainer = self._trainer()
         config = {**plan.config(), **self._subject()}
@@ -116,7 +116,7 @@ class TrainingRun:
 
     def lora(self) -> LoraModel:
         """The LoRA at the current step."""
-        tensors = lora_tensors(self.trainer.averaged(), host.lora_names(self.model))
+        tensors = lora_tensors(self.trainer.averaged(), file_names(self.model, self.network))
         return LoraModel({key: tensor.cpu().clone() for key, tensor in tensors.items()}, self._facts())
 
     def _subject(self) -> dict[str, str | int | None]:
@@ -130,22 +130,16 @@ class TrainingRun:
             "base": self.base,
             "prediction": network.alignment.prediction,
             "noise_schedule": schedule_fingerprint(network.alignment.schedule, network.alignment.sigma_data)[:16],
-            "dtype": self._dtype(),
+            "dtype": dtype_name(network),
             **({"compiled": True} if network.compiled else {}),
+            **text_settings(network, self.plan),
             **({} if self.start is None else {"start_lora": self.start.fingerprint()}),
         }
 
-    def _dtype(self) -> str:
-        return str(self.network.dtype).removeprefix("torch.")
-
     def _trainer(self) -> Trainer:
         plan, network = self.plan, self.network
-        generator = torch.Generator().manual_seed(plan.seed)
-        make = host.ADAPTER_KINDS[plan.adapter]
-        adapters = new = make_adapters(network.module, plan.adapters(), generator, make, network.widened)
-        if self.start is not None:
-            adapters = self.start.adapters(self.model, network, new, plan)
-            self.start_note = self.start.note(adapters, new, plan.objective_for(network.alignment).name, self.base)
+        condition = self.items.condition(0)
+        adapters, self.start_note = run_adapters(self.model, network, condition, plan, self.start, self.base)
         return plan.make_trainer(network, adapters, self.items)
 
     def _drawer(self, samples: SampleSet) -> SampleDrawer:
@@ -237,7 +231,6 @@ class TrainingRun:
         return self.outcome().stopped()
 
     def _facts(self) -> LoraFacts:
-        own = {"run_name": self.folder.name, "dtype": self._dtype()}
-        args = (self.plan, self.network.alignment, self.trainer.objective.name, self.items, self.base)
-        found = facts_of(self.model, *args, self.trainer.step, own)
+        subject = Subject(self.model, self.network, self.items, self.base)
+        found = facts_of(subject, self.plan, self.trainer, self.folder.name)
         return found if self.start is None else self.start.recorded_in(found, self.trainer.averaged())

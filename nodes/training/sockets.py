@@ -90,6 +90,17 @@ def _validation() -> list[io.Input]:
     ]
 
 
+def text_encoder_socket() -> io.Input:
+    """Behind all others, as it came last."""
+    return io.Clip.Input(
+        "clip",
+        optional=True,
+        tooltip="Connect it to train its text encoders (SD1.5, SD2.1, SDXL) together with the model: the CLIP that "
+        "Training Set from Folder has, whose captions are then encoded anew in every step. Rank and learning rate are "
+        "in Diff2Flow LoRA Options. The CLIP itself is not changed.",
+    )
+
+
 def plan_of(widgets: Mapping[str, Any], options: TrainerOptions | None) -> TrainingPlan:
     """The plan of the trainer's own widgets and of what is connected to 'options'.
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...d2f_core import Adapter, LowRankAdapter
 from ...d2f_data.files.lora_file import LoraFacts, check_finite
@@ -39,7 +39,12 @@ class StartingLora:
         return items_fingerprint([], [self.tensors])
 
     def adapters(
-        self, model: Any, network: host.TrainingNetwork, new: Mapping[str, Adapter], plan: TrainingPlan
+        self,
+        model: Any,
+        network: host.TrainingNetwork,
+        new: Mapping[str, Adapter],
+        plan: TrainingPlan,
+        clip: Any = None,
     ) -> dict[str, Adapter]:
         """Adapters that start at it, and the new ones of layers that it does not have.
 
@@ -53,15 +58,25 @@ class StartingLora:
                 f"this one has {found}-prediction; connect the checkpoint that it was trained on, or a "
                 "fine-tune of it"
             )
-        return host.adapters_from(model, network.module, self.tensors, new, plan.adapter, plan.dropout)
+        return host.adapters_from(model, network.unet, self.tensors, new, plan.adapter, plan.dropout, clip)
 
-    def note(self, adapters: Mapping[str, Adapter], new: Mapping[str, Adapter], objective: str, base: str) -> str:
+    def text_adapters(
+        self, clip: Any, encoders: nn.Module, new: Mapping[str, Adapter], plan: TrainingPlan
+    ) -> dict[str, Adapter]:
+        """The same for text encoders."""
+        return host.text_adapters_from(clip, encoders, self.tensors, new, plan.adapter, plan.dropout)
+
+    def note(
+        self, adapters: Mapping[str, Adapter], new: Mapping[str, Adapter], objective: str, base: str, clip: Any = None
+    ) -> str:
         """What the node says about it: its rank, what is new, and what differs from how it was trained."""
         kept = sum(adapters[path] is not new.get(path) for path in adapters)
         rank = _rank(adapters)[0]
         said = [f"starts from a LoRA with {kept} layers" + (f" of rank {rank}" if rank else "")]
         if kept < len(adapters):
             said.append(f"{len(adapters) - kept} layers are new")
+        if clip is None and host.has_text_layers(self.tensors):
+            said.append("without its layers of the text encoders (connect 'clip' to go on with them)")
         if self.facts is not None:
             said += self._differences(objective, base)
         return "; " + ", ".join(said)

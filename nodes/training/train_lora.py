@@ -16,8 +16,9 @@ from .items import training_items, validation_items
 from .options.trainer_options import TrainerOptions
 from .outcome.report import Learned
 from .run import TrainingRun
-from .sockets import plan_of, training_sockets
+from .sockets import plan_of, text_encoder_socket, training_sockets
 from .start import StartingLora
+from .text.network import with_text
 from .widgets import training_widgets
 
 
@@ -46,6 +47,7 @@ class D2FTrainLora(io.ComfyNode):
                 ),
                 *training_sockets(),
                 *training_widgets(),
+                text_encoder_socket(),
             ],
             outputs=[
                 io.Custom("LORA_MODEL").Output(
@@ -97,6 +99,7 @@ class D2FTrainLora(io.ComfyNode):
         samples: list[Any] | None = None,
         start_lora: list[Any] | None = None,
         options: list[TrainerOptions] | None = None,
+        clip: list[Any] | None = None,
         **widgets: list[Any],
     ) -> io.NodeOutput:
         plan = plan_of({name: values[0] for name, values in widgets.items()}, options[0] if options else None)
@@ -104,8 +107,10 @@ class D2FTrainLora(io.ComfyNode):
         start = StartingLora.of(start_lora[0]) if start_lora else None
         where = plan.precision, plan.checkpointing, plan.compile, plan.offload
         with host.training(model[0], *where) as network:
+            network = with_text(network, clip, pairs)
             reflow = pairs[0] if pairs else None
             items = training_items(network, model[0], latents, positive, negative, reflow, condition)
+            plan = plan.for_items(items)
             captions = validation_positive or positive
             validation = validation_items(network, validation_latents, captions, validation_condition)
             drawn, node_id = samples[0] if samples else None, cls.hidden.unique_id

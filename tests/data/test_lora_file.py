@@ -116,6 +116,7 @@ def test_every_fact_is_in_the_file(tmp_path, tensors, field):
         "kind": "lokr",
         "training": {"seed": 8},
         "condition": "image",
+        "dataset": {"trigger": "sks dog"},
     }
     value = other.get(field) or ("x" if isinstance(getattr(FACTS, field), str) else 40)
     facts = dataclasses.replace(FACTS, **{field: value})

@@ -19,7 +19,7 @@ from diff2flow_kit.d2f_data.image_sets.training_set import (
     gather,
     read_mask_pixels,
     read_pixels,
-    with_sizes,
+    with_options,
 )
 
 COLOURS = {"a": (255, 0, 0), "b": (0, 255, 0), "c": (0, 0, 255), "d": (255, 255, 0)}
@@ -320,7 +320,7 @@ def test_captions_with_hooks_are_encoded_every_time(cache):
 
 def test_sizes_share_the_tensors():
     conditioning = [[torch.ones(1, 2, 3), {"pooled_output": torch.ones(1)}]]
-    sized = with_sizes(conditioning, {"width": 5})
+    sized = with_options(conditioning, {"width": 5})
     assert sized[0][0] is conditioning[0][0] and sized[0][1]["width"] == 5 and "width" not in conditioning[0][1]
 
 

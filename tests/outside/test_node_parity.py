@@ -203,10 +203,22 @@ def without(mapping, name):
     return {key: value for key, value in mapping.items() if key != name}
 
 
+# Settings of the node for what is not done outside of ComfyUI.
+NODE_ONLY = {"compile": False, "offload": False, "text_encoder_lr": 5e-5, "text_encoder_rank": 0}
+
+
 def test_defaults_are_the_nodes(pack):
     training = f"{pack.__name__}.nodes.training"
     widgets = importlib.import_module(f"{training}.widgets").training_widgets()
     options = importlib.import_module(f"{training}.options.trainer_options").option_defaults()
-    assert {**{one.id: one.default for one in widgets}, **options} == {**DEFAULTS, "compile": False, "offload": False}
+    assert {**{one.id: one.default for one in widgets}, **options} == {**DEFAULTS, **NODE_ONLY}
     plan, _ = read(["--pretrained_model_name_or_path", "x", "--output_dir", "y", "--train_data_dir", "z"])
-    assert vars(plan) == {**DEFAULTS, "compile": False, "offload": False}
+    assert vars(plan) == {**DEFAULTS, **NODE_ONLY}
+
+
+def test_a_run_with_text_encoders_is_refused_by_name(tmp_path):
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({**DEFAULTS, "clip": "ab12", "text_encoder_lr": 1e-5}), encoding="utf-8")
+    given = ["--pretrained_model_name_or_path", "x", "--output_dir", "y", "--train_data_dir", "z"]
+    with pytest.raises(ValueError, match=r"settings.json is of a run that trains text encoders, which only the node"):
+        read([*given, "--settings", str(settings)])

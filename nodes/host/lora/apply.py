@@ -19,27 +19,45 @@ from ..progress import LOGGER
 
 
 def apply_lora(model: Any, lora: Mapping[str, Tensor], strength: float) -> Any:
-    """A clone of a MODEL with a LoRA applied by the host's own loader.
+    """A clone of a MODEL with a LoRA applied by the host's own loader; arguments and errors as of ``apply_to_both``."""
+    return apply_to_both(model, None, lora, strength)[0]
+
+
+def apply_to_both(model: Any, clip: Any, lora: Mapping[str, Tensor], strength: float) -> tuple[Any, Any]:
+    """Clones of a MODEL and a CLIP with a LoRA applied by the host's own loader.
 
     Args:
         model: MODEL, converted or not.
+        clip: CLIP, or None, which stays None.
         lora: key -> tensor, in any layout that the host knows.
         strength: factor of the LoRA; may be negative.
 
     Raises:
         ValueError: no layer of it belongs to this model, or some do not fit; names some of them.
     """
-    find_patches(model, lora)
-    return comfy.sd.load_lora_for_models(model, None, lora, strength, 0)[0]
+    find_patches(model, lora, clip)
+    if clip is not None:
+        find_text_patches(clip, lora)
+    return comfy.sd.load_lora_for_models(model, clip, lora, strength, 0 if clip is None else strength)
 
 
-def find_patches(model: Any, lora: Mapping[str, Tensor]) -> dict[Any, Any]:
+def has_text_layers(lora: Mapping[str, Tensor]) -> bool:
+    """Whether a LoRA has layers of text encoders."""
+    return any(key.startswith(("lora_te", "text_encoder", "lora_prior_te")) for key in lora)
+
+
+def find_patches(model: Any, lora: Mapping[str, Tensor], clip: Any = None) -> dict[Any, Any]:
     """The host's patches of a LoRA for a MODEL: weight or part of one -> patch.
+
+    Args:
+        model, lora: as of ``apply_to_both``.
+        clip: CLIP to which other layers of it belong, or None.
 
     Raises:
         ValueError: no layer of it belongs to this model, or some do not fit; names some of them.
     """
     targets = comfy.lora.model_lora_keys_unet(model.model, {})
+    elsewhere = {} if clip is None else comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
     kind = type(model.model).__name__
     stems = {key: _stems(key) & targets.keys() for key in lora}
     unknown = [key for key in lora if not stems[key]]
@@ -49,21 +67,41 @@ def find_patches(model: Any, lora: Mapping[str, Tensor]) -> dict[Any, Any]:
             "for the text encoder alone: choose a LoRA for this model"
         )
     names = {targets[name]: name for found in stems.values() for name in found}
-    names |= {f"{str(target).removesuffix('.weight')}.bias": name for target, name in names.items()}
-    patches = _patches(lora, targets)
-    wrong = [names.get(target, str(target)) for target in _misfits(model, patches)]
-    if wrong:
-        raise ValueError(
-            f"{len(wrong)} layers of this LoRA have other sizes than those of {kind} ({_some(wrong)}), or a form that "
-            "this ComfyUI fails on; it was trained on another kind of model: choose a LoRA for this model"
-        )
-    if unknown:
+    patches = _fitting_patches(model, lora, targets, names, kind)
+    if unknown := [key for key in unknown if not _stems(key) & elsewhere.keys()]:
         LOGGER.warning(
             "%d of %d keys of the LoRA belong to no layer of %s and are left out: %s",
             len(unknown),
             len(lora),
             kind,
             _some(unknown),
+        )
+    return patches
+
+
+def find_text_patches(clip: Any, lora: Mapping[str, Tensor]) -> dict[Any, Any]:
+    """The host's patches of a LoRA for a CLIP; {} if it has no layers of text encoders.
+
+    Raises:
+        ValueError: some layers do not fit; names some of them.
+    """
+    targets = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
+    own = {key: tensor for key, tensor in lora.items() if _stems(key) & targets.keys()}
+    names = {targets[name]: name for key in own for name in _stems(key) & targets.keys()}
+    kind = type(clip.cond_stage_model).__name__
+    return _fitting_patches(clip.patcher, own, targets, names, kind) if own else {}
+
+
+def _fitting_patches(
+    patcher: Any, lora: Mapping[str, Tensor], targets: Mapping[str, Any], names: dict[Any, str], kind: str
+) -> dict[Any, Any]:
+    names = {**names, **{f"{str(target).removesuffix('.weight')}.bias": name for target, name in names.items()}}
+    patches = _patches(lora, targets)
+    wrong = [names.get(target, str(target)) for target in _misfits(patcher, patches)]
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} layers of this LoRA have other sizes than those of {kind} ({_some(wrong)}), or a form that "
+            "this ComfyUI fails on; it was trained on another kind of model: choose a LoRA for this model"
         )
     return patches
 

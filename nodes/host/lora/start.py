@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ....d2f_core import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, adaptable_layers
 from ..image_condition import CONDITION_NODE
-from .apply import find_patches
+from .apply import find_patches, find_text_patches
 from .kinds import HostAdapter, kind_of
 
 _ROOT, _WEIGHT, _BIAS = "diffusion_model.", ".weight", ".bias"
@@ -25,7 +25,13 @@ _REMEDY = "apply it with a LoRA loader before the trainer, where it is part of t
 
 
 def adapters_from(
-    model: Any, network: nn.Module, lora: Mapping[str, Tensor], made: Mapping[str, Adapter], kind: str, dropout: float
+    model: Any,
+    network: nn.Module,
+    lora: Mapping[str, Tensor],
+    made: Mapping[str, Adapter],
+    kind: str,
+    dropout: float,
+    clip: Any = None,
 ) -> dict[str, Adapter]:
     """Adapters of a network that start at a LoRA; where it has none, those that were made anew.
 
@@ -36,12 +42,33 @@ def adapters_from(
         made: path of a layer -> new adapter.
         kind: of the new adapters, one of ``ADAPTER_KINDS``.
         dropout: of the adapters.
+        clip: CLIP whose text encoders are trained as well, or None.
 
     Raises:
         ValueError: the LoRA is not for this model, is of another kind, or has a form that cannot be trained.
     """
+    patches = {_path_of(target, _ROOT): patch for target, patch in find_patches(model, lora, clip).items()}
+    return _started(network, patches, made, kind, dropout)
+
+
+def text_adapters_from(
+    clip: Any, encoders: nn.Module, lora: Mapping[str, Tensor], made: Mapping[str, Adapter], kind: str, dropout: float
+) -> dict[str, Adapter]:
+    """The same for the text encoders of a CLIP. Layers that act on no conditioning get no adapter."""
+    patches = {_path_of(target, ""): patch for target, patch in find_text_patches(clip, lora).items()}
+    idle = {path for path, _ in patches if ".encoder.layers." in path and path not in made}
+    acting = {target: patch for target, patch in patches.items() if target[0] not in idle}
+    return _started(encoders, acting, made, kind, dropout)
+
+
+def _started(
+    network: nn.Module,
+    patches: Mapping[tuple[str, str], Any],
+    made: Mapping[str, Adapter],
+    kind: str,
+    dropout: float,
+) -> dict[str, Adapter]:
     layers, found = adaptable_layers(network), dict(made)
-    patches = {_path_of(target): patch for target, patch in find_patches(model, lora).items()}
     for (path, part), patch in patches.items():
         if path not in layers or not _is_trainable(patch) or (part == _BIAS and (path, _WEIGHT) not in patches):
             raise ValueError(f"the LoRA to start from changes {path}{part} in a way that cannot be trained; {_REMEDY}")
@@ -61,12 +88,12 @@ def adapters_from(
     return {path: found[path] for path in layers if path in found}
 
 
-def _path_of(target: Any) -> tuple[str, str]:
+def _path_of(target: Any, root: str) -> tuple[str, str]:
     """Path of the layer that a patch changes, and which of its tensors; the target itself if that is no layer's."""
     if isinstance(target, str):
         for part in (_WEIGHT, _BIAS):
-            if target.startswith(_ROOT) and target.endswith(part):
-                return target[len(_ROOT) : -len(part)], part
+            if target.startswith(root) and target.endswith(part):
+                return target[len(root) : -len(part)], part
     return str(target), ""
 
 

@@ -7,7 +7,7 @@ a MODEL for, ``probing`` asks its network.
 """
 
 from .beliefs import Belief, belief_of, probe_candidates
-from .captions import CAPTIONS_KEY, WEIGHTS_KEY, check_caption, extras_of
+from .captions import CAPTIONS_KEY, TEXT_KEY, WEIGHTS_KEY, check_caption, extras_of
 from .compiled import compiler
 from .device import clear_device, remarks_on_offload, unload_others
 from .frozen import frozen_base, has_cross_attention
@@ -19,6 +19,7 @@ from .probing import NetworkCall, probe_latents, probe_network
 
 __all__ = [
     "CAPTIONS_KEY",
+    "TEXT_KEY",
     "WEIGHTS_KEY",
     "Belief",
     "CallOptions",

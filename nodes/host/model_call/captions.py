@@ -8,6 +8,8 @@ from ..image_condition import APPLY_NODE, CONDITION_NODE, ENTRY_KEY
 
 CAPTIONS_KEY = "d2f_captions"
 """Option of a CONDITIONING's entry: further entries of the same image, one of which is trained on in each epoch."""
+TEXT_KEY = "d2f_text"
+"""Option of a CONDITIONING's entry: the caption that it is of, a ``SetCaption``."""
 WEIGHTS_KEY = "d2f_weights"
 """Key of a LATENT: weight of each item's loss, (B,)."""
 

@@ -4,7 +4,7 @@ Object patches are those of the MODEL, whichever clone is loaded and whichever p
 loaded before has left on a layer does not come along.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from typing import Any
 
@@ -109,13 +109,18 @@ def _take_off(theirs: nn.Module, ours: nn.Module) -> None:
 
 
 def _hold_weights(layer: nn.Module, model: Any, path: str) -> None:
-    """A copied layer holds its weights, patched, and fetches none."""
+    """A copied layer of the network holds its weights, patched, and fetches none."""
+    kept = getattr(model, "weight_wrapper_patches", {})
+    hold_weights(layer, {name: kept.get(f"{_NETWORK}.{path}.{name}", []) for name in ("weight", "bias")})
+
+
+def hold_weights(layer: nn.Module, functions: Mapping[str, list[Any]]) -> None:
+    """A copied layer holds its weights and fetches none; ``functions`` are what acts on each when it runs."""
     for name in _FETCHING:
         layer.__dict__.pop(name, None)
     for name in ("weight", "bias"):
         if f"{name}_function" in vars(layer):
-            key = f"{_NETWORK}.{path}.{name}"
-            setattr(layer, f"{name}_function", list(getattr(model, "weight_wrapper_patches", {}).get(key, [])))
+            setattr(layer, f"{name}_function", list(functions.get(name, [])))
 
 
 def _put(twin: Any, path: str, value: Any, dtype: torch.dtype | None) -> None:
@@ -158,22 +163,33 @@ def _replace(twin: Any, name: str, value: Any) -> None:
 
 
 def _fetch(model: Any, path: str, kept: Container[str] = (), as_loaded: bool = False) -> Tensor:
-    """A weight that the host has not loaded: patched, on the load device or, if ``kept``, on the CPU.
+    """A weight of the network that the host has not loaded: patched, on the load device or, if ``kept``, on the CPU.
 
-    With ``as_loaded`` it is what loading would make of it. Else the host loads it when its layer runs; until then it
-    has the file's type, and that of the model is noted beside it. Nothing can be added to quantized and 8-bit weights,
-    so patched ones have the type that the layers compute in.
+    With ``as_loaded`` it is what loading would make of it, else what the host makes of it when its layer runs.
     """
-    key, network = f"{_NETWORK}.{path}", model.model.diffusion_model
+    key, computed = f"{_NETWORK}.{path}", model.model.get_dtype_inference()
+    if path in kept and key not in model.patches:
+        return patched_weight(model, key, _CPU, computed, copy=False)
+    patched = as_loaded and key in model.patches
+    weight = model.patch_weight_to_device(key, model.load_device, return_weight=True) if patched else None
+    weight = patched_weight(model, key, model.load_device, computed) if weight is None else weight
+    return weight.to(_CPU) if path in kept else weight
+
+
+def patched_weight(patcher: Any, key: str, device: torch.device, computed: torch.dtype, copy: bool = True) -> Tensor:
+    """A weight with the patches that a patcher of the host puts on it, whether it is loaded or not.
+
+    Under the dynamic patcher it has the file's type until it is loaded; that of the model is noted beside it. Nothing
+    can be added to quantized and 8-bit weights, so patched ones have the type that the layers compute in. Without
+    ``copy`` it may be the host's own tensor.
+    """
     # Small layers are patched when any clone is loaded; their original weights are kept here.
-    plain = model.backup[key].weight if key in model.backup else network.get_parameter(path)
-    owner, _, name = path.rpartition(".")
-    dtype = getattr(network.get_submodule(owner), f"{name}_comfy_model_dtype", None) or plain.dtype
-    if key not in model.patches:
-        return plain.to(_CPU, dtype) if path in kept else plain.to(model.load_device, dtype, copy=True)
-    patched = model.patch_weight_to_device(key, model.load_device, return_weight=True) if as_loaded else None
-    if patched is None:
-        exact = plain.to(model.load_device, torch.float32, copy=True).dequantize()
-        patched = comfy.lora.calculate_weight(model.patches[key], exact, key)
-        patched = patched.to(dtype if dtype.itemsize > 1 else model.model.get_dtype_inference())
-    return patched.to(_CPU) if path in kept else patched
+    plain = patcher.backup[key].weight if key in patcher.backup else comfy.utils.get_attr(patcher.model, key)
+    owner, _, name = key.rpartition(".")
+    layer = patcher.model.get_submodule(owner)
+    dtype = getattr(layer, f"{name}_comfy_model_dtype", None) or plain.dtype
+    if key not in patcher.patches:
+        return plain.to(device, dtype, copy=copy)
+    exact = plain.to(device, torch.float32, copy=True).dequantize()
+    patched = comfy.lora.calculate_weight(patcher.patches[key], exact, key)
+    return patched.to(dtype if dtype.itemsize > 1 else computed)

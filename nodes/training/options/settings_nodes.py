@@ -27,12 +27,12 @@ class SettingsNode:
             "this kind replaces all of the first.",
             search_aliases=["diff2flow", "trainer options", "training settings", *cls.ALIASES],
             inputs=[
-                *SETTINGS[cls.NAME](),
-                io.Custom(SOCKET).Input(
+                io.Custom(SOCKET).Input(  # before the widgets, so that new ones are appended
                     "options",
                     optional=True,
                     tooltip="Options of nodes before this one. What this node shows replaces theirs.",
                 ),
+                *SETTINGS[cls.NAME](),
             ],
             outputs=[
                 io.Custom(SOCKET).Output(

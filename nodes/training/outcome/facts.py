@@ -1,38 +1,41 @@
-"""What the metadata of a LoRA say about its training."""
+"""What the file of a trained LoRA says about its training."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from ....d2f_core import FlowAlignment
+from ....d2f_core import Trainer
 from ....d2f_data.files.lora_file import LoraFacts
 from ....d2f_data.fingerprints import schedule_fingerprint
+from ....d2f_data.image_sets.report.facts import set_facts
 from ....d2f_data.training.plan import TrainingPlan
 from ... import host
 from ..items import TrainingItems
+from ..text.network import text_settings
 
 
-def facts_of(
-    model: Any,
-    plan: TrainingPlan,
-    alignment: FlowAlignment,
-    objective: str,
-    items: TrainingItems,
-    base: str,
-    steps: int,
-    own: Mapping[str, Any],
-) -> LoraFacts:
-    """The facts of the LoRA of a run.
+class Subject(NamedTuple):
+    """What is trained: the MODEL, its network, what it learns, and the fingerprint of its weights."""
 
-    Args:
-        model: MODEL that is trained.
-        plan, alignment, objective, items: of the run; the name of the objective on this model.
-        base: fingerprint of the model's weights.
-        steps: number of steps so far.
-        own: more about the run.
-    """
+    model: Any
+    network: host.TrainingNetwork
+    items: TrainingItems
+    base: str
+
+
+def dtype_name(network: host.TrainingNetwork) -> str:
+    """Name of the type that a network computes in."""
+    return str(network.dtype).removeprefix("torch.")
+
+
+def facts_of(subject: Subject, plan: TrainingPlan, trainer: Trainer, run_name: str) -> LoraFacts:
+    """How the LoRA of a run was trained up to the current step."""
+    model, network, items, base = subject
     facts, (start, shift) = dict(items.facts), host.flow_settings(model) or ("t_min", 1.0)
     start, condition = str(facts.pop("start", start)), str(facts.pop("condition", ""))
-    settings = {**plan.config(), **own, "items": len(items), "objective": objective, **facts}
+    objective, alignment = trainer.objective.name, network.alignment
+    own = {"run_name": run_name, "items": len(items), "dtype": dtype_name(network), "objective": objective}
+    own |= _epochs(plan, trainer) | text_settings(network, plan)
+    settings: Mapping[str, Any] = {**plan.config(), **own, **facts}
     return LoraFacts(
         objective=objective,
         prediction=alignment.prediction,
@@ -41,10 +44,19 @@ def facts_of(
         shift=shift,
         base=base,
         base_model=host.model_name(model),
-        steps=steps,
+        steps=trainer.step,
         rank=plan.file_rank,
         alpha=plan.file_alpha,
         kind=plan.adapter,
         training=settings,
         condition=condition,
+        dataset=set_facts(items.captions),
     )
+
+
+def _epochs(plan: TrainingPlan, trainer: Trainer) -> dict[str, int]:
+    """Steps and epochs of the whole run, and the epoch of the current step, the first one being 1."""
+    batches = trainer.order.per_epoch
+    of_steps = {"num_epochs": plan.steps, "epoch": trainer.step}
+    epochs = {name: -(-steps * plan.accumulation // batches) for name, steps in of_steps.items()}
+    return {"max_steps": plan.steps, "batches_per_epoch": batches, **epochs}

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ....d2f_data.image_sets.report.facts import SetCaption
+from ....d2f_data.image_sets.training_set import with_options
 from ....d2f_data.training.sample_prompts import SamplePrompt
 from ... import host
 
@@ -30,4 +32,7 @@ def encode_set(prompts: list[SamplePrompt], clip: Any, vae: Any) -> SampleSet:
     texts = [one.text for one in prompts] + [one.negative for one in prompts if one.cfg != 1]
     distinct = list(dict.fromkeys(texts))
     encoded = {text: host.encode_caption(clip, text) for text in host.track(distinct, len(distinct))}
-    return SampleSet(tuple(prompts), encoded, vae)
+    known = {
+        text: with_options(one, {host.TEXT_KEY: SetCaption(text, prompt_weights=True)}) for text, one in encoded.items()
+    }
+    return SampleSet(tuple(prompts), known, vae)

@@ -61,7 +61,9 @@ def test_the_first_solid_stands_as_the_relation_says(scenes):
 
 def test_every_large_solid_is_larger_than_every_small_one(scenes):
     """Where there is little room they shrink, but the word stays readable."""
-    radii = {size: [s.radius for scene in scenes for s in scene.solids if s.size == size] for size in ("small", "large")}
+    radii = {
+        size: [s.radius for scene in scenes for s in scene.solids if s.size == size] for size in ("small", "large")
+    }
     assert min(radii["large"]) > 1.15 * max(radii["small"])
 
 

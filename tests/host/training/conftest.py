@@ -63,7 +63,7 @@ def train(
     trainer = node("D2FTrainLora")
     widgets = {widget.id: widget.default for widget in part("training.widgets").training_widgets()}
     inputs = ("negative", "validation_latents", "validation_positive", "vae", "pairs", "condition")
-    inputs += ("validation_condition", "samples", "start_lora")
+    inputs += ("validation_condition", "samples", "start_lora", "clip")
     options = part("training.options.trainer_options")
     defaults = options.option_defaults()
 

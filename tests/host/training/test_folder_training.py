@@ -1,5 +1,8 @@
 """The trainer on a set from folders: captions that vary per epoch, weights, and runs that go on bit for bit."""
 
+import importlib
+import json
+
 import pytest
 import torch
 from PIL import Image
@@ -112,3 +115,24 @@ def test_a_set_from_folders_trains_and_goes_on(node, train, same, output, tmp_pa
     run(2, "parts")
     rest = run(6, "parts")
     assert same(whole[0], rest[0]) and whole[1] == rest[1]
+
+
+def test_the_file_says_what_the_folders_hold(build, train, saved, host, part):
+    """A set of two folders, with repeats, whose captions share their trigger words."""
+    from safetensors import safe_open
+
+    facts = part("training.outcome.facts").set_facts
+    caption = importlib.import_module(facts.__module__).SetCaption
+    rows = [("a", "sks, red", "5_sks"), ("a", "sks, red", "5_sks"), ("b", "sks, sky", "5_sks"), ("c", "sks", "more")]
+    generator = torch.Generator().manual_seed(1)
+    positive = [
+        [[torch.randn(1, 7, 16, generator=generator), {host.TEXT_KEY: caption(text, False, image, folder)}]]
+        for image, text, folder in [*rows, rows[3]]
+    ]
+    train(build(), positive=positive, steps=1)
+    with safe_open(saved()[0], "pt") as file:
+        found = file.metadata()
+    assert json.loads(found["ss_tag_frequency"]) == {"5_sks": {"sks": 2, "red": 1, "sky": 1}, "more": {"sks": 1}}
+    dirs = {"5_sks": {"n_repeats": 2, "img_count": 2}, "more": {"n_repeats": 2, "img_count": 1}}
+    assert json.loads(found["ss_dataset_dirs"]) == dirs
+    assert found["modelspec.trigger_phrase"] == "sks"

@@ -160,6 +160,10 @@ WRITTEN = {
     "ss_steps": "2",
     "ss_training_comment": "Diff2Flow Kit, objective diffusion",
     "ss_mixed_precision": "no",
+    "ss_max_train_steps": "2",
+    "ss_num_batches_per_epoch": "2",
+    "ss_num_epochs": "2",
+    "ss_epoch": "2",
 }
 
 
@@ -175,9 +179,9 @@ def test_every_entry_of_kohyas_metadata_is_what_the_training_was(build, train, c
     found = {key: value for key, value in metadata(saved()[0]).items() if key.startswith("ss_")}
     assert found.pop("ss_output_name") == "my_lora"
     assert found == WRITTEN
-    from diff2flow_kit.d2f_data.files import lora_metadata
+    from diff2flow_kit.d2f_data.files.metadata import kohya
 
-    assert set(lora_metadata._SS_NAMES.values()) <= set(found)
+    assert set(kohya._SS_NAMES.values()) <= set(found)
 
 
 @pytest.mark.parametrize(("precision", "kohya"), [("auto", "no"), ("fp32", "no"), ("bf16", "bf16"), ("fp16", "fp16")])
@@ -186,3 +190,93 @@ def test_the_precision_in_the_metadata_is_what_was_computed_in(build, train, sav
     found = metadata(saved()[0])
     assert found["ss_mixed_precision"] == kohya
     assert json.loads(found["diff2flow.training"])["precision"] == precision
+
+
+@pytest.mark.parametrize("kind", ["EPS", "V_PREDICTION"])
+def test_a_range_of_times_is_all_that_the_network_is_asked_about(build, train, shown, kind):
+    asked, model = [], build(kind)
+
+    def watch(function, given):
+        asked.extend(given["timestep"].tolist())
+        return function(given["input"], given["timestep"], **given["c"])
+
+    model.set_model_unet_function_wrapper(watch)
+    train(model, steps=6, t_low=0.2, t_high=0.3)
+    sigmas = asked[-10:]  # of two epochs of five items; before them, the host's own try of the wrapper
+    assert min(sigmas) >= 0.999 * 0.7 / 0.3 and max(sigmas) <= 1.001 * 0.8 / 0.2
+    assert "; trains t from 0.2 to 0.3, timesteps 606 to 744" in shown[-1]
+
+
+def test_a_range_is_a_setting_of_the_run_and_none_is_not(build, train, output, part):
+    train(build(), steps=2)
+    train(build(), steps=3, t_low=0.0, t_high=1.0)
+    train(build(), steps=3, t_low=0.1)
+    assert sorted(path.name for path in (output / "diff2flow" / "runs").iterdir()) == ["my_lora", "my_lora_00002"]
+    assert "t_low" not in plan_of(part).config() and plan_of(part, t_high=0.5).config()["t_high"] == 0.5
+
+
+def test_a_range_is_for_densities_not_for_single_times(build, train):
+    with pytest.raises(ValueError, match="few_steps is about single ones; set them to 0 and 1"):
+        train(build(), density="few_steps", t_low=0.1)
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation", "epochs", "steps"), [(2, 1, 2, 6), (2, 2, 3, 5), (8, 1, 4, 4)])
+def test_a_length_in_epochs(build, train, saved, shown, batch_size, accumulation, epochs, steps):
+    """Five items: 3 batches of 2, or one of all. The last step may reach into the next epoch."""
+    settings = {"batch_size": batch_size, "accumulation": accumulation, "lr_schedule": "linear"}
+    *_, done, _, _ = train(build(), epochs=epochs, steps=1, **settings)
+    assert done == steps and f"; {epochs} epochs are {steps} steps" in shown[-1]
+    found = metadata(saved()[0])
+    batches = -(-5 // batch_size)
+    assert found["ss_num_batches_per_epoch"] == str(batches) and found["ss_max_train_steps"] == str(steps)
+    assert found["ss_num_epochs"] == found["ss_epoch"] == str(-(-steps * accumulation // batches))
+
+
+def test_more_epochs_go_on_with_the_run_bit_for_bit(build, train, same):
+    train(build(), epochs=1, run_name="two")
+    resumed, once = (train(build(), epochs=2, run_name=name)[0] for name in ("two", "one"))
+    assert same(resumed, once)
+
+
+def test_the_epoch_in_a_file_is_that_of_its_step(build, train, saved):
+    train(build(), epochs=3, save_every=4)
+    assert [metadata(path)["ss_epoch"] for path in saved()] == ["2", "3", "3"]
+
+
+RULES = "*.attn1.* rank=1 alpha=4\n*.attn2.* rate=0.25"
+
+
+def test_layer_rules_set_rank_alpha_and_rate(build, train, saved):
+    lora, *_ = train(build(), steps=1, layer_rules=RULES, optimizer="adamw", learning_rate=0.01)
+    plain, *_ = train(build(), steps=1, run_name="plain", optimizer="adamw", learning_rate=0.01)
+    for key, up in lora.items():
+        if key.endswith("lora_up.weight"):
+            name = key.removesuffix(".lora_up.weight")
+            first = "attn1" in name
+            assert up.shape[1] == (1 if first else 2) and float(lora[f"{name}.alpha"]) == (4 if first else 2)
+            if not first:  # the first step of AdamW moves every weight by its rate
+                assert float(up.abs().max() / plain[key].abs().max()) == pytest.approx(0.25, rel=0.01)
+    assert metadata(saved("my_lora*")[0])["ss_network_dim"] == "Dynamic"
+
+
+def test_layer_rules_resume_bit_for_bit_and_are_a_setting_of_the_run(build, train, same, output):
+    settings = {"layer_rules": RULES, "lr_schedule": "cosine", "ema": 0.5}
+    train(build(), steps=4, run_name="one", **settings)
+    once = train(build(), steps=4, run_name="one", **settings)[0]
+    half = {"layer_rules": RULES, "ema": 0.5}
+    train(build(), steps=2, run_name="two", **half)
+    resumed, whole = (train(build(), steps=4, run_name=name, **half)[0] for name in ("two", "three"))
+    assert same(resumed, whole) and not same(once, whole)
+    train(build(), steps=4, run_name="two")
+    assert (output / "diff2flow" / "runs" / "two_00002").is_dir()
+
+
+def test_prodigy_and_rates_of_layers_do_not_go_together(build, train):
+    with pytest.raises(ValueError, match="prodigy finds one rate for all; give no 'rate' in layer_rules"):
+        train(build(), optimizer="prodigy", learning_rate=1.0, layer_rules=RULES)
+
+
+def test_a_pattern_that_names_nothing_is_named_by_the_node(build, train, unharmed):
+    model = build()
+    with unharmed(model), pytest.raises(ValueError, match=r"named by \*\.attn3\.\*; patterns match module paths such"):
+        train(model, layer_rules="*.attn3.* rank=2")

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from .....d2f_core import TARGETS
 from .... import host
-from ....widgets import choice, number
+from ....widgets import choice, integer, number
 
 
 def lora_widgets() -> list[io.Input]:
@@ -49,4 +49,23 @@ def lora_widgets() -> list[io.Input]:
             tooltip="Train all weights of the first and the last convolution, as the paper does. They are saved as "
             "full weight differences, which ComfyUI loads and diffusers does not.",
         ),
+        io.String.Input(
+            "layer_rules",
+            multiline=True,
+            default="",
+            tooltip="Rank, alpha and learning rate of some layers, one rule per line: a pattern as in "
+            "'target_pattern', then any of rank=, alpha= and rate= (a factor of the learning rate). The first rule "
+            "that names a layer counts; rank=0 leaves it out. Example: *.attn2.* rank=32 rate=0.5",
+        ),
+        number(
+            "text_encoder_lr",
+            5e-5,
+            1e-8,
+            10.0,
+            1e-5,
+            "Learning rate of the text encoders, with 'clip' connected to the trainer. Half of the model's or less is "
+            "usual.",
+            1e-8,
+        ),
+        integer("text_encoder_rank", 0, 0, 1024, "Rank of the adapters of the text encoders; 0: that of the model's."),
     ]

@@ -65,4 +65,21 @@ def loss_widgets() -> list[io.Input]:
             advanced=False,
         ),
         number("huber_delta", 0.1, 1e-4, 100.0, 0.05, "Error above which the Huber loss is linear.", 1e-4),
+        number(
+            "t_low",
+            0.0,
+            0.0,
+            1.0,
+            0.05,
+            "Least flow time that is trained: 0 is pure noise, 1 the picture. It is the upper end of other trainers' "
+            "timesteps 0 to 999: for SD and SDXL, 0.1 is timestep 914, 0.25 is 673, 0.5 is 354; the node says it.",
+        ),
+        number(
+            "t_high",
+            1.0,
+            0.0,
+            1.0,
+            0.05,
+            "Largest flow time that is trained; the lower end of the timesteps. 0.5 and below: only the composition.",
+        ),
     ]

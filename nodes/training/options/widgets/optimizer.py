@@ -53,4 +53,12 @@ def optimizer_widgets() -> list[io.Input]:
             "Decay of the exponential moving average of the weights, which is saved instead; 0 disables it.",
             1e-5,
         ),
+        integer(
+            "epochs",
+            0,
+            0,
+            100_000,
+            "Above 0: length of the run in epochs, in place of 'steps'. In an epoch every item of the set, repeats "
+            "included, is trained on once; the node says how many steps that are.",
+        ),
     ]
