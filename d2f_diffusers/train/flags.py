@@ -166,7 +166,7 @@ def _check_images(run: Run, plan: TrainingPlan) -> None:
 
 def _of_file(path: Path) -> dict[str, Any]:
     given = read_json(path, CONFIG_RULE, "use the settings.json of a run in output/diff2flow/runs")
-    if "clip" in given:
+    if "text_encoders" in given:
         raise ValueError(
             f"{path} is of a run that trains text encoders, which only the node does; go on with it there, or start "
             "a run without 'clip'"

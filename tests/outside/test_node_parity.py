@@ -218,7 +218,7 @@ def test_defaults_are_the_nodes(pack):
 
 def test_a_run_with_text_encoders_is_refused_by_name(tmp_path):
     settings = tmp_path / "settings.json"
-    settings.write_text(json.dumps({**DEFAULTS, "clip": "ab12", "text_encoder_lr": 1e-5}), encoding="utf-8")
+    settings.write_text(json.dumps({**DEFAULTS, "text_encoders": "ab12", "text_encoder_lr": 1e-5}), encoding="utf-8")
     given = ["--pretrained_model_name_or_path", "x", "--output_dir", "y", "--train_data_dir", "z"]
     with pytest.raises(ValueError, match=r"settings.json is of a run that trains text encoders, which only the node"):
         read([*given, "--settings", str(settings)])

@@ -108,4 +108,4 @@ def text_settings(network: host.TrainingNetwork, plan: TrainingPlan) -> dict[str
     if not isinstance(network, TextTrainingNetwork):
         return {}
     rank, rate = plan.text_encoder_rank or plan.rank, plan.text_encoder_lr
-    return {"clip": network.encoder.identity, "text_encoder_rank": rank, "text_encoder_lr": rate}
+    return {"text_encoders": network.encoder.identity, "text_encoder_rank": rank, "text_encoder_lr": rate}
