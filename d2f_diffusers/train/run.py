@@ -19,6 +19,7 @@ from d2f_data.files.atomic import append_line
 from d2f_data.files.lora_metadata import LoraFacts
 from d2f_data.files.state_form import check_fits, check_trainer_state
 from d2f_data.fingerprints import items_fingerprint, schedule_fingerprint, weights_fingerprint
+from d2f_data.training.epochs import epoch_facts
 from d2f_data.training.plan import TrainingPlan
 
 from .checkpoints import Checkpoints
@@ -169,6 +170,7 @@ class TrainingRun:
         plan, facts = self.plan, dict(self.items.facts)
         start, condition = str(facts.pop("start", "t_min")), str(facts.pop("condition", ""))
         own = {"run_name": plan.run_name, "items": len(self.items), "dtype": self._dtype()}
+        own |= epoch_facts(plan, self.trainer)
         return LoraFacts(
             objective=plan.objective,
             prediction=self.network.alignment.prediction,
@@ -183,6 +185,7 @@ class TrainingRun:
             kind=plan.adapter,
             training={**plan.config(), **own, **facts},  # type: ignore[dict-item]
             condition=condition,
+            dataset=self.items.dataset,
         )
 
     @torch.no_grad()

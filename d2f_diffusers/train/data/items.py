@@ -17,6 +17,7 @@ from d2f_data.files.walk import walk
 from d2f_data.fingerprints import items_fingerprint, text_digest
 from d2f_data.image_sets.folder import Captions, find_training_images
 from d2f_data.image_sets.latent_cache import Cache
+from d2f_data.image_sets.report.facts import captions_in_set, set_facts
 from d2f_data.image_sets.samples import Sample, SetSettings, plan_set
 from d2f_data.image_sets.set_report import list_files
 from d2f_data.image_sets.training_set import encode, encode_captions, gather
@@ -33,6 +34,10 @@ class Items(TrainingData, Protocol):
     def facts(self) -> Mapping[str, Any]:
         """Metadata of a LoRA file about the items, besides their number."""
 
+    @property
+    def dataset(self) -> Mapping[str, Any]:
+        """Folders, tags, buckets and trigger words; {} where there are no captions."""
+
     def __len__(self) -> int: ...
 
     def fingerprint(self) -> str:
@@ -47,6 +52,8 @@ class LatentItems:
         samples: latents of each group, (B, C, h, w), as the VAE returns them.
         masks: weights of their pixels, (B, 1, H, W), or None.
     """
+
+    dataset: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, network: PipelineNetwork, samples: Sequence[Tensor], masks: Sequence[Tensor | None]) -> None:
         self.network, self.samples = network, samples
@@ -107,6 +114,7 @@ class FolderItems(LatentItems):
         for _ in encode(plan.missing, latents, network.encode_images):
             pass
         self._rows = [sample for bucket in plan.rows for sample in bucket]
+        self.dataset = set_facts(captions_in_set(sample, folder.name, False) for sample in self._rows)
         self._captions: dict[str, list] = {}
         distinct = dict.fromkeys(["", *(sample.image.caption for sample in self._rows)])
         who = pipeline_identity(network.pipeline, ("text_encoder", "text_encoder_2"))
@@ -132,6 +140,8 @@ class PairItems:
     Raises:
         ValueError: the set is damaged, or of another kind of model; names it.
     """
+
+    dataset: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, network: PipelineNetwork, folder: Path) -> None:
         self.network, self.pairs = network, ReflowPairSet(folder)

@@ -7,6 +7,7 @@ from ....d2f_core import Trainer
 from ....d2f_data.files.lora_file import LoraFacts
 from ....d2f_data.fingerprints import schedule_fingerprint
 from ....d2f_data.image_sets.report.facts import set_facts
+from ....d2f_data.training.epochs import epoch_facts
 from ....d2f_data.training.plan import TrainingPlan
 from ... import host
 from ..items import TrainingItems
@@ -34,7 +35,7 @@ def facts_of(subject: Subject, plan: TrainingPlan, trainer: Trainer, run_name: s
     start, condition = str(facts.pop("start", start)), str(facts.pop("condition", ""))
     objective, alignment = trainer.objective.name, network.alignment
     own = {"run_name": run_name, "items": len(items), "dtype": dtype_name(network), "objective": objective}
-    own |= _epochs(plan, trainer) | text_settings(network, plan)
+    own |= epoch_facts(plan, trainer) | text_settings(network, plan)
     settings: Mapping[str, Any] = {**plan.config(), **own, **facts}
     return LoraFacts(
         objective=objective,
@@ -52,11 +53,3 @@ def facts_of(subject: Subject, plan: TrainingPlan, trainer: Trainer, run_name: s
         condition=condition,
         dataset=set_facts(items.captions),
     )
-
-
-def _epochs(plan: TrainingPlan, trainer: Trainer) -> dict[str, int]:
-    """Steps and epochs of the whole run, and the epoch of the current step, the first one being 1."""
-    batches = trainer.order.per_epoch
-    of_steps = {"num_epochs": plan.steps, "epoch": trainer.step}
-    epochs = {name: -(-steps * plan.accumulation // batches) for name, steps in of_steps.items()}
-    return {"max_steps": plan.steps, "batches_per_epoch": batches, **epochs}
