@@ -6,7 +6,7 @@
 gaussian   for Gaussian data of deviation 1/2 the ideal network is known: relative error of the velocity at a flow time
 sampler    the demo model, Euler with equal steps from t = 0; the same noise for both. `distance` is the root mean
            squared difference of the latents to those of the exact map with 50 steps of Heun's method; `accuracy` the
-           share of the attributes, of those that a prompt names, that are read right; `frechet` the distance to renders.
+           share of the attributes, of those that a prompt names, that are read right; `frechet` that to renders.
            NFE counts calls of the network, one for a CFG pair
 """
 
