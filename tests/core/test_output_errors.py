@@ -56,5 +56,5 @@ def test_the_table_of_the_mathematics_is_what_comes_out():
     lines = MATH.read_text(encoding="utf-8").splitlines()
     for kind, label in KINDS.items():
         for name, figure in (("error x", gain), ("bf16", rounding)):
-            cells = ["%.2g" % figure(kind, t) for t in TIMES]
+            cells = [f"{figure(kind, t):.2g}" for t in TIMES]
             assert f"| {label}, {name} | {' | '.join(cells)} |" in lines
