@@ -7,9 +7,9 @@
 Sizes are fractions of the model's own (`bench_shared/resolution/sizes.py`): 128 x 128 and 64 x 160 where that is 96,
 height by width. `accuracy` is the share of the attributes, of those that a prompt names, that the reader reads right in
 the square in the middle. `duplicated` is the share of pictures that show the colour of their one solid in more than one
-place, of prompts for a colour that the room never has. `frechet` is the distance to renders of that size, on features of
-the reader. Learning rates are chosen for each objective and size by the rule of `bench_shared/rates.py`: least `frechet`
-to renders of other scenes, after half the steps. NFE counts calls of the network, one for a CFG pair.
+place, of prompts for a colour that the room never has. `frechet` is the distance to renders of that size, on features
+of the reader. Learning rates are chosen for each objective and size by the rule of `bench_shared/rates.py`: least
+`frechet` to renders of other scenes, after half the steps. NFE counts calls of the network, one for a CFG pair.
 """
 
 from __future__ import annotations
