@@ -59,7 +59,7 @@ def places_of(image: Tensor, color: str) -> int:
     shown = (hue >= low) & (hue <= high) & (saturation >= LEAST_SATURATION) & (value >= LEAST_VALUE)
     labels, count = ndimage.label(shown.numpy())
     areas = ndimage.sum_labels(shown.numpy(), labels, range(1, count + 1)) if count else []
-    return sum(area >= LEAST_AREA * min(shown.shape) ** 2 for area in areas)
+    return sum(float(area) >= LEAST_AREA * min(shown.shape) ** 2 for area in areas)
 
 
 def duplicated(images: Tensor, colors: Sequence[str]) -> float:
