@@ -5,6 +5,7 @@
     naive_fm              the same node, data, seed and settings, the raw output taken for a velocity
     diffusion             the same, but the network's own loss and the timesteps of diffusion training
     diffusion_flow_times  the same loss at the flow times of diff2flow and naive_fm
+    integer_timesteps     diff2flow's error at the integer timesteps of diffusion training, as other Diff2Flow losses
     diffusion_ddim        the LoRA of diffusion on the diffusion model as it is: stock ddim sampler, simple scheduler
     constant              one depth for all places
     luminance             the brightness of the image, taken for depth
@@ -14,7 +15,8 @@
 All but diffusion_ddim are sampled by Depth from Image, which begins at noise and takes Euler steps, a call of the
 network each. `absrel`, `delta1`, `delta2` and `rmse` (metres) are means over held-out scenes, as Depth Metrics gives
 them: scale and shift of the logarithm of depth are fitted to each image first. Seeds differ in noise and training; what
-needs no training has a row of seed 0 and NFE 0. `cpu_seconds` is what the training took.
+needs no training has a row of seed 0 and NFE 0. `cpu_seconds` is what the training took. `--sweep` asks instead when
+which objective is ahead, over ranks and budgets: see `bench_shared/depth/sweep.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,11 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import torch
-from bench_shared import RESULTS, Part, Rows, add_common_arguments, bars, call, grid, kept, output_in, select, spread
+from bench_shared import RESULTS, Part, Rows, add_common_arguments, call, grid, kept, output_in
+from bench_shared.checkpoints import add_model_argument, load_checkpoint, named
+from bench_shared.depth import report, sweep
+from bench_shared.depth.report import BASELINES, COLUMNS, METHODS, markdown, verdict
+from bench_shared.lora_runs import INTEGER
 from torch import Tensor
 
 from devtools.console import say
@@ -55,20 +61,20 @@ OBJECTIVES = {
     "naive_fm": {"objective": "naive_fm", **TIMES},
     "diffusion": {"objective": "diffusion", "density": "timestep"},
     "diffusion_flow_times": {"objective": "diffusion", **TIMES},
+    "integer_timesteps": dict(INTEGER),
 }
 """What is trained: name -> its widgets beside those of the recipe."""
-METHODS = (*OBJECTIVES, "diffusion_ddim")
-BASELINES = ("constant", "luminance", "mean_map", "vae")
-COLUMNS = ("absrel", "delta1", "delta2", "rmse")
-FORMS = {"absrel": ".4f", "delta1": ".4f"}
 PALETTE, SIDE, SHOWN = "spectral", networks.IMAGE_SIZE, 8
 SHOWN_NFE = (1, 2, 10)
-_TRAIN, _EXAM = 101, 102  # seeds of Demo Scenes
+_TRAIN, _EXAM, _TUNE = 101, 102, 103  # seeds of Demo Scenes
+__all__ = ["BASELINES", "METHODS", "add_arguments", "grid", "markdown", "plot", "run", "stem", "verdict"]
 Predict = Callable[[int], tuple[Tensor, Tensor]]  # number of calls -> depth in colours (N, H, W, 3), depth (N, H, W)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(parser, "depth")
+    add_model_argument(parser)
+    sweep.add_arguments(parser)
     parser.add_argument("--steps", type=int, default=600, help="of training")
     parser.add_argument("--warmup", type=int, default=10, help="steps over which the learning rate rises")
     parser.add_argument("--batch", type=int, default=16, help="of training")
@@ -77,23 +83,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nfe", nargs="+", type=int, default=[1, 2, 4, 10])
 
 
+def stem(options: argparse.Namespace) -> str:
+    """Name of the results."""
+    return named("depth_sweep" if options.sweep else "depth", options)
+
+
+def plot(rows: Rows, axes: Any) -> None:
+    """That of the table, or of the sweep."""
+    (sweep if any("tuned" in row for row in rows) else report).plot(rows, axes)
+
+
 def run(options: argparse.Namespace) -> Rows:
     if options.quick:
         vars(options).update(steps=2, warmup=1, batch=2, scenes=4, images=SHOWN, nfe=[1, 2, 10], seeds=[0])
+        vars(options).update(ranks=[2], budgets=[2, 4], rates=[1e-3, 2e-3])
     torch.set_num_threads(options.threads)
     comfy.utils.PROGRESS_BAR_ENABLED = False
     with torch.inference_mode(), output_in(options.work / "output"):
         bench = Bench(options)
-        first, *trained = [bench.part("none", 0)] + [
-            bench.part(name, seed) for seed in options.seeds for name in OBJECTIVES
-        ]
-    rows = [row for part in (*trained, first) for row in part["rows"]]
+        rows = sweep.run(bench, options) if options.sweep else compared(bench, options)
     if not options.quick:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "depth.md").write_text(markdown(rows), encoding="utf-8")
-        shown = {k: images for part in (first, *trained[: len(OBJECTIVES)]) for k, images in part["shown"].items()}
-        grid(shown).save(RESULTS / "depth_grid.png")
+        text = sweep.markdown(rows) if options.sweep else markdown(rows)
+        (RESULTS / f"{stem(options)}.md").write_text(text, encoding="utf-8")
     return rows
+
+
+def compared(bench: Bench, options: argparse.Namespace) -> Rows:
+    """Rows of every method at one rank and budget; the pictures go to a grid."""
+    first, *trained = [bench.part("none", 0)] + [
+        bench.part(name, seed) for seed in options.seeds for name in OBJECTIVES
+    ]
+    if not options.quick:
+        shown = {k: images for part in (first, *trained[: len(OBJECTIVES)]) for k, images in part["shown"].items()}
+        grid(shown).save(RESULTS / f"{stem(options)}_grid.png")
+    return [row for part in (*trained, first) for row in part["rows"]]
 
 
 class Bench:
@@ -101,13 +125,22 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.start = options, time.monotonic()
-        self.model, clip, self.vae = networks.load_demo_checkpoint()
+        self.model, clip, self.vae = load_checkpoint(options.model)
         self.widened = D2FImageCondition.execute(self.model).args[0]
         self.prompt = evaluate.encode_prompts(clip, [""])
         images, _, depth = D2FDemoScenes.execute("known words", options.scenes, _TRAIN).args
         self.targets = targets(depth)
         self.latents, self.condition = self.encode(self.targets), self.encode(images)
-        self.images, _, self.depth = D2FDemoScenes.execute("known words", options.images, _EXAM).args
+        self.images, self.depth = self.scenes(_EXAM)
+
+    def scenes(self, seed: int) -> tuple[Tensor, Tensor]:
+        """Images (N, H, W, 3) and depth (N, H, W) of scenes that nothing is trained on."""
+        images, _, depth = D2FDemoScenes.execute("known words", self.options.images, seed).args
+        return images, depth
+
+    def tuning_scenes(self) -> tuple[Tensor, Tensor]:
+        """Those for the choice of learning rates."""
+        return self.scenes(_TUNE)
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents of images (N, 96, 96, 3), as LATENTs hold them, (N, 4, 12, 12)."""
@@ -119,7 +152,7 @@ class Bench:
 
     def part(self, name: str, seed: int) -> Part:
         """Rows and images of what needs no training, "none", or of a LoRA trained under an objective."""
-        wanted = {k: v for k, v in vars(self.options).items() if k not in ("seeds", "work", "quick")}
+        wanted = {k: v for k, v in vars(self.options).items() if k not in ("seeds", "work", "quick", *sweep.OPTIONS)}
         make = self.untrained if name == "none" else self.trained
         settings = [wanted, RECIPE, OBJECTIVES.get(name)]
         found = kept(self.options.work, f"{name}-{seed}", settings, lambda: make(name, seed))
@@ -139,15 +172,19 @@ class Bench:
         shown = {"image": self.images, "depth": colorize(true.mean(-1), PALETTE)}
         return {"rows": rows, "shown": {name: images[:SHOWN].clone() for name, images in shown.items()}}
 
+    def train(self, name: str, seed: int, run_name: str, **widgets: Any) -> Any:
+        """LORA_MODEL of an objective; ``widgets`` in place of those of the recipe."""
+        given = {"steps": self.options.steps, "warmup_steps": self.options.warmup, "batch_size": self.options.batch}
+        return call(
+            D2FTrainLora, model=self.widened, latents={"samples": self.latents}, positive=self.prompt, seed=seed,
+            condition={"samples": self.condition}, run_name=f"bench_depth_{self.options.model}_{run_name}",
+            **{**RECIPE, **OBJECTIVES[name], **given, **widgets},
+        )  # fmt: skip
+
     def trained(self, name: str, seed: int) -> Part:
         """A LoRA, evaluated; its rows also hold how long the training took."""
         start = time.process_time()
-        lora = call(
-            D2FTrainLora, model=self.widened, latents={"samples": self.latents}, positive=self.prompt,
-            condition={"samples": self.condition}, run_name=f"bench_depth_{name}_{seed}", seed=seed,
-            steps=self.options.steps, batch_size=self.options.batch,
-            warmup_steps=self.options.warmup, **RECIPE, **OBJECTIVES[name],
-        )  # fmt: skip
+        lora = self.train(name, seed, f"{name}_{seed}")
         seconds = round(time.process_time() - start, 1)
         say(f"{time.monotonic() - self.start:6.0f} s  {name}, seed {seed}: trained in {seconds} s of the processor")
         model = D2FLoadLora.execute(self.model, "none", 1.0, lora).args[0]
@@ -167,10 +204,11 @@ class Bench:
                 shown[f"{method}, {nfe} NFE"] = colored[:SHOWN].clone()
         return {"rows": rows, "shown": shown}
 
-    def by_node(self, model: Any, seed: int, nfe: int) -> tuple[Tensor, Tensor]:
+    def by_node(self, model: Any, seed: int, nfe: int, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Depth from Image at the size of the images."""
+        images = self.images if images is None else images
         colored, depth, _, calls = D2FDepthFromImage.execute(
-            model, self.vae, self.images, self.prompt, nfe, seed, 1, SIDE, PALETTE
+            model, self.vae, images, self.prompt, nfe, seed, 1, SIDE, PALETTE
         ).args
         if calls != nfe:
             raise ValueError(f"Depth from Image took {calls} calls of the network where {nfe} were asked for")
@@ -187,64 +225,12 @@ class Bench:
         depth = self.decode(answer["samples"]).clamp(0, 1)
         return colorize(depth, PALETTE), depth
 
-    def scores(self, prediction: Tensor) -> dict[str, float]:
+    def scores(self, prediction: Tensor, depth: Tensor | None = None) -> dict[str, float]:
         """Of relative log depth (N, 96, 96), means over the images."""
-        mean = depth_scores(prediction, self.depth).mean()
+        mean = depth_scores(prediction, self.depth if depth is None else depth).mean()
         return {name: round(float(getattr(mean, name)), 5) for name in COLUMNS}
 
 
 def targets(depth: Tensor) -> Tensor:
     """Images (N, H, W, 3) of metric depth (N, H, W), by Depth Target at its defaults."""
     return D2FDepthTarget.execute(depth, 1.0, 99.0, True).args[0]
-
-
-def markdown(rows: Rows) -> str:
-    """A table with a row for each method and number of calls, and below it the bars and the costs."""
-    lines = [f"| method | NFE | {' | '.join(COLUMNS)} |", "| --- " * (len(COLUMNS) + 2) + "|"]
-    calls = sorted({row["nfe"] for row in rows})
-    for method in (*METHODS, *BASELINES):
-        for nfe in calls:
-            cells = [spread(select(rows, each, method=method, nfe=nfe), FORMS.get(each, ".3f")) for each in COLUMNS]
-            if set(cells) != {"-"}:
-                lines.append(f"| {method} | {nfe or ''} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *verdict(rows), ""])
-
-
-def verdict(rows: Rows) -> list[str]:
-    """What each method is judged by, over the seeds, and its cost."""
-    lines = []
-    for method in METHODS:
-        two = {name: select(rows, name, method=method, nfe=2) for name in ("absrel", "delta1")}
-        reached = min(two["delta1"]) >= 0.95 and max(two["absrel"]) <= 0.08
-        ratios = [one / ten for one, ten in zip(*(select(rows, "absrel", method=method, nfe=n) for n in (1, 10)))]
-        lines.append(f"- {method}: delta1 >= 0.95 and AbsRel <= 0.08 at 2 NFE with every seed: {_word(reached)}; "
-                     f"AbsRel at 1 NFE by that at 10: {spread(ratios, '.3f')}, <= 1.1 with every seed: "
-                     f"{_word(max(ratios) <= 1.1)}")  # fmt: skip
-    for method in OBJECTIVES:
-        seconds = select(rows, "cpu_seconds", method=method, nfe=2)
-        lines.append(f"- {method}: training took {spread(seconds, '.0f')} s of the processor")
-    return lines
-
-
-def _word(true: bool) -> str:
-    return "yes" if true else "no"
-
-
-def plot(rows: Rows, axes: Any) -> None:
-    """AbsRel and delta1 over NFE; lines are means, bars go from least to most; dotted: no model."""
-    figure = axes.figure
-    axes.remove()
-    figure.set_size_inches(10, 4.5)
-    for panel, column in zip(figure.subplots(1, 2), ("absrel", "delta1")):
-        for number, method in enumerate(METHODS):
-            calls = sorted({row["nfe"] for row in rows if row["method"] == method})
-            centre, reach = bars([select(rows, column, method=method, nfe=nfe) for nfe in calls])
-            panel.errorbar(calls, centre, reach, color=f"C{number}", marker="o", markersize=3, capsize=2, label=method)
-        for method, color in zip(BASELINES, ("0.75", "0.6", "0.4", "0.1")):
-            for value in select(rows, column, method=method):
-                panel.axhline(value, color=color, linewidth=1, linestyle=":", label=method)
-        panel.set_xscale("log", base=2)
-        panel.set_xticks(calls, [str(nfe) for nfe in calls])
-        panel.set_xlabel("NFE")
-        panel.set_title(column)
-    panel.legend(fontsize=7)

@@ -1,10 +1,11 @@
 """Runs one benchmark: `python dev.py bench NAME` calls this in the set-up environment.
 
-A benchmark is a file `NAME.py` here with `run(options) -> rows`, flat dictionaries (a list, or a generator whose rows
-are written as they come), and, if it wants, `add_arguments(parser)` and `plot(rows, axes)`. The harness prints the rows
-as a table and writes `results/NAME.json` and, with matplotlib, `results/NAME.png`; with `--quick`, if the benchmark
-has that, to the checkout's working directory instead. ComfyUI is importable in benchmarks, the pack is the package
-`diff2flow_kit`, and the folder `shared` is the package `bench_shared`.
+A benchmark is a file `NAME.py` here or in `evidence/` with `run(options) -> rows`, flat dictionaries (a list, or a
+generator whose rows are written as they come), and, if it wants, `add_arguments(parser)` and `plot(rows, axes)`. The
+harness prints the rows as a table and writes `results/NAME.json` and, with matplotlib, `results/NAME.png` (or under the
+name that `stem(options)` gives); with `--quick`, if the benchmark has that, to `.d2f` of the checkout.
+ComfyUI is importable in benchmarks, the pack is the package `diff2flow_kit`, and the folder `shared` is the package
+`bench_shared`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+ROOMS = (HERE, HERE / "evidence")
+"""Folders of benchmarks."""
 RESULTS = HERE / "results"
 TRIALS = ROOT / ".d2f" / "benchmarks"  # of --quick runs, whose figures mean nothing
 Rows = list[dict[str, Any]]
@@ -50,18 +53,19 @@ def main(arguments: Sequence[str]) -> None:
     load_pack()
     load("bench_shared", HERE / "shared" / "__init__.py")
     name, *rest = arguments
-    benchmark = load(f"benchmark_{name}", HERE / f"{name}.py")
+    benchmark = load(f"benchmark_{name}", next(file for room in ROOMS if (file := room / f"{name}.py").is_file()))
     chosen = options(benchmark, name, rest)
+    stem = benchmark.stem(chosen) if hasattr(benchmark, "stem") else name
     folder = TRIALS if getattr(chosen, "quick", False) else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {"command": " ".join(["python dev.py bench", *arguments]), "host": machine(host)}
     record |= {"versions": versions(read_version(host)), "rows": []}
     for row in benchmark.run(chosen):  # a list at the end, or rows as they are measured
         record["rows"].append(row)
-        write(folder / f"{name}.json", record)
+        write(folder / f"{stem}.json", record)
     say("\n" + table(record["rows"]))
-    draw(folder / f"{name}.png", record["rows"], getattr(benchmark, "plot", None))
-    say(f"\nWritten to {folder / name}.json")
+    draw(folder / f"{stem}.png", record["rows"], getattr(benchmark, "plot", None))
+    say(f"\nWritten to {folder / stem}.json")
 
 
 def options(benchmark: ModuleType, name: str, arguments: Sequence[str]) -> argparse.Namespace:

@@ -4,6 +4,8 @@
     diffusion        the same node with the network's own loss, timesteps uniform; sampled in the same way
     diffusion_ddim   that LoRA on the diffusion model as it is, stock ddim sampler, ddim_uniform scheduler
     naive_fm         the same node, the raw output taken for a velocity; Euler
+    integer_timesteps  diff2flow's error at the integer timesteps of diffusion training, so never below t_min: what
+                     other Diff2Flow losses do; Euler
     stock            ComfyUI's own TrainLoraNode; sampled as diffusion_ddim
     none             no LoRA; sampled as diff2flow
 
@@ -17,40 +19,32 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
-import comfy.sample
-import comfy.samplers
 import comfy.utils
 import torch
-from bench_shared import RESULTS, Rows, add_common_arguments, kept, with_options
+from bench_shared import RESULTS, Rows, add_common_arguments, kept, output_in
+from bench_shared.checkpoints import add_model_argument, load_checkpoint, named
+from bench_shared.lora_runs import STOCK, WIDGETS, LoraRuns, Steps
 from bench_shared.objectives_report import METHODS, markdown, plot
-from comfy_extras.nodes_train import TrainLoraNode
+from bench_shared.views import View, as_flow, as_it_is, decode, noise_like, with_lora
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from devtools.console import say
 from diff2flow_kit.demo import adaptation, evaluate, networks
-from diff2flow_kit.nodes import host
-from diff2flow_kit.nodes.sampling.sigmas import flow_sigmas
-from diff2flow_kit.nodes.training.load_lora import D2FLoadLora
-from diff2flow_kit.nodes.training.train_lora import D2FTrainLora
 
-RUNS = ("none", "diff2flow", "diffusion", "naive_fm", "stock")
-OBJECTIVES = RUNS[1:4]
-DENSITY = {"diffusion": "timestep"}
-"""Objective -> its density of flow times; the others have the node's default."""
-CFG = 3.0
-UNIFORM = {"grid": "uniform"}
-__all__ = ["METHODS", "add_arguments", "markdown", "plot", "run"]
+RUNS = ("none", *WIDGETS, STOCK)
+OBJECTIVES = ("diff2flow", "diffusion", "naive_fm")
+"""Those of which a step is timed."""
+CFG, SIDE = 3.0, networks.IMAGE_SIZE
+__all__ = ["METHODS", "add_arguments", "markdown", "plot", "run", "stem"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(parser, "objectives")
+    add_model_argument(parser)
     parser.add_argument("--task", choices=list(adaptation.TASKS), default="color")
     parser.add_argument("--budgets", nargs="+", type=int, default=[25, 50, 100, 200])
     parser.add_argument("--nfe", nargs="+", type=int, default=[4, 10, 25])
@@ -62,28 +56,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=12, help="of timing")
 
 
+def stem(options: argparse.Namespace) -> str:
+    """Name of the results."""
+    return named("objectives", options)
+
+
 def run(options: argparse.Namespace) -> Rows:
     if options.quick:
         vars(options).update(budgets=[1, 2], nfe=[2], seeds=[0], scenes=8, images=[4, 2], rounds=1, batch=2)
     torch.set_num_threads(options.threads)
     comfy.utils.PROGRESS_BAR_ENABLED = False
-    with torch.inference_mode():
+    with torch.inference_mode(), output_in(options.work / "output"):
         bench = Bench(options)
         rows = [row for seed in options.seeds for name in options.runs for row in bench.kept_rows(name, seed)]
         rows += bench.seconds_of_a_step()
     if not options.quick:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "objectives.md").write_text(markdown(rows), encoding="utf-8")
+        (RESULTS / f"{stem(options)}.md").write_text(markdown(rows), encoding="utf-8")
     return rows
-
-
-@dataclass(frozen=True)
-class View:
-    """A way to sample a LoRA: MODEL, the host's sampler, and sigmas for a number of steps."""
-
-    model: Any
-    sampler: str
-    sigmas: Any
 
 
 class Bench:
@@ -91,8 +81,9 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.start = options, time.monotonic()
-        self.model, clip, self.vae = networks.load_demo_checkpoint()
-        self.data = adaptation.training_set(clip, self.vae, options.task, options.scenes)
+        self.model, clip, self.vae = load_checkpoint(options.model)
+        data = adaptation.training_set(clip, self.vae, options.task, options.scenes)
+        self.runs = LoraRuns(self.model, data.latents, data.context, options.batch)
         new, known = options.images
         self.evaluation = adaptation.Evaluation(options.task, new, known, references=32 if options.quick else 1024)
         self.positive, self.negative = (
@@ -119,75 +110,22 @@ class Bench:
     def train(self, name: str, seed: int) -> Iterator[tuple[int, Any]]:
         """(budget, LORA_MODEL) of a run, budgets ascending."""
         if name == "none":
-            yield 0, None
-        elif name == "stock":
-            yield from self.train_stock(seed)
-        else:
-            for budget in sorted(self.options.budgets):  # each goes on where the one before stopped
-                yield budget, self.train_ours(name, seed, budget, run_name=f"bench_{name}_{seed}", resume="auto")
-
-    def train_ours(self, objective: str, seed: int, steps: int, **widgets: Any) -> Any:
-        """What Diff2Flow LoRA Trainer gives after ``steps``."""
-        density = {"density": DENSITY[objective]} if objective in DENSITY else {}
-        quiet = {"save_every": 0, "preview_every": 0}
-        return self.call(
-            D2FTrainLora, objective=objective, seed=seed, steps=steps, batch_size=self.options.batch,
-            **density, **quiet, **widgets,
-        )  # fmt: skip
-
-    def train_stock(self, seed: int) -> Iterator[tuple[int, Any]]:
-        """Snapshots of one run of TrainLoraNode: float32, no checkpointing, one item a forward pass.
-
-        With more it gives every item of the batch each caption of the batch and takes the mean of the answers.
-        """
-        taken: list[list[Tensor]] = []
-
-        def look(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-            taken.append([p.detach().clone() for p in optimizer.param_groups[0]["params"]])
-
-        budgets = sorted(self.options.budgets)
-        with Steps(budgets, look):
-            lora = self.call(
-                TrainLoraNode, seed=seed, steps=budgets[-1], batch_size=1, training_dtype="fp32", lora_dtype="fp32",
-                grad_accumulation_steps=self.options.batch, gradient_checkpointing=False,
-            )  # fmt: skip
-        for budget, tensors in zip(budgets, taken, strict=True):
-            yield budget, dict(zip(lora, tensors, strict=True))
-
-    def call(self, node: Any, **inputs: Any) -> Any:
-        """First output of a trainer node, called as the host calls it: inputs as lists, the rest at their defaults."""
-        given = {each.id: [each.default] for each in node.define_schema().inputs if hasattr(each, "default")}
-        inputs = with_options(node, inputs | {"model": self.model, "learning_rate": self.options.rate})
-        unknown = inputs.keys() - given.keys() - {"model", "options"}
-        if unknown:
-            raise ValueError(f"{node.__name__} has no input {', '.join(sorted(unknown))}")
-        given |= {name: [value] for name, value in inputs.items()}
-        given["latents"] = [{"samples": self.data.latents}]
-        given["positive"] = [[[row[None], {}]] for row in self.data.context]
-        return node.PREPARE_CLASS_CLONE(None).execute(**given).args[0]
+            return iter([(0, None)])
+        run_name, rate = f"bench_{self.options.model}_{name}_{seed}", self.options.rate
+        return self.runs.budgets(name, run_name, self.options.budgets, seed=seed, learning_rate=rate)
 
     def views(self, name: str, lora: Any) -> dict[str, View]:
         """Method -> how it samples; the loader converts as the LoRA was trained."""
-        model = self.model if lora is None else D2FLoadLora.execute(self.model, "none", 1.0, lora).args[0]
-        plain = View(model, "ddim", partial(host.stock_sigmas, model, "ddim_uniform"))
-        if name == "stock":
-            return {name: plain}
-        flow = model if host.is_flow(model) else host.convert(model)
-        views = {name: View(flow, "euler", partial(flow_sigmas, flow, UNIFORM))}
-        return {**views, "diffusion_ddim": plain} if name == "diffusion" else views
+        model = with_lora(self.model, lora)
+        if name == STOCK:
+            return {name: as_it_is(model)}
+        views = {name: as_flow(model)}
+        return {**views, "diffusion_ddim": as_it_is(model)} if name == "diffusion" else views
 
     def images(self, view: View, nfe: int, seed: int) -> Tensor:
-        """One image a prompt, (B, 96, 96, 3); the same noise for every method."""
-        sigmas = view.sigmas(nfe)
-        if len(sigmas) != nfe + 1:
-            raise ValueError(f"{view.sampler} makes {len(sigmas) - 1} steps where {nfe} were asked for")
-        side = networks.IMAGE_SIZE // 8
-        noise = torch.randn(len(self.evaluation.prompts), 4, side, side, generator=torch.Generator().manual_seed(seed))
-        latents = comfy.sample.sample_custom(
-            view.model, noise, CFG, comfy.samplers.sampler_object(view.sampler), sigmas, self.positive, self.negative,
-            torch.zeros_like(noise), disable_pbar=True, seed=seed,
-        )  # fmt: skip
-        return self.vae.decode(latents)
+        """One image a prompt, (B, H, W, 3); the same noise for every method."""
+        noise = noise_like(len(self.evaluation.prompts), SIDE, SIDE, seed)
+        return decode(self.vae, view.sample(noise, nfe, CFG, self.positive, self.negative, seed))
 
     def seconds_of_a_step(self) -> Rows:
         """A row an objective: medians over rounds in which they take turns; the ratio is of processor time."""
@@ -196,27 +134,11 @@ class Bench:
             for name in OBJECTIVES[i % 3 :] + OBJECTIVES[: i % 3]:
                 marks: list[tuple[float, float]] = []
                 with Steps(range(1, 8), lambda *_, here=marks: here.append((time.perf_counter(), time.process_time()))):
-                    self.train_ours(name, seed=0, steps=7, run_name="bench_time", resume="new")
+                    self.runs.ours(
+                        name, seed=0, steps=7, run_name="bench_time", resume="new", learning_rate=self.options.rate
+                    )
                 times[name].append([median(b - a for a, b in zip(column, column[1:])) for column in zip(*marks)])
         return [step_row(name, times[name], times["diffusion"]) for name in OBJECTIVES]
-
-
-class Steps:
-    """`with Steps(counts, look):` calls `look(optimizer, ...)` after those steps of the optimizer, counted from 1."""
-
-    def __init__(self, counts: Sequence[int], look: Any) -> None:
-        self.counts, self.look, self.step = counts, look, 0
-
-    def __enter__(self) -> None:
-        self.hook = register_optimizer_step_post_hook(self.after)
-
-    def __exit__(self, *error: object) -> None:
-        self.hook.remove()
-
-    def after(self, *arguments: Any) -> None:
-        self.step += 1
-        if self.step in self.counts:
-            self.look(*arguments)
 
 
 def step_row(name: str, mine: list[list[float]], diffusion: list[list[float]]) -> dict[str, Any]:

@@ -5,6 +5,7 @@
     converted         the converted model without reflow, Euler
     reflow            with a LoRA that was trained on the pairs; pairs, trainer and loader are our nodes
     reflow_diffusion  the same pairs and settings, but the network's own loss and the timesteps of diffusion training
+    reflow_integer    the same, but at the integer timesteps of diffusion training, as other Diff2Flow losses do it
     renders           no model: fresh renders, evaluated as the samples are; no sampler can be expected to do better
     pairs             rate of making pairs, and that relative to sampling the same batches with the host
 
@@ -25,17 +26,9 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import torch
-from bench_shared import (
-    RESULTS,
-    Part,
-    Rows,
-    add_common_arguments,
-    call,
-    grid,
-    kept,
-    output_in,
-    some_scenes,
-)
+from bench_shared import RESULTS, Part, Rows, add_common_arguments, call, grid, kept, output_in, some_scenes
+from bench_shared.checkpoints import add_model_argument, load_checkpoint, named
+from bench_shared.lora_runs import INTEGER
 from bench_shared.pair_rate import pair_rate
 from bench_shared.reflow_report import MODELS, markdown, plot
 from torch import Tensor
@@ -56,21 +49,23 @@ CFG, SIDE, BATCH, SHOWN = 3.0, networks.IMAGE_SIZE, 32, 8
 UNIFORM = {"grid": "uniform"}
 FEW = [(1, 1.0), (2, 1.0), (4, 1.0)]
 EVALUATED = {"ddim": [*FEW, (4, CFG), (8, CFG), (50, CFG)], "converted": [*FEW, (4, CFG), (8, CFG)],
-         "reflow": FEW, "reflow_diffusion": FEW}  # fmt: skip
+         "reflow": FEW, "reflow_diffusion": FEW, "reflow_integer": FEW}  # fmt: skip
 """Model -> (NFE, guidance) that it is sampled with; those of the teacher follow from `--teacher-steps`."""
 RECIPE = {
     "targets": "all", "full_ends": True, "rank": 64, "learning_rate": 2e-3, "lr_schedule": "cosine",
     "ema": 0.99, "precision": "bf16", "save_every": 0, "preview_every": 0, "resume": "new",
 }  # fmt: skip
 OBJECTIVES = {"reflow": {"objective": "diff2flow", "density": "u_shaped"},
-              "reflow_diffusion": {"objective": "diffusion", "density": "timestep"}}  # fmt: skip
-__all__ = ["MODELS", "add_arguments", "markdown", "plot", "run"]
+              "reflow_diffusion": {"objective": "diffusion", "density": "timestep"},
+              "reflow_integer": dict(INTEGER)}  # fmt: skip
+__all__ = ["MODELS", "add_arguments", "markdown", "plot", "run", "stem"]
 # Streams of random numbers: scenes of the pairs, of the evaluation, to compare with, and of the floor.
 _PAIRS, _ASK, _COMPARE, _FLOOR = 1, 2, 3, 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(parser, "reflow")
+    add_model_argument(parser)
     parser.add_argument("--pairs", type=int, default=2048)
     parser.add_argument("--teacher-pairs", type=int, default=512, help="samples of the teacher to compare with")
     parser.add_argument("--teacher-steps", type=int, default=25, help="of Euler's method, two calls each")
@@ -81,6 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--paths", type=int, default=64, help="that straightness is measured on")
     parser.add_argument("--references", type=int, default=1024, help="renders to compare with")
     parser.add_argument("--rounds", type=int, default=5, help="of timing")
+
+
+def stem(options: argparse.Namespace) -> str:
+    """Name of the results."""
+    return named("reflow", options)
 
 
 def run(options: argparse.Namespace) -> Rows:
@@ -95,9 +95,9 @@ def run(options: argparse.Namespace) -> Rows:
         rows = [row for part in parts for row in part["rows"]] + bench.kept("pairs", 0)["rows"]
     if not options.quick:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "reflow.md").write_text(markdown(rows), encoding="utf-8")
-        shown = {name: images for part in parts[:3] for name, images in part["shown"].items()}
-        grid(shown).save(RESULTS / "reflow_grid.png")
+        (RESULTS / f"{stem(options)}.md").write_text(markdown(rows), encoding="utf-8")
+        shown = {name: images for part in parts[: 1 + len(OBJECTIVES)] for name, images in part["shown"].items()}
+        grid(shown).save(RESULTS / f"{stem(options)}_grid.png")
     return rows
 
 
@@ -120,8 +120,8 @@ class Bench:
     """Model, pairs and evaluation; makes parts of the result: rows, and images to show."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.start = options, time.monotonic()
-        self.model, self.clip, self.vae = networks.load_demo_checkpoint()
+        self.options, self.start, self.tag = options, time.monotonic(), f"bench_{options.model}"
+        self.model, self.clip, self.vae = load_checkpoint(options.model)
         self.flow = host.convert(self.model, "noise")
         self.prompts, self.wanted = evaluate.prompts_for(some_scenes(_ASK, options.images))
         self.positive, self.negative = (evaluate.encode_prompts(self.clip, texts) for texts in (self.prompts, [""]))
@@ -154,7 +154,7 @@ class Bench:
         """A trained LoRA, evaluated; its rows also hold how long the training took."""
         start = time.process_time()
         lora = call(
-            D2FTrainLora, model=self.model, pairs=self.pairs, run_name=f"bench_{name}_{seed}", seed=seed,
+            D2FTrainLora, model=self.model, pairs=self.pairs, run_name=f"{self.tag}_{name}_{seed}", seed=seed,
             steps=self.options.steps, batch_size=self.options.batch, warmup_steps=self.options.warmup,
             **RECIPE, **OBJECTIVES[name],
         )  # fmt: skip
@@ -169,7 +169,7 @@ class Bench:
         prompts = evaluate.prompts_for(some_scenes(_PAIRS, count, seed))[0]
         return call(
             D2FReflowPairs, model=self.model, clip=self.clip, negative=self.negative, prompts="\n".join(prompts),
-            name=f"bench_{count}_{self.options.teacher_steps}_{seed}", count=count, width=SIDE, height=SIDE,
+            name=f"{self.tag}_{count}_{self.options.teacher_steps}_{seed}", count=count, width=SIDE, height=SIDE,
             steps=self.options.teacher_steps, cfg=CFG, batch_size=BATCH, seed=seed, storage="fp32",
         )  # fmt: skip
 

@@ -10,6 +10,8 @@ training as in sampling (Lin et al., arXiv 2305.08891, describe the flaw).
     diffusion       the same node, data, seed and settings, but the network's own loss and the timesteps of diffusion
                     training; sampled as `before`
     diffusion_ddim  that LoRA, sampled as `ddim_before`
+    integer_timesteps  diff2flow's error at the integer timesteps of diffusion training, so never below t_min: what
+                    other Diff2Flow losses do; sampled as `before`
 
 The LoRAs are trained on solid black and white images under the prompts of the evaluation, and on ordinary scenes under
 their captions. All sample with the same noise and as many calls of the network, without guidance. Of a sample's latent
@@ -44,6 +46,7 @@ from bench_shared import (
     some_scenes,
     spread,
 )
+from bench_shared.lora_runs import WIDGETS
 from torch import Tensor
 
 from devtools.console import say
@@ -55,12 +58,12 @@ from diff2flow_kit.nodes.training.train_lora import D2FTrainLora
 
 SOLID = {"black": 0.0, "white": 1.0}
 """Prompt -> value of all its pixels; the texts are `a black image` and `a white image`."""
-METHODS = ("before", "ddim_before", "diff2flow", "diffusion", "diffusion_ddim")
+METHODS = ("before", "ddim_before", "diff2flow", "diffusion", "diffusion_ddim", "integer_timesteps")
 RECIPE = {
     "targets": "all", "full_ends": True, "rank": 64, "learning_rate": 2e-3, "lr_schedule": "cosine",
     "ema": 0.99, "precision": "bf16", "save_every": 0, "preview_every": 0, "resume": "new",
 }  # fmt: skip
-DENSITY = {"diff2flow": "uniform", "diffusion": "timestep"}
+OBJECTIVES = {name: dict(WIDGETS[name]) for name in ("diff2flow", "diffusion", "integer_timesteps")}
 COLUMNS = ("mean_error", "latent_error")
 SIDE, SHOWN = networks.IMAGE_SIZE, 4
 _TRAIN = 5  # the stream of random numbers that the scenes of the training set come from
@@ -84,12 +87,12 @@ def run(options: argparse.Namespace) -> Rows:
     comfy.utils.PROGRESS_BAR_ENABLED = False
     with torch.inference_mode(), output_in(options.work / "output"):
         bench = Bench(options)
-        parts = [bench.part(name, seed) for seed in options.seeds for name in ("none", *DENSITY)]
+        parts = [bench.part(name, seed) for seed in options.seeds for name in ("none", *OBJECTIVES)]
     rows = [row for part in parts for row in part["rows"]]
     if not options.quick:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "terminal.md").write_text(markdown(rows), encoding="utf-8")
-        first = parts[: 1 + len(DENSITY)]
+        first = parts[: 1 + len(OBJECTIVES)]
         grid({name: images for part in first for name, images in part["shown"].items()}).save(
             RESULTS / "terminal_grid.png")  # fmt: skip
     return rows
@@ -131,24 +134,24 @@ class Bench:
         """Rows and images of the model without a LoRA, "none", or with one trained under an objective."""
         wanted = {k: v for k, v in vars(self.options).items() if k not in ("seeds", "work", "quick")}
         make = self.untrained if name == "none" else self.trained
-        found = kept(self.options.work, f"{name}-{seed}", [wanted, RECIPE, DENSITY], lambda: make(name, seed))
+        found = kept(self.options.work, f"{name}-{seed}", [wanted, RECIPE, OBJECTIVES], lambda: make(name, seed))
         say(f"{time.monotonic() - self.start:6.0f} s  {name}, seed {seed}")
         return found
 
     def untrained(self, _: str, seed: int) -> Part:
         return self.evaluate({"before": self.as_flow(self.flow), "ddim_before": self.as_it_is(self.model)}, seed)
 
-    def trained(self, objective: str, seed: int) -> Part:
+    def trained(self, name: str, seed: int) -> Part:
         """A LoRA of an objective; its rows also hold how long the training took."""
         start = time.process_time()
         lora = call(
             D2FTrainLora, model=self.flow, latents={"samples": self.latents}, positive=self.positive, seed=seed,
-            run_name=f"bench_terminal_{objective}_{seed}", steps=self.options.steps, batch_size=self.options.batch,
-            warmup_steps=self.options.warmup, objective=objective, density=DENSITY[objective], **RECIPE,
+            run_name=f"bench_terminal_{name}_{seed}", steps=self.options.steps, batch_size=self.options.batch,
+            warmup_steps=self.options.warmup, **OBJECTIVES[name], **RECIPE,
         )  # fmt: skip
         seconds = round(time.process_time() - start, 1)
-        views = {objective: self.as_flow(D2FLoadLora.execute(self.flow, "none", 1.0, lora).args[0])}
-        if objective == "diffusion":
+        views = {name: self.as_flow(D2FLoadLora.execute(self.flow, "none", 1.0, lora).args[0])}
+        if name == "diffusion":
             views["diffusion_ddim"] = self.as_it_is(D2FLoadLora.execute(self.model, "none", 1.0, lora).args[0])
         found = self.evaluate(views, seed)
         return {**found, "rows": [{**row, "cpu_seconds": seconds} for row in found["rows"]]}
@@ -209,12 +212,17 @@ def markdown(rows: Rows) -> str:
 def verdict(rows: Rows) -> list[str]:
     """Errors relative to those of the model without training, sampled in the same way, and the cost."""
     lines = []
-    for method, base in (("diff2flow", "before"), ("diffusion", "before"), ("diffusion_ddim", "ddim_before")):
+    for method, base in (
+        ("diff2flow", "before"),
+        ("diffusion", "before"),
+        ("diffusion_ddim", "ddim_before"),
+        ("integer_timesteps", "before"),
+    ):
         for name in SOLID:
             pairs = zip(*(select(rows, "mean_error", method=m, prompt=name) for m in (method, base)), strict=True)
             ratios = [after / before for after, before in pairs]
             lines.append(f"- {method}, {name}: mean_error by that of {base}: {spread(ratios, '.3f')}")
-    for objective in DENSITY:
+    for objective in OBJECTIVES:
         seconds = select(rows, "cpu_seconds", method=objective, prompt="black")
         lines.append(f"- {objective}: training took {spread(seconds, '.0f')} s of the processor")
     return lines

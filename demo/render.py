@@ -117,9 +117,9 @@ def _nearest(hits: list[Hit]) -> tuple[Tensor, Tensor]:
     return best, torch.nn.functional.normalize(normal, dim=-1)
 
 
-def _camera_rays(size: int, pitch: Tensor) -> Tensor:
+def _camera_rays(size: int, pitch: Tensor, half_field: float) -> Tensor:
     """Directions (B, size^2, 3) of unit camera depth through pixel centres, for pitches (B,)."""
-    grid = ((torch.arange(size) + 0.5) / size * 2 - 1) * HALF_FIELD
+    grid = ((torch.arange(size) + 0.5) / size * 2 - 1) * half_field
     v, u = torch.meshgrid(-grid, grid, indexing="ij")
     u, v = u.reshape(1, -1), v.reshape(1, -1)
     cos, sin = pitch.cos()[:, None], pitch.sin()[:, None]
@@ -147,11 +147,11 @@ def _contact_shadow(point: Tensor, center: Tensor, radius: Tensor, light: Tensor
     return 1 - 0.62 * torch.exp(-0.9 * (along / 1.25) ** 2 - 0.9 * across2)
 
 
-def _trace(scenes: Sequence[Scene], size: int, color: bool) -> tuple[Tensor | None, Tensor]:
+def _trace(scenes: Sequence[Scene], size: int, color: bool, half_field: float) -> tuple[Tensor | None, Tensor]:
     """Colours (B, size^2, 3), or None without `color`, and depth (B, size^2) of scenes of ONE shape."""
     origin = torch.zeros(len(scenes), 1, 3)
     origin[:, 0, 1] = _column(scenes, "camera_y")
-    d = _camera_rays(size, _column(scenes, "camera_pitch"))
+    d = _camera_rays(size, _column(scenes, "camera_pitch"), half_field)
     center = torch.stack([_column(scenes, "x"), torch.zeros(len(scenes)), _column(scenes, "z")], -1)[:, None]
     radius, yaw = _column(scenes, "radius"), _column(scenes, "yaw")
     local_o = _yaw((origin - center) / radius[:, None, None], yaw)
@@ -192,18 +192,21 @@ def _shade_solid(scenes: Sequence[Scene], height: Tensor, normal: Tensor, d: Ten
     return base * (_AMBIENT + _DIFFUSE * lambert)[..., None] + _SPECULAR * gloss[..., None]
 
 
-def _render_chunk(scenes: Sequence[Scene], size: int, samples: int) -> tuple[Tensor, Tensor]:
+def _render_chunk(scenes: Sequence[Scene], size: int, samples: int, half_field: float) -> tuple[Tensor, Tensor]:
     """Images (B, size, size, 3) and depths (B, size, size) of scenes of one shape."""
-    rgb, _ = _trace(scenes, size * samples, color=True)
+    rgb, _ = _trace(scenes, size * samples, True, half_field)
     rgb = rgb.view(len(scenes), size, samples, size, samples, 3).mean((2, 4))
-    _, depth = _trace(scenes, size, color=False)
+    _, depth = _trace(scenes, size, False, half_field)
     return rgb, depth.view(len(scenes), size, size)
 
 
-def render_batch(scenes: Sequence[Scene], size: int = 96, samples: int = 2) -> tuple[Tensor, Tensor]:
+def render_batch(
+    scenes: Sequence[Scene], size: int = 96, samples: int = 2, half_field: float = HALF_FIELD
+) -> tuple[Tensor, Tensor]:
     """Render many scenes.
 
-    scenes: B scenes; size: pixels per side; samples: antialiasing samples along each side of a pixel.
+    scenes: B scenes; size: pixels per side; samples: antialiasing samples along each side of a pixel; half_field:
+    tangent of half the field of view.
     Returns images (B, size, size, 3) float32 in [0, 1] and depth (B, size, size) float32 in metres
     along the optical axis, taken at pixel centres.
     """
@@ -213,7 +216,7 @@ def render_batch(scenes: Sequence[Scene], size: int = 96, samples: int = 2) -> t
         rows = [i for i, s in enumerate(scenes) if s.shape == shape]
         for start in range(0, len(rows), _CHUNK):
             part = rows[start : start + _CHUNK]
-            images[part], depths[part] = _render_chunk([scenes[i] for i in part], size, samples)
+            images[part], depths[part] = _render_chunk([scenes[i] for i in part], size, samples, half_field)
     return images, depths
 
 

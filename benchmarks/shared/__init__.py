@@ -11,6 +11,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from diff2flow_kit.demo import scenes
+from diff2flow_kit.demo import scenes, worlds
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 MARGIN = 180  # pixels before a line of pictures, for its name
@@ -52,8 +53,9 @@ def output_in(folder: Path) -> Iterator[None]:
 
 
 def kept(folder: Path, name: str, settings: Any, make: Callable[[], Part]) -> Part:
-    """What `make` gives, from the folder if it was made before with the same settings (anything of JSON)."""
-    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+    """What `make` gives, from the folder if it was made before with the same settings (anything of JSON) and the same
+    weights of the demo."""
+    digest = hashlib.sha256(json.dumps([settings, demo_weights()]).encode()).hexdigest()[:12]
     file = folder / f"{name}-{digest}.pt"
     if not file.exists():
         made = make()
@@ -74,6 +76,13 @@ def with_options(node: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     others = {name: value for name, value in inputs.items() if name not in known}
     own = {name: value for name, value in inputs.items() if name in known}
     return {**own, "options": TrainerOptions(others)}
+
+
+@cache
+def demo_weights() -> dict[str, str]:
+    """File of the demo's weights -> hash."""
+    files = sorted(worlds.FIRST.weights.glob("*.safetensors"))
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def call(node: Any, **inputs: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import Rows, bars, select
 
-METHODS = ("none", "diff2flow", "diffusion", "diffusion_ddim", "naive_fm", "stock")
+METHODS = ("none", "diff2flow", "diffusion", "diffusion_ddim", "naive_fm", "integer_timesteps", "stock")
 
 
 def budgets_and_nfe(rows: Rows) -> tuple[list[int], list[int]]:

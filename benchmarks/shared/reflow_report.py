@@ -6,7 +6,7 @@ from typing import Any
 
 from . import Rows, bars, select, spread
 
-STUDENTS = ("reflow", "reflow_diffusion")
+STUDENTS = ("reflow", "reflow_diffusion", "reflow_integer")
 MODELS = ("teacher", "ddim", "converted", *STUDENTS)
 
 

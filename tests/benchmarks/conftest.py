@@ -1,6 +1,7 @@
 """What the quick runs of benchmarks share; a test file names its own in `BENCHMARK`."""
 
 import argparse
+import importlib
 import importlib.util
 import sys
 
@@ -9,10 +10,22 @@ import pytest
 
 @pytest.fixture(scope="module")
 def benchmark(request, pack, root):
-    """The file `benchmarks/<BENCHMARK>.py`, imported beside the host, as the harness does it."""
+    """The file `benchmarks/<BENCHMARK>.py` (`evidence/NAME`), imported beside the host, as the harness does it."""
     name, folder = request.module.BENCHMARK, root / "benchmarks"
-    load("bench_shared", folder / "shared" / "__init__.py", [str(folder / "shared")])
-    return load(f"benchmark_{name}", folder / f"{name}.py")
+    load_shared(root)
+    return load(f"benchmark_{name.rpartition('/')[2]}", folder / f"{name}.py")
+
+
+@pytest.fixture(scope="module")
+def shared(pack, root):
+    """Import of a module of `benchmarks/shared` by its name."""
+    load_shared(root)
+    return lambda name: importlib.import_module(f"bench_shared.{name}")
+
+
+def load_shared(root):
+    folder = root / "benchmarks" / "shared"
+    load("bench_shared", folder / "__init__.py", [str(folder)])
 
 
 def load(name, file, package=None):

@@ -1,5 +1,6 @@
 """A quick run of `bench depth`: every method gives the rows that the table, the plot and the grid are made of."""
 
+import argparse
 import json
 
 import pytest
@@ -96,3 +97,29 @@ def test_table_plot_and_grid_are_drawn(benchmark, rows, bench):
     figure = figures.Figure()
     benchmark.plot(rows, figure.subplots())
     assert len(figure.axes) == 2 and all(len(panel.lines) for panel in figure.axes)
+
+
+def test_the_sweep_has_a_row_for_each_rank_budget_and_number_of_calls(benchmark, options, tmp_path):
+    sweep, threads = benchmark.sweep, torch.get_num_threads()
+    options = argparse.Namespace(**{**vars(options), "sweep": True, "work": tmp_path})
+    found = benchmark.run(options)
+    torch.set_num_threads(threads)
+    assert benchmark.stem(options) == "depth_sweep"
+    chosen = [row for row in found if "tuned" in row]
+    assert [row["tuned"] for row in chosen] == list(sweep.OBJECTIVES)
+    assert all(row["rate"] in options.rates for row in chosen)
+    cells = [(row["method"], row["rank"], row["budget"], row["nfe"]) for row in found if "method" in row]
+    assert cells == [(name, 2, budget, nfe) for name in sweep.OBJECTIVES for budget in (2, 4) for nfe in sweep.NFE]
+    first, second = (row["absrel"] for row in found if row.get("method") == "naive_fm" and row["nfe"] == 2)
+    assert first != second
+    assert "| 2 | 4 | " in sweep.markdown(found) and "- diffusion: learning rate " in sweep.markdown(found)
+    figures = pytest.importorskip("matplotlib.figure")
+    figure = figures.Figure()
+    benchmark.plot(found, figure.subplots())
+    assert [panel.get_title() for panel in figure.axes] == ["rank 2"]
+
+
+def test_who_is_ahead_is_said_only_if_every_seed_agrees(benchmark):
+    ahead = benchmark.sweep.ahead
+    assert ahead({"diff2flow": [1.0, 2.0], "naive_fm": [2.0, 3.0]}) == "diff2flow"
+    assert ahead({"diff2flow": [1.0, 4.0], "naive_fm": [2.0, 3.0]}) == "-"

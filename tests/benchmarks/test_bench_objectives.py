@@ -38,7 +38,7 @@ def test_a_step_of_every_objective_is_timed(benchmark, rows):
 
 
 def test_training_goes_on_from_budget_to_budget_and_changes_the_images(rows):
-    for method in ("diff2flow", "diffusion", "naive_fm", "stock"):
+    for method in ("diff2flow", "diffusion", "naive_fm", "integer_timesteps", "stock"):
         first, second = (row["frechet"] for row in rows if row["method"] == method and row.get("budget"))
         assert first != second
 

@@ -39,7 +39,7 @@ def test_guidance_bends_the_paths_and_students_differ_from_the_model(benchmark, 
         return next(row["straightness"] for row in rows if (row["model"], row.get("cfg")) == (name, cfg))
 
     assert straight("teacher", 3.0) == straight("converted", 3.0) > straight("converted", 1.0) > 0
-    assert len({straight(name, 1.0) for name in ("converted", "reflow", "reflow_diffusion")}) == 3
+    assert len({straight(name, 1.0) for name in ("converted", "reflow", "reflow_diffusion", "reflow_integer")}) == 4
 
 
 def test_training_and_pairs_are_timed_and_renders_are_graded(rows):

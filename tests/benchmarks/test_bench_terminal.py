@@ -29,7 +29,7 @@ def test_there_is_a_row_for_each_method_and_prompt(benchmark, rows):
 
 
 def test_training_and_ways_of_sampling_differ(rows):
-    assert len({row["mean_error"] for row in rows if row["prompt"] == "black"}) == 5
+    assert len({row["mean_error"] for row in rows if row["prompt"] == "black"}) == 6
 
 
 def test_errors_are_those_of_the_mean_and_of_the_latent(benchmark, options):
@@ -71,4 +71,4 @@ def test_table_plot_and_grid_are_drawn(benchmark, options, rows):
     figures = pytest.importorskip("matplotlib.figure")
     axes = figures.Figure().subplots()
     benchmark.plot(rows, axes)
-    assert len(axes.patches) == 10
+    assert len(axes.patches) == 12

@@ -72,9 +72,13 @@ def test_every_page_is_in_the_index(root):
 def command_behind(root, picture):
     """The command that makes a picture of the repository; a KeyError if there is none."""
     demo = pytest.importorskip("devtools.demo")
-    benchmarks = {path.stem for path in (root / "benchmarks").glob("*.py")}
     if picture.parent == root / "benchmarks" / "results":
-        return {name: f"python dev.py bench {name}" for name in benchmarks}[picture.stem.removesuffix("_grid")]
+        commands = {
+            name + suffix: f"python dev.py bench {name}{option}"
+            for name in pytest.importorskip("devtools.bench").names()
+            for suffix, option in {"": "", "_v": " --model v", "_sweep": " --sweep", "_sweep_v": " --sweep"}.items()
+        }
+        return commands[picture.stem.removesuffix("_grid")]
     commands = {
         **dict.fromkeys([*demo.DOCS, *demo.PLOTS], "python dev.py demo"),
         **dict.fromkeys(GRAPHS, "python dev.py test --browser --pictures"),

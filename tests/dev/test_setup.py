@@ -4,6 +4,7 @@ import hashlib
 import io
 import socket
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -155,6 +156,20 @@ def test_changed_requirements_refill_the_environment(steps, tmp_path):
     ensure(tmp_path, "torch==1")
     ensure(tmp_path, "torch==2")
     assert steps == ["create", "fill", "fill"]
+
+
+def test_packages_of_one_task_are_installed_once_and_without_what_they_depend_on(monkeypatch):
+    ran = []
+    monkeypatch.setattr(env, "log_run", lambda command, doing, failure: ran.append((command[1:], failure)))
+    here = Path(sys.executable)
+    env.add_packages(here, ())
+    env.add_packages(here, [f"pytest=={pytest.__version__}"])
+    assert ran == []
+    env.add_packages(here, ["pytest==0.0.1"])
+    ((command, failure),) = ran
+    assert (
+        command == ["-m", "pip", "install", "--no-input", "--no-deps", "pytest==0.0.1"] and "pytest==0.0.1" in failure
+    )
 
 
 def test_every_release_has_an_environment_of_its_own_and_the_checkout_shows_the_default_one(

@@ -1,0 +1,1 @@
+"""Report of `bench depth`, and its sweep over ranks, budgets and objectives."""
