@@ -41,7 +41,7 @@ COMPUTE_DTYPES: Mapping[str, torch.dtype | None] = MappingProxyType(
     {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 )
 
-TRAINER_NODE = "Diff2Flow LoRA Trainer"
+TRAINER_NODE = "LoRA Trainer (Diff2Flow)"
 
 # More than any device has: training takes what it can get, so that the host clears the device, as its own trainer does.
 _EVERYTHING = 1e20

@@ -1,4 +1,4 @@
-"""Diff2Flow LoRA Trainer: MODEL, and LATENTs with CONDITIONINGs (and image conditions) or D2F_PAIRS -> LORA_MODEL."""
+"""LoRA Trainer (Diff2Flow): MODEL, and LATENTs with CONDITIONINGs (and image conditions) or D2F_PAIRS -> LORA_MODEL."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from ...d2f_data.plots.sample_sheet import notice
 from ...d2f_data.training.plan import TrainingPlan
 from .. import host
 from ..checks import checked, fault_of
-from ..widgets import CATEGORY
+from ..widgets import TRAIN, search_words
 from .advanced_widgets import compile_widget, gamma_widget
 from .items import training_items, validation_items
 from .run import Learned, TrainingRun
@@ -27,12 +27,12 @@ class D2FTrainLora(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="D2FTrainLora",
-            display_name="Diff2Flow LoRA Trainer",
-            category=CATEGORY,
+            display_name="LoRA Trainer (Diff2Flow)",
+            category=TRAIN,
             description="Fine-tunes a diffusion model as a flow matching model, or a flow matching model as it is, "
             "with a LoRA, inside the graph. It saves regularly, can be cancelled without losing anything, and resumes "
             "when it is run again.",
-            search_aliases=["diff2flow train", "train lora", "finetune", "flow matching training", "lora trainer"],
+            search_aliases=search_words("D2FTrainLora"),
             is_input_list=True,
             is_output_node=True,
             inputs=[
@@ -89,7 +89,7 @@ class D2FTrainLora(io.ComfyNode):
                 io.Custom("D2F_SAMPLES").Input(
                     "samples",
                     optional=True,
-                    tooltip="Prompts of Diff2Flow Sample Prompts, drawn before the first step, every 'preview_every' "
+                    tooltip="Prompts of Sample Prompts (Diff2Flow), drawn before the first step, every 'preview_every' "
                     "steps and at the end, in place of the previews of the training set.",
                 ),
                 gamma_widget(),
@@ -97,15 +97,15 @@ class D2FTrainLora(io.ComfyNode):
                     "start_lora",
                     optional=True,
                     tooltip="LoRA to go on from, of this pack, kohya's or ComfyUI's own trainer: from another trainer "
-                    "node, or the output 'lora' of Load Diff2Flow LoRA. Its layers keep their own rank. Connect the "
+                    "node, or the output 'lora' of Load LoRA (Diff2Flow). Its layers keep their own rank. Connect the "
                     "model without it: applied before the trainer as well, it would act twice.",
                 ),
             ],
             outputs=[
                 io.Custom("LORA_MODEL").Output(
                     display_name="lora",
-                    tooltip="For Save Diff2Flow LoRA, Load Diff2Flow LoRA, and ComfyUI's own Load LoRA Model and Save "
-                    "LoRA Weights.",
+                    tooltip="For Save LoRA (Diff2Flow), Load LoRA (Diff2Flow), and ComfyUI's own Load LoRA Model and "
+                    "Save LoRA Weights.",
                 ),
                 io.Custom("LOSS_MAP").Output(
                     display_name="loss_map", tooltip="Loss of each step, for ComfyUI's Plot Loss Graph."
@@ -166,7 +166,7 @@ class D2FTrainLora(io.ComfyNode):
     def outputs(cls, learned: Learned, title: str) -> io.NodeOutput:
         """What the node returns."""
         plot = plot_losses(learned.losses, learned.validation, title)
-        sheet = learned.sheet or notice("no samples: connect Diff2Flow Sample Prompts to 'samples' of the trainer")
+        sheet = learned.sheet or notice("no samples: connect Sample Prompts (Diff2Flow) to 'samples' of the trainer")
         losses = {"loss": plottable(learned.losses)}
         return io.NodeOutput(learned.lora, losses, len(learned.losses), plot, from_pil(sheet))
 

@@ -20,7 +20,7 @@ def test_a_bad_name_is_shown_on_the_page_when_run_is_clicked(editor: Any, server
     overlay.wait_for(timeout=10_000)
     assert "rejected the value for run_name" in overlay.inner_text()
     overlay.get_by_role("button", name="View details").click()
-    editor.get_by_label("Info for Diff2Flow LoRA Trainer - run_name").click()
+    editor.get_by_label("Info for LoRA Trainer (Diff2Flow) - run_name").click()
     editor.get_by_text("leads out of its folder").first.wait_for(timeout=10_000)
     editor.screenshot(path=screenshots / "validation.png")
     server.interrupt()  # what does not need the trainer runs
