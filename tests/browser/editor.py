@@ -18,7 +18,8 @@ from devtools.client import Client
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 FILES = sorted(FOLDER.glob("*.json"))
-PACK = "diff2flow-kit"
+PACK = "Diff2Flow Kit"  # the name of its group of templates
+MODULE = "diff2flow-kit"
 TITLE = 30  # height of a node's title bar, above its position
 MARGIN = 20  # of a picture of a whole graph, in pixels
 

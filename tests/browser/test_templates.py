@@ -11,7 +11,7 @@ import pytest
 from devtools.client import Client
 from devtools.prompts import settled
 
-from .editor import FILES, PACK, RED_LINKS, UNKNOWN_NODES, open_template, prompt_of
+from .editor import FILES, MODULE, RED_LINKS, UNKNOWN_NODES, open_template, prompt_of
 
 CLOSE_PANEL = "() => app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', false)"
 
@@ -30,7 +30,7 @@ def complaints(page: Any) -> dict[str, str]:
 
 
 def test_the_template_browser_has_them_all(server: Client):
-    assert sorted(server.get("/workflow_templates")[PACK]) == [path.stem for path in FILES]
+    assert sorted(server.get("/workflow_templates")[MODULE]) == [path.stem for path in FILES]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
