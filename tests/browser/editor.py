@@ -88,8 +88,11 @@ def focus(page: Any, wanted: bool) -> None:
     page.evaluate(FOCUS, wanted)
 
 
-def open_template(page: Any, name: str) -> dict[str, Any]:
-    """Open a graph by clicking its card, once its thumbnail is there; returns what the file holds."""
+def open_template(page: Any, name: str, show: bool = True) -> dict[str, Any]:
+    """Open a graph by clicking its card, once its thumbnail is there; returns what the file holds.
+
+    `show` brings the whole graph into view, where the page has not.
+    """
     workflow = json.loads((FOLDER / f"{name}.json").read_text(encoding="ascii"))
     command(page, "Comfy.BrowseTemplates")
     dialog = page.get_by_role("dialog")
@@ -101,7 +104,8 @@ def open_template(page: Any, name: str) -> dict[str, Any]:
     dialog.wait_for(state="hidden")
     page.wait_for_function(ACTIVE, arg=name)
     page.wait_for_function("(count) => app.graph.nodes.length === count", arg=len(workflow["nodes"]))
-    show_all(page)
+    if show:
+        show_all(page)
     return workflow
 
 

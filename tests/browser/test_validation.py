@@ -10,7 +10,7 @@ from .editor import SET_WIDGETS, open_template, wait_until_idle
 
 
 def test_a_bad_name_is_shown_on_the_page_when_run_is_clicked(editor: Any, server: Client, screenshots: Any):
-    open_template(editor, "demo_train_lora")
+    open_template(editor, "02 Train a LoRA")
     editor.evaluate(SET_WIDGETS, ["D2FTrainLora", {"run_name": "a/../b"}])
     with editor.expect_response(lambda each: each.request.method == "POST" and each.url.endswith("/prompt")) as reply:
         editor.get_by_role("button", name="Run", exact=True).first.click()
