@@ -43,11 +43,11 @@ CARDS: Mapping[str, tuple[Half, Half]] = {
         Half("in", "your\ncheckpoint,\nmany\nprompts"),
         Half("out", "a LoRA\nfor 2 to 4\nsteps"),
     ),
-    "08 Image to depth": (Half("picture", branch="Image"), Half("depth", branch="Depth, 10 NFE")),
-    "09 Train on image pairs": (Half("in", "pictures\nand their\ndepth\nmaps"), Half("out", "depth of\nany\npicture")),
-    "10 Flow checkpoints": (Half("as loaded", branch="As loaded"), Half("put right", branch="ModelSamplingSD3")),
-    "11 Compare solvers": (Half("euler", branch="1 euler, 20 steps"), Half("rk4", branch="4 rk4, 5 steps")),
-    "12 Inpaint": (Half("picture", branch="Start image"), Half("repainted", branch="1 Diffusion")),
+    "07 Image to depth": (Half("picture", branch="Image"), Half("depth", branch="Depth, 10 NFE")),
+    "08 Train on image pairs": (Half("in", "pictures\nand their\ndepth\nmaps"), Half("out", "depth of\nany\npicture")),
+    "09 Flow checkpoints": (Half("as loaded", branch="As loaded"), Half("put right", branch="ModelSamplingSD3")),
+    "10 Compare solvers": (Half("euler", branch="1 euler, 20 steps"), Half("rk4", branch="4 rk4, 5 steps")),
+    "11 Inpaint": (Half("picture", branch="Start image"), Half("repainted", branch="1 Diffusion")),
 }
 
 

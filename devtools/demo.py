@@ -25,10 +25,10 @@ from .server import ADDRESS, Server, running
 TRAINER = "D2FTrainLora"
 # Pictures of the README and of docs/, and which of the demo's they are.
 DOCS = {
-    "demo.png": "11 Compare solvers_sheet.png",
+    "demo.png": "10 Compare solvers_sheet.png",
     "demo_training.png": "02 Train a LoRA_before_after.png",
     "demo_reflow.png": "05 Few steps_before_after.png",
-    "demo_depth.png": "08 Image to depth_sheet.png",
+    "demo_depth.png": "07 Image to depth_sheet.png",
 }
 # Plots among them: the graph, and the title of the node that saved it.
 PLOTS = {

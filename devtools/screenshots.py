@@ -15,7 +15,7 @@ IMAGES = ROOT / "docs" / "images"
 # Pictures of the pages in docs/, and the demo graph that each shows after a run.
 GRAPHS = {
     "demo_training_graph.png": "02 Train a LoRA",
-    "demo_depth_graph.png": "08 Image to depth",
+    "demo_depth_graph.png": "07 Image to depth",
 }
 
 

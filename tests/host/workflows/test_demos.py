@@ -54,7 +54,7 @@ def mean_difference(a: Image.Image, b: Image.Image) -> float:
 
 @pytest.mark.parametrize(
     ("path", "task"),
-    [(OWN / "text_to_image", ""), (OWN / "image_to_image", "_img2img"), (FOLDER / "12 Inpaint.json", "_inpaint")],
+    [(OWN / "text_to_image", ""), (OWN / "image_to_image", "_img2img"), (FOLDER / "11 Inpaint.json", "_inpaint")],
     ids=["text", "image", "inpaint"],
 )
 def test_stock_nodes_make_the_same_images_of_both_models(path: Path, task: str, ran: Any):

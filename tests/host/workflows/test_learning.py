@@ -62,7 +62,7 @@ def test_the_demo_learns_a_colour_and_forgets_none(server: Client, ran: Any):
 
 def test_the_demo_flow_checkpoint_is_recognised_sampled_and_trained(server: Client):
     """The whole graph: both reports, noise without ModelSamplingSD3, and a LoRA that has learned cyan."""
-    prompt = prompt_for("10 Flow checkpoints")
+    prompt = prompt_for("09 Flow checkpoints")
     result = server.run(prompt)
     wrong, right = (
         text for key in sorted(prompt, key=int) if prompt[key]["class_type"] == "PreviewAny"
@@ -187,7 +187,7 @@ def test_the_reflow_graph_for_a_large_checkpoint_runs(server: Client):
 
 
 def test_the_demo_learns_to_see_depth(server: Client, new_files: Callable[[str], list[str]]):
-    prompt = prompt_for("08 Image to depth")
+    prompt = prompt_for("07 Image to depth")
     result = server.run(prompt)
     images = {image["filename"].rpartition("_0")[0]: load(server, image) for image in result.images()}
     assert {"demo_depth_1_image", "demo_depth_2_true"} < images.keys()
@@ -208,7 +208,7 @@ def test_the_depth_graph_for_a_large_checkpoint_runs(server: Client, tmp_path: P
         Image.linear_gradient("L").resize((96, 96)).convert("I").point(lambda v: v * 200 + 9).save(
             tmp_path / "maps" / f"{i}.tiff"
         )
-    prompt = prompt_for("09 Train on image pairs")
+    prompt = prompt_for("08 Train on image pairs")
     small = {
         "D2FPairedFolder": {"images": str(tmp_path / "images"), "targets": str(tmp_path / "maps"), "resolution": 96},
         "D2FTrainLora": {"steps": 3, "warmup_steps": 0, "preview_every": 2, "batch_size": 2, "accumulation": 1},
