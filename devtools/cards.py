@@ -45,9 +45,10 @@ CARDS: Mapping[str, tuple[Half, Half]] = {
     ),
     "07 Image to depth": (Half("picture", branch="Image"), Half("depth", branch="Depth, 10 NFE")),
     "08 Train on image pairs": (Half("in", "pictures\nand their\ndepth\nmaps"), Half("out", "depth of\nany\npicture")),
-    "09 Flow checkpoints": (Half("as loaded", branch="As loaded"), Half("put right", branch="ModelSamplingSD3")),
+    "09 Flow checkpoints": (Half("in", "an eps\nmodel,\nor a flow?"), Half("out", "the right\nnode, and\na LoRA")),
     "10 Compare solvers": (Half("euler", branch="1 euler, 20 steps"), Half("rk4", branch="4 rk4, 5 steps")),
-    "11 Inpaint": (Half("picture", branch="Start image"), Half("repainted", branch="1 Diffusion")),
+    "12 Depth of an image": (Half("in", "your image,\nyour depth\nLoRA"), Half("out", "its\ndepth")),
+    "11 Inpaint": (Half("in", "a picture\nand a box"), Half("out", "the box,\nrepainted")),
 }
 
 

@@ -40,7 +40,7 @@ PLOTS = {
 def demo_graphs() -> list[Path]:
     """The example graphs of the demo model, which is part of the pack."""
     files = sorted((ROOT / "workflows").glob("*.json"))
-    return [file for file in files if "D2FDemoCheckpoint" in file.read_text(encoding="ascii")]
+    return [file for file in files if '"D2FDemoCheckpoint"' in file.read_text(encoding="ascii")]
 
 
 def demo(pictures: bool = False) -> None:

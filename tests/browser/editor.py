@@ -15,9 +15,10 @@ from typing import Any
 from PIL import Image
 
 from devtools.client import Client
+from devtools.forms import SUFFIX
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
-FILES = sorted(FOLDER.glob("*.json"))
+FILES = sorted(path for path in FOLDER.glob("*.json") if not path.stem.endswith(SUFFIX))
 PACK = "Diff2Flow Kit"  # the name of its group of templates
 MODULE = "diff2flow-kit"
 TITLE = 30  # height of a node's title bar, above its position

@@ -10,10 +10,11 @@ from PIL import Image
 
 from devtools.client import Client
 from devtools.demo import demo_graphs
+from devtools.forms import SUFFIX
 from devtools.prompts import Prompt
 
 FOLDER = Path(__file__).resolve().parents[3] / "workflows"
-FILES = sorted(FOLDER.glob("*.json"))
+FILES = sorted(path for path in FOLDER.glob("*.json") if not path.stem.endswith(SUFFIX))
 DEMOS = demo_graphs()
 OWN = Path(__file__).parent / "prompts"  # of graphs that are no example, but say what is equal
 

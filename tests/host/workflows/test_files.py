@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from devtools.forms import FORMS, SUFFIX, form_text
 from devtools.prompts import FOLDER as PROMPTS
 from devtools.prompts import Prompt, prompt_for
 
@@ -34,8 +36,9 @@ def test_their_names_read_as_a_path():
 
 
 def test_they_lie_side_by_side_each_with_its_thumbnail():
-    assert sorted(FOLDER.rglob("*.json")) == FILES
-    assert {path.stem for path in FOLDER.rglob("*.jpg")} == {path.stem for path in FILES}
+    forms = [FOLDER / f"{name}{SUFFIX}.json" for name in FORMS]
+    assert sorted(FOLDER.rglob("*.json")) == sorted([*FILES, *forms])
+    assert {path.stem for path in FOLDER.rglob("*.jpg")} == {path.stem for path in (*FILES, *forms)}
 
 
 @every_workflow
@@ -44,6 +47,18 @@ def test_the_template_browser_gets_a_thumbnail(path: Path):
         assert image.format == "JPEG"
         assert 300 <= image.width <= 800
         assert image.width == image.height
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_form_is_its_graph_with_fields_of_widgets_that_are_there(name: str):
+    form = read(FOLDER / f"{name}{SUFFIX}.json")
+    assert form == json.loads(form_text(name)), "run `python dev.py python -m devtools.forms`"
+    nodes = {node["id"]: node for node in form["nodes"]}
+    fields = form["extra"]["linearData"]["inputs"]
+    assert len(fields) == 6
+    for node, widget in fields:
+        assert widget in [socket["name"] for socket in nodes[node]["inputs"] if socket.get("widget")]
+    assert all(nodes[node]["type"] == "SaveImage" for node in form["extra"]["linearData"]["outputs"])
 
 
 @every_workflow
