@@ -1,4 +1,4 @@
-"""The example graphs without a trainer as they open: all of its text is drawn, it is small, and nothing lies on anything else.
+"""The example graphs without a trainer as they open: all text is drawn, they are small, and nothing overlaps.
 
 The settings are the page's own; in particular the zoom below which it leaves text out is not touched.
 """
