@@ -103,7 +103,7 @@ def open_template(page: Any, name: str, show: bool = True) -> dict[str, Any]:
     page.wait_for_function(THUMBNAIL, arg=name)
     card.click()
     dialog.wait_for(state="hidden")
-    page.wait_for_function(ACTIVE, arg=name)
+    page.wait_for_function(ACTIVE, arg=name.removesuffix(SUFFIX))
     page.wait_for_function("(count) => app.graph.nodes.length === count", arg=len(workflow["nodes"]))
     if show:
         show_all(page)
