@@ -8,7 +8,7 @@ makes the computing stream, not the program, wait for its copy. The last ones us
 computed again in the backward pass needs them twice. Values are copied, so nothing is rounded.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,16 +25,19 @@ class Offload:
     Args:
         device: where they are used.
         ahead: bytes that are on their way before they are asked for.
-        room: bytes on the device altogether; a weight that is larger alone still comes.
+        room: bytes on the device altogether, at least twice ``ahead``; a weight that is larger alone still comes.
     """
 
     def __init__(self, device: torch.device, ahead: int = 128 * MB, room: int = 384 * MB) -> None:
         self.device, self.ahead, self.room = device, ahead, room
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._there: dict[int, tuple[Tensor, Any]] = {}  # by id of the weight, the one used last at the end
+        self._size = 0  # of all that is there
         self._homes: dict[int, Tensor] = {}
+        self._sizes: dict[int, int] = {}
         self._order: list[int] = []  # ids of the weights used in the call before
         self._used: list[int] = []  # and in this one
+        self._next = self._pending = 0  # what of that order is brought next, and bytes brought that are not used yet
 
     def keep(self, layer: nn.Module) -> None:
         """Keep the weight of a layer of our own network in the main memory, pinned where that helps."""
@@ -45,6 +48,7 @@ class Offload:
             home = _of_parts(home, _pinned)
         layer._parameters["weight"] = kept = nn.Parameter(home, requires_grad=False)
         self._homes[id(kept)] = kept
+        self._sizes[id(kept)] = size_of(kept)
 
     def watch(self, network: nn.Module) -> None:
         """Have every call of a network of our own announced; the order of use is one of calls."""
@@ -59,32 +63,38 @@ class Offload:
             for part in _parts(copy):
                 part.record_stream(stream)  # its memory is not given away before the stream is done with it
         self._used.append(id(weight))
-        for later in self._coming():
-            self._bring(later)
+        self._bring_ahead()
         self._make_room()
         return copy
 
     def _begin(self) -> None:
         if self._order[: len(self._used)] != self._used:
             self._order = self._used
-        self._used = []
+        self._used, self._next, self._pending = [], 0, 0
 
-    def _coming(self) -> Iterator[int]:
-        """What is used next, as far as it should be on its way."""
-        at, size = len(self._used), 0
-        if self._order[at - 1 : at] != self._used[-1:]:
+    def _bring_ahead(self) -> None:
+        """Begin with what is used next, as far as it should be on its way."""
+        at, now = len(self._used), self._used[-1]
+        if self._next >= at:
+            self._pending -= self._sizes[now]
+        else:
+            self._next, self._pending = at, 0
+        if self._order[at - 1 : at] != [now]:
+            self._next, self._pending = at, 0
             return
-        for key in self._order[at:]:
-            size += size_of(self._homes[key])
-            if size > self.ahead:
+        while self._next < len(self._order):
+            key = self._order[self._next]
+            if self._pending + self._sizes[key] > self.ahead:
                 return
-            yield key
+            self._bring(key)
+            self._next, self._pending = self._next + 1, self._pending + self._sizes[key]
 
     def _bring(self, key: int) -> tuple[Tensor, Any]:
         """The copy on the device and the event of its arrival; begun now if it is not there."""
         found = self._there.pop(key, None)
         if found is None:
             found = self._copy(self._homes[key])
+            self._size += self._sizes[key]
         self._there[key] = found
         return found
 
@@ -96,11 +106,10 @@ class Offload:
 
     def _make_room(self) -> None:
         """Let those go that were used longest ago."""
-        size = sum(size_of(copy) for copy, _ in self._there.values())
-        for key in list(self._there)[:-1]:
-            if size <= self.room:
-                return
-            size -= size_of(self._there.pop(key)[0])
+        while self._size > self.room and len(self._there) > 1:
+            oldest = next(iter(self._there))
+            del self._there[oldest]
+            self._size -= self._sizes[oldest]
 
 
 def size_of(tensor: Tensor) -> int:

@@ -107,7 +107,7 @@ class Watched(Offload):
 
 def test_from_the_second_call_on_every_weight_is_on_its_way_before_it_is_used(network, monkeypatch):
     monkeypatch.setitem(globals(), "Offload", Watched)
-    view, offload = offloaded(network, ahead=2 * ONE, room=3 * ONE)
+    view, offload = offloaded(network, ahead=ONE, room=3 * ONE)
     slopes(view)
     first = [what for what, _ in offload.log]
     assert first[:4] == ["use", "copy", "use", "copy"]  # nothing is known yet
