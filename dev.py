@@ -5,6 +5,8 @@
     python dev.py test              run every test (--core, --data, --host, --outside, --browser: only those)
     python dev.py test --host-version all
                                     run tests/host on every pinned ComfyUI (or on some: 0.16.3,0.24.0), print a table
+    python dev.py test --browser --frontend newest
+                                    with another version of ComfyUI's page (or a number: 1.58.1)
     python dev.py serve             leave ComfyUI running with the pack in it
     python dev.py python ...        run the set-up environment's interpreter
     python dev.py bench NAME ...    run a benchmark, write benchmarks/results/NAME.json
@@ -15,6 +17,7 @@ Environment variables:
     D2F_PYTHON          the Python of that ComfyUI, if it is not in its .venv, venv or python_embeded
     D2F_HOST_VERSION    another pinned release: 0.16.3, 0.18.2, 0.24.0, 0.27.0, 0.30.0
     D2F_CACHE           where releases and environments lie, instead of the user's cache folder
+    D2F_FRONTEND        the folder of another version of ComfyUI's page, for every server that is started
     D2F_DEVICE          cpu or gpu, instead of what torch sees
     D2F_CHROMIUM        the browser for the browser tests
     D2F_PICTURES        where these keep their screenshots, instead of .d2f/screenshots
@@ -32,6 +35,7 @@ import time
 from devtools.bench import bench, names
 from devtools.console import DevError, say
 from devtools.env import python_for
+from devtools.frontend import NEWEST, VARIABLE, frontend
 from devtools.host import find_host
 from devtools.matrix import matrix
 from devtools.prompts import WRITE
@@ -84,6 +88,9 @@ def parser() -> argparse.ArgumentParser:
         tests.add_argument(f"--{room}", action="append_const", const=room, dest="rooms", help=f"only tests/{room}")
     tests.add_argument("--fast", action="store_true", help="leave out the slow tests, and the browser")
     tests.add_argument("--host-version", metavar="VERSIONS", help="on these pinned ComfyUIs: all, or a comma list")
+    tests.add_argument(
+        "--frontend", metavar="VERSION", help=f"another version of ComfyUI's page: {NEWEST}, or a number"
+    )
     tests.add_argument("--pictures", action="store_true", help="remake the pictures of graphs in docs/images, too")
     tests.add_argument(
         "--prompts", action="store_true", help="write what the page sends for each graph (devtools/prompts)"
@@ -101,6 +108,8 @@ def main(arguments: list[str]) -> int:
         return python(arguments[1:])
     own, rest = split(arguments)
     options = parser().parse_args(own)
+    if getattr(options, "frontend", None):
+        os.environ[VARIABLE] = str(frontend(options.frontend))
     if getattr(options, "prompts", False):
         os.environ[WRITE] = "1"
     if options.command == "demo" and options.outside:

@@ -1,6 +1,6 @@
 """Depth of an image from the demo model: what a LoRA learns from rendered scenes, and in how few calls it answers.
 
-    diff2flow             Diff2Flow LoRA Trainer on a model with Add Image Condition: images beside the noise, depth
+    diff2flow             LoRA Trainer (Diff2Flow) on a model with Add Image Condition: images beside the noise, depth
                           targets to paint, an empty prompt
     naive_fm              the same node, data, seed and settings, the raw output taken for a velocity
     diffusion             the same, but the network's own loss and the timesteps of diffusion training

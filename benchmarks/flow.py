@@ -3,7 +3,7 @@
 probe    Model Report's probe on networks of every kind, labelled rightly or not, with four latents of scenes; and on
          latents that no network can be told by, which it has to refuse. `error` and `next` are those of the reading
          with the least error and of the one after it, `slope_off` the largest deviation of its slope from 1
-cyan     Diff2Flow LoRA Trainer at its defaults teaches the twin a colour that it has never seen: 200 steps of 8
+cyan     LoRA Trainer (Diff2Flow) at its defaults teaches the twin a colour that it has never seen: 200 steps of 8
          latents; sampled with Euler's method at a guidance of 3, NFE counts a pair of calls as one. The metrics are
          those of `demo/adaptation.py`; `none` is the twin without a LoRA
 reflow   pairs of the twin (25 Euler steps, guidance 3), and a LoRA that was trained on them; sampled without

@@ -1,6 +1,6 @@
 """Which objective teaches a LoRA soonest: the demo model learns a colour that it has never seen.
 
-    diff2flow        Diff2Flow LoRA Trainer at its defaults; sampled as a flow matching model, Euler
+    diff2flow        LoRA Trainer (Diff2Flow) at its defaults; sampled as a flow matching model, Euler
     diffusion        the same node with the network's own loss, timesteps uniform; sampled in the same way
     diffusion_ddim   that LoRA on the diffusion model as it is, stock ddim sampler, ddim_uniform scheduler
     naive_fm         the same node, the raw output taken for a velocity; Euler

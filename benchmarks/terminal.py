@@ -6,7 +6,7 @@ training as in sampling (Lin et al., arXiv 2305.08891, describe the flaw).
 
     before          the model without training, converted: starts at noise, Euler
     ddim_before     the model as it is: stock ddim sampler, simple scheduler
-    diff2flow       with a short LoRA of Diff2Flow LoRA Trainer, sampled as `before`
+    diff2flow       with a short LoRA of LoRA Trainer (Diff2Flow), sampled as `before`
     diffusion       the same node, data, seed and settings, but the network's own loss and the timesteps of diffusion
                     training; sampled as `before`
     diffusion_ddim  that LoRA, sampled as `ddim_before`

@@ -2,7 +2,7 @@
 
     bare              forward hooks of rank 8 on every linear and convolution layer, eps loss, AdamW: nothing else
     bare_fused        the same with AdamW as one kernel, as ours has it
-    ours              Diff2Flow LoRA Trainer, for two objectives
+    ours              LoRA Trainer (Diff2Flow), for two objectives
     ours_offload      the same with its weights in the main memory (offload)
     stock             TrainLoraNode in its default mode
     stock_bypass      TrainLoraNode in bypass mode

@@ -1,4 +1,4 @@
-"""The demo command: run the graphs `workflows/demo_*.json` on a real server and list what they made.
+"""The demo command: run the example graphs that need no checkpoint on a real server and list what they made.
 
 It runs in the set-up environment (`python -m devtools.demo`), whose libraries it uses.
 """
@@ -11,7 +11,9 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
+from .cards import draw_cards
 from .client import Client, Event, Result
 from .console import DevError, Progress, bar, say, table
 from .host import Host, read_version
@@ -23,16 +25,22 @@ from .server import ADDRESS, Server, running
 TRAINER = "D2FTrainLora"
 # Pictures of the README and of docs/, and which of the demo's they are.
 DOCS = {
-    "demo.png": "demo_text_to_image_sheet.png",
-    "demo_training.png": "demo_train_lora_before_after.png",
-    "demo_reflow.png": "demo_reflow_before_after.png",
-    "demo_depth.png": "demo_depth_sheet.png",
+    "demo.png": "10 Compare solvers_sheet.png",
+    "demo_training.png": "02 Train a LoRA_before_after.png",
+    "demo_reflow.png": "05 Few steps_before_after.png",
+    "demo_depth.png": "07 Image to depth_sheet.png",
 }
 # Plots among them: the graph, and the title of the node that saved it.
 PLOTS = {
-    "demo_training_loss.png": ("demo_train_lora", "Loss"),
-    "demo_reflow_paths.png": ("demo_reflow", "Paths before and after"),
+    "demo_training_loss.png": ("02 Train a LoRA", "Loss"),
+    "demo_reflow_paths.png": ("05 Few steps", "Paths before and after"),
 }
+
+
+def demo_graphs() -> list[Path]:
+    """The example graphs of the demo model, which is part of the pack."""
+    files = sorted((ROOT / "workflows").glob("*.json"))
+    return [file for file in files if '"D2FDemoCheckpoint"' in file.read_text(encoding="ascii")]
 
 
 def demo(pictures: bool = False) -> None:
@@ -42,15 +50,16 @@ def demo(pictures: bool = False) -> None:
     """
     path = Path(os.environ["COMFYUI_PATH"])
     host = Host(path, read_version(path))
-    files = sorted((ROOT / "workflows").glob("demo_*.json"))
+    files = demo_graphs()
     say(f"Starting ComfyUI {host.version} ...")
     with running(host, Path(sys.executable), threads=1) as server:
         client = Client(ADDRESS, server.port, server.alive)
         made = {file.stem: run_file(client, server, file) for file in files}
     output = server.base / "output"
     graphs = {graph: branches for graph, (_, branches) in made.items()}
-    draw(graphs, output, ROOT / "workflows" if pictures else None)
+    draw(graphs, output)
     if pictures:
+        draw_cards(graphs, ROOT / "workflows")
         publish(graphs, output)
     say("\n" + table([row for row, _ in made.values()]))
     say(f"\nEverything is in {output}; a sheet of each graph's images is {output / '<workflow>_sheet.png'}")
@@ -68,7 +77,7 @@ def publish(graphs: dict[str, Branches], output: Path) -> None:
 def run_file(client: Client, server: Server, file: Path) -> tuple[dict[str, object], Branches]:
     """Run one saved graph; the table's row about it, and the images of each of its branches."""
     workflow = json.loads(file.read_text(encoding="utf-8"))
-    titles = {str(node["id"]): node.get("title") or node["type"] for node in workflow["nodes"]}
+    titles = node_titles(workflow)
     progress, meter = Progress(every=5), Meter(server.log)
 
     def show(event: Event) -> None:
@@ -86,6 +95,15 @@ def run_file(client: Client, server: Server, file: Path) -> tuple[dict[str, obje
     progress.close(f"  {file.stem}: done in {result.seconds:.1f} s")
     trainers = {node_id for node_id, node in prompt.items() if node["class_type"] == TRAINER}
     return row(file.stem, result, meter.evaluations, trainers), branches(result, titles, server.base / "output")
+
+
+def node_titles(workflow: dict[str, Any]) -> dict[str, str]:
+    """{node: title} of a saved graph, with `NODE:INNER` for what is inside of its subgraphs."""
+    subgraphs = {one["id"]: one["nodes"] for one in workflow.get("definitions", {}).get("subgraphs", [])}
+    nodes = {str(node["id"]): node for node in workflow["nodes"]}
+    for key, node in list(nodes.items()):
+        nodes |= {f"{key}:{inner['id']}": inner for inner in subgraphs.get(node["type"], [])}
+    return {key: node.get("title") or node["type"] for key, node in nodes.items()}
 
 
 def branches(result: Result, titles: dict[str, str], output: Path) -> Branches:

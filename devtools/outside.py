@@ -29,7 +29,7 @@ PROMPTS = (
     f"a small {COLOUR} cube on the right, tan background",
 )
 PER_PROMPT, SAMPLING_STEPS, CFG = 8, 25, 3.0
-# The settings of the workflow demo_train_lora; its batch of 8 is one of 4 on each process.
+# The settings of the workflow 02 Train a LoRA; its batch of 8 is one of 4 on each process.
 SETTINGS = (
     *("--max_train_steps", str(STEPS), "--learning_rate", "2e-3", "--train_batch_size", "4"),
     *("--gradient_accumulation_steps", "1", "--rank", "16", "--proportion_empty_prompts", "0.1"),

@@ -1,8 +1,7 @@
-"""Put the demo's images together: a sheet per graph, and the thumbnails of the template browser.
+"""Put the demo's images together: a sheet per graph.
 
-A graph is a list of branches, (label, image files). Each gets OUTPUT/<graph>_sheet.png, a row per branch; on request
-also a thumbnail <graph>.jpg, the first image of four branches. A graph with branches "Before: <what>" and
-"After: <what>" gets OUTPUT/<graph>_before_after.png, a row per pair.
+A graph is a list of branches, (label, image files). Each gets OUTPUT/<graph>_sheet.png, a row per branch. A graph with
+branches "Before: <what>" and "After: <what>" gets OUTPUT/<graph>_before_after.png, a row per pair.
 """
 
 from __future__ import annotations
@@ -16,19 +15,16 @@ Branches = list[tuple[str, list[str]]]
 
 BACKGROUND, INK = (24, 24, 28), (235, 235, 235)
 CELL, LABEL_WIDTH, GAP = 144, 190, 6
-TILE, CAPTION = 248, 26
 HEADING, BETWEEN = 30, 24
 
 
-def draw(graphs: Mapping[str, Branches], output: Path, thumbnails: Path | None = None) -> None:
-    """Sheets of the graphs in `output`; thumbnails in that folder if one is given."""
+def draw(graphs: Mapping[str, Branches], output: Path) -> None:
+    """Sheets of the graphs in `output`."""
     for graph, branches in graphs.items():
         sheet(branches).save(output / f"{graph}_sheet.png", optimize=True)
         pairs = before_and_after(branches)
         if pairs:
             comparison(pairs).save(output / f"{graph}_before_after.png", optimize=True)
-        if thumbnails:
-            thumbnail(branches).save(thumbnails / f"{graph}.jpg", quality=88, optimize=True)
 
 
 def sheet(branches: Branches) -> Image.Image:
@@ -66,18 +62,6 @@ def comparison(pairs: dict[str, tuple[list[str], list[str]]]) -> Image.Image:
         for start, files in zip(starts, sides):
             for column, file in enumerate(files):
                 page.paste(scaled(file, CELL), (start + column * (CELL + GAP), top))
-    return page
-
-
-def thumbnail(branches: Branches) -> Image.Image:
-    """Two by two branches, each with its first image and its label."""
-    page = Image.new("RGB", (2 * (TILE + GAP) + GAP,) * 2, BACKGROUND)
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default(18)
-    for i, (label, files) in enumerate(branches[:4]):
-        x, y = GAP + (i % 2) * (TILE + GAP), GAP + (i // 2) * (TILE + GAP)
-        page.paste(scaled(files[0], TILE), (x, y))
-        pen.rectangle([x, y + TILE - CAPTION, x + TILE, y + TILE], BACKGROUND)
-        pen.text((x + GAP, y + TILE - CAPTION // 2), label, INK, font, anchor="lm")
     return page
 
 

@@ -14,9 +14,8 @@ from .server import working_directory
 IMAGES = ROOT / "docs" / "images"
 # Pictures of the pages in docs/, and the demo graph that each shows after a run.
 GRAPHS = {
-    "demo_text_to_image_graph.png": "demo_text_to_image",
-    "demo_training_graph.png": "demo_train_lora",
-    "demo_depth_graph.png": "demo_depth",
+    "demo_training_graph.png": "02 Train a LoRA",
+    "demo_depth_graph.png": "07 Image to depth",
 }
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .console import DevError, Progress, tail
+from .frontend import page_arguments
 from .host import Host
 from .paths import PACK, ROOT, link_folder
 
@@ -126,7 +127,7 @@ def command_line(host: Host, python: Path, base: Path, port: int) -> list[str]:
         "--base-directory", str(base),
         "--database-url", "sqlite:///:memory:",
         "--disable-api-nodes", "--disable-auto-launch",
-        *device_arguments(python),
+        *device_arguments(python), *page_arguments(),
     ]  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from .schemas import walk
 
 MAIN = {
-    "nodeCategories": {"Diff2Flow": "Diff2Flow"},
+    "nodeCategories": {name: name for name in ("Diff2Flow", "Sample", "Train", "Reflow", "Image to image", "Demo")},
+    "templateWorkflows": {"category": {"diff2flow-kit": "Diff2Flow Kit"}},
     "dataTypes": {"D2F_PAIRS": "REFLOW PAIRS", "D2F_SAMPLES": "SAMPLE PROMPTS"},
 }
 

@@ -1,6 +1,8 @@
-"""Widgets that several nodes share: seed, solver, grid of noise levels, steps, denoise, size of training images."""
+"""What several nodes share: menus, search words, and widgets for seeds, solvers, grids, steps and sizes of images."""
 
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
@@ -8,11 +10,23 @@ from comfy_api.latest import io
 from ..d2f_core import ADAPTIVE_METHODS, METHODS
 from . import host
 
-CATEGORY = "Diff2Flow"
+SAMPLE, TRAIN, REFLOW, IMAGE_TO_IMAGE, DEMO = (
+    f"Diff2Flow/{menu}" for menu in ("Sample", "Train", "Reflow", "Image to image", "Demo")
+)
+
+_LOCALES = Path(__file__).resolve().parents[1] / "locales"
+_SEARCH_WORDS = [
+    json.loads(path.read_text(encoding="utf-8")) for path in sorted(_LOCALES.glob("*/search.json"))
+]  # of every language
 
 STOCK_GRID = "stock scheduler"
 TOLERANCES: Mapping[str, Any] = {"rtol": 1e-3, "atol": 1e-3, "max_nfe": 500}
 """Of the adaptive solvers: the widgets' defaults."""
+
+
+def search_words(node_id: str) -> list[str]:
+    """What people type when they look for a node, in every language."""
+    return [word for words in _SEARCH_WORDS for word in words[node_id]]
 
 
 def seed_input(tooltip: str) -> io.Int.Input:

@@ -1,4 +1,4 @@
-"""The node Diff2Flow LoRA Trainer on all linear and convolution layers, else at its defaults."""
+"""The node LoRA Trainer (Diff2Flow) on all linear and convolution layers, else at its defaults."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ DEFAULTS: dict[str, Any] = {
     "validate_every": 50, "preview_cfg": 1.0, "weight_gamma": 0.0,
     "t_low": 0.0, "t_high": 1.0, "epochs": 0, "layer_rules": "",
 }  # fmt: skip
-"""The defaults of the node's widgets, but for ``compile`` and ``offload``, as networks stay as diffusers has them, and
-for the text encoders, which are not trained here."""
+"""The defaults of the node's widgets, but for ``compile`` and ``offload``, as networks stay as diffusers has them,
+and for the text encoders, which are not trained here."""
 
 FULL = "full"
 """The "adapter" of a run that trains the network's own weights."""

@@ -19,7 +19,7 @@ from ...d2f_data.image_sets.set_report import EncodingStats, InvalidFilesError, 
 from ...d2f_data.image_sets.training_set import batches, encode, encode_captions, gather, with_options
 from .. import host
 from ..checks import checked, fault_of
-from ..widgets import CATEGORY
+from ..widgets import TRAIN, search_words
 from .folders import existing_folder, folder_state
 from .later_widgets import later_defaults, later_inputs
 from .more_folders import parse_folders, read_folders
@@ -35,10 +35,10 @@ class D2FFolderDataset(io.ComfyNode):
         return io.Schema(
             node_id="D2FFolderDataset",
             display_name="Training Set from Folder (Diff2Flow)",
-            category=CATEGORY,
+            category=TRAIN,
             description="Turns a folder of images and captions into latents and conditionings for training. Images are "
             "sorted into aspect ratio buckets, encoded once and cached on disk, so the next run takes seconds.",
-            search_aliases=["dataset", "training images", "captions", "aspect buckets", "load folder", "diff2flow"],
+            search_aliases=search_words("D2FFolderDataset"),
             is_output_node=True,
             inputs=[*dataset_inputs(), *later_inputs()],
             outputs=[

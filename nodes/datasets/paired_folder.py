@@ -13,7 +13,7 @@ from ...d2f_data.image_sets.target_pair_tensors import TargetPairTensors, descri
 from ...d2f_data.image_sets.target_pairs import FLIPS, RawValues, TargetPairSettings, find_target_pairs, plan_rows
 from .. import host
 from ..checks import checked, fault_of
-from ..widgets import CATEGORY, bucket_step_input, resolution_input, seed_input
+from ..widgets import TRAIN, bucket_step_input, resolution_input, search_words, seed_input
 from .folders import existing_folder, folder_state
 
 
@@ -25,10 +25,10 @@ class D2FPairedFolder(io.ComfyNode):
         return io.Schema(
             node_id="D2FPairedFolder",
             display_name="Paired Folder (Diff2Flow)",
-            category=CATEGORY,
+            category=TRAIN,
             description="Loads images and their pixel-aligned targets (depth, edges, another style) from two folders, "
             "resized and cropped alike, to train a model that turns one into the other.",
-            search_aliases=["paired images", "image pairs", "depth dataset", "image to image dataset", "load folder"],
+            search_aliases=search_words("D2FPairedFolder"),
             is_output_node=True,
             inputs=[
                 _folder("images", "photos", "Folder of the images"),

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..checks import checked
-from ..widgets import CATEGORY
+from ..widgets import DEMO, search_words
 
 # Choices of the widget -> what demo.networks loads.
 MODELS = {"diffusion (eps)": "diffusion", "flow": "flow", "flow, loaded as eps": "flow, loaded as eps"}
@@ -17,11 +17,11 @@ class D2FDemoCheckpoint(io.ComfyNode):
         return io.Schema(
             node_id="D2FDemoCheckpoint",
             display_name="Demo Checkpoint (Diff2Flow)",
-            category=CATEGORY,
+            category=DEMO,
             description="Loads a small text-to-image model of rendered scenes, for trying every node within a minute "
             "and without a download: a diffusion model (eps-prediction, Stable Diffusion's noise schedule) or a flow "
             "model that was fine-tuned from it. Write prompts like 'a large red sphere on the left, blue background'.",
-            search_aliases=["diff2flow demo", "demo model", "test checkpoint", "tiny stable diffusion", "flow demo"],
+            search_aliases=search_words("D2FDemoCheckpoint"),
             inputs=[
                 io.Combo.Input(
                     "model",

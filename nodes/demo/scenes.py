@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..checks import checked
-from ..widgets import CATEGORY
+from ..widgets import DEMO, search_words
 
 # Name of a set -> the words that all of its scenes share.
 SCENES = {
@@ -25,10 +25,10 @@ class D2FDemoScenes(io.ComfyNode):
         return io.Schema(
             node_id="D2FDemoScenes",
             display_name="Demo Scenes (Diff2Flow)",
-            category=CATEGORY,
+            category=DEMO,
             description="Renders a small training set for the demo model: scenes of one object with captions and exact "
             "depth. Cyan and stripes were held out of the demo model's training, so a LoRA can teach them.",
-            search_aliases=["diff2flow demo", "demo dataset", "demo images", "synthetic dataset", "demo depth"],
+            search_aliases=search_words("D2FDemoScenes"),
             inputs=[
                 io.Combo.Input(
                     "scenes",

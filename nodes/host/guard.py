@@ -27,8 +27,8 @@ def guard_sampling(
     if not isinstance(sampling, FlowSampling):
         raise ValueError(
             f"a ModelSampling node after '{NODE_NAME}' replaced the conversion (the model now samples as "
-            f"{type(sampling).__mro__[1].__name__}); put that node before '{NODE_NAME}', or remove it. 'Load Diff2Flow "
-            "LoRA' converts as well: where it did, put the node before that one"
+            f"{type(sampling).__mro__[1].__name__}); put that node before '{NODE_NAME}', or remove it. 'Load LoRA "
+            "(Diff2Flow)' converts as well: where it did, put the node before that one"
         )
     sigmas, remark = flow_levels(sampling, sigmas)
     if remark:
@@ -81,8 +81,8 @@ def with_own_windows(model: Any, windows: int) -> Any:
         if missed:
             tell(
                 f"this LoRA has learned {windows} straight parts of the path, but these {len(sigmas) - 1} steps do not "
-                f"stop at {', '.join(f'{s:g}' for s in missed)}, where a part ends: use Flow Scheduler or Diff2Flow "
-                f"KSampler with the grid uniform and {windows} steps, or a multiple of {windows}"
+                f"stop at {', '.join(f'{s:g}' for s in missed)}, where a part ends: use Flow Scheduler or Flow "
+                f"KSampler (Diff2Flow) with the grid uniform and {windows} steps, or a multiple of {windows}"
             )
         return executor(noise, latent, sampler, sigmas, *args, **kwargs)
 

@@ -73,8 +73,8 @@ class _NeededCondition(comfy.conds.CONDRegular):
     def process_cond(self, batch_size: int, **kwargs: Any) -> Any:
         raise ValueError(
             f"the conditioning comes from '{APPLY_NODE}', but this model takes no image condition, so the image "
-            f"would be ignored; put '{CONDITION_NODE}', or 'Load Diff2Flow LoRA' with a LoRA that was trained on one, "
-            f"before the sampler, or remove '{APPLY_NODE}'"
+            f"would be ignored; put '{CONDITION_NODE}', or 'Load LoRA (Diff2Flow)' with a LoRA that was trained on "
+            f"one, before the sampler, or remove '{APPLY_NODE}'"
         )
 
 
@@ -90,8 +90,8 @@ def _keep_from_saving(model: Any, clone: Any) -> None:
 def _refuse_to_save(*args: Any, **kwargs: Any) -> Any:
     raise ValueError(
         "a model with an image condition cannot be saved as a checkpoint: ComfyUI would open the file as another kind "
-        "of model (InstructPix2Pix); save the LoRA with 'Save Diff2Flow LoRA' instead, as 'Load Diff2Flow LoRA' adds "
-        "the image condition again"
+        "of model (InstructPix2Pix); save the LoRA with 'Save LoRA (Diff2Flow)' instead, as 'Load LoRA (Diff2Flow)' "
+        "adds the image condition again"
     )
 
 

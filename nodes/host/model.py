@@ -73,7 +73,7 @@ def read_alignment(model: Any, prediction: str | None = None, node: str = NODE_N
     sampling, name = sampling_of(model), _kind(model)
     if isinstance(sampling, FlowSampling):
         raise ValueError(
-            f"this model ({name}) was converted before, by '{NODE_NAME}' or 'Load Diff2Flow LoRA'; remove the second "
+            f"this model ({name}) was converted before, by '{NODE_NAME}' or 'Load LoRA (Diff2Flow)'; remove the second "
             "conversion"
         )
     if isinstance(sampling, _HOST.CONST):

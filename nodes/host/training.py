@@ -43,7 +43,7 @@ COMPUTE_DTYPES: Mapping[str, torch.dtype | None] = MappingProxyType(
     {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 )
 
-TRAINER_NODE = "Diff2Flow LoRA Trainer"
+TRAINER_NODE = "LoRA Trainer (Diff2Flow)"
 
 
 class TrainingNetwork:

@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .. import host
-from ..widgets import CATEGORY
+from ..widgets import IMAGE_TO_IMAGE, search_words
 
 
 class D2FImageCondition(io.ComfyNode):
@@ -16,12 +16,12 @@ class D2FImageCondition(io.ComfyNode):
         return io.Schema(
             node_id="D2FImageCondition",
             display_name=host.CONDITION_NODE,
-            category=CATEGORY,
+            category=IMAGE_TO_IMAGE,
             description="Adds concat conditioning to a model (SD1.5, SD2.1, SDXL): its first convolution takes the "
             "latent of an image beside the noisy latent, each with half of the original weights. Before training, two "
             "equal inputs give the output that one gave before. Train it on pairs through the trainer's input "
             "'condition', to predict depth from an image or an image from edges or masks.",
-            search_aliases=["diff2flow", "image condition", "image to depth", "concat latent", "pix2pix", "widen"],
+            search_aliases=search_words("D2FImageCondition"),
             inputs=[
                 io.Model.Input(
                     "model",

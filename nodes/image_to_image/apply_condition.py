@@ -7,7 +7,7 @@ import torch
 from comfy_api.latest import io
 
 from .. import host
-from ..widgets import CATEGORY
+from ..widgets import IMAGE_TO_IMAGE, search_words
 
 
 class D2FApplyCondition(io.ComfyNode):
@@ -18,10 +18,10 @@ class D2FApplyCondition(io.ComfyNode):
         return io.Schema(
             node_id="D2FApplyCondition",
             display_name=host.APPLY_NODE,
-            category=CATEGORY,
+            category=IMAGE_TO_IMAGE,
             description="Conditions a model from Add Image Condition on an image: adds the image's latent to the "
             "conditionings, for use with any sampler.",
-            search_aliases=["diff2flow", "image condition", "concat conditioning", "image to image", "pix2pix"],
+            search_aliases=search_words("D2FApplyCondition"),
             inputs=[
                 io.Conditioning.Input(
                     "positive",

@@ -12,7 +12,7 @@ from .. import host
 from ..checks import checked
 from ..sampling.ode import OdeSampler
 from ..sampling.sigmas import flow_sigmas
-from ..widgets import CATEGORY, seed_input
+from ..widgets import IMAGE_TO_IMAGE, search_words, seed_input
 
 SEED_RANGE = 2**64
 
@@ -25,16 +25,16 @@ class D2FDepthFromImage(io.ComfyNode):
         return io.Schema(
             node_id="D2FDepthFromImage",
             display_name="Depth from Image (Diff2Flow)",
-            category=CATEGORY,
+            category=IMAGE_TO_IMAGE,
             description="Estimates the depth of images with a model that was trained for it on an image condition: "
             "encodes the image, samples from noise in a few steps, decodes and colours the result. Works with images "
             "of any size and aspect ratio.",
-            search_aliases=["diff2flow depth", "depth estimation", "depth map", "monocular depth", "image to depth"],
+            search_aliases=search_words("D2FDepthFromImage"),
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="Model with an image condition and a depth LoRA, from Load Diff2Flow LoRA. If it is not a "
-                    "flow matching model yet, it is converted here, with sampling starting at pure noise.",
+                    tooltip="Model with an image condition and a depth LoRA, from Load LoRA (Diff2Flow). If it is not "
+                    "a flow matching model yet, it is converted here, with sampling starting at pure noise.",
                 ),
                 io.Vae.Input("vae", tooltip="VAE of the model."),
                 io.Image.Input("image", tooltip="Images of any size, also grey or with transparency."),
@@ -132,7 +132,7 @@ def _flow_model(model: Any) -> Any:
     if not host.widened(model):
         raise ValueError(
             f"this model ({host.model_name(model)}) takes no image condition, so its output would not depend on the "
-            f"image; put 'Load Diff2Flow LoRA' with a depth LoRA, or '{host.CONDITION_NODE}', before this node"
+            f"image; put 'Load LoRA (Diff2Flow)' with a depth LoRA, or '{host.CONDITION_NODE}', before this node"
         )
     return host.as_flow(model, "noise", "Depth from Image (Diff2Flow)")
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ...d2f_core import SPACES, DepthScores, depth_scores
 from ..checks import checked
-from ..widgets import CATEGORY
+from ..widgets import IMAGE_TO_IMAGE, search_words
 from .depth_inputs import as_depth, depth_input, valid_input
 
 
@@ -17,10 +17,10 @@ class D2FDepthMetrics(io.ComfyNode):
         return io.Schema(
             node_id="D2FDepthMetrics",
             display_name="Depth Metrics (Diff2Flow)",
-            category=CATEGORY,
+            category=IMAGE_TO_IMAGE,
             description="Compares a depth prediction with true depth after fitting scale and shift to each image by "
             "least squares, as a single image does not determine them. Reports AbsRel, delta1 to delta3 and RMSE.",
-            search_aliases=["diff2flow depth", "absrel", "delta1", "depth evaluation", "affine invariant", "rmse"],
+            search_aliases=search_words("D2FDepthMetrics"),
             inputs=[
                 depth_input(
                     "prediction",

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...d2f_core import DepthRange, depth_range, depth_target, valid_pixels
 from .. import host
 from ..checks import checked
-from ..widgets import CATEGORY
+from ..widgets import IMAGE_TO_IMAGE, search_words
 from .depth_inputs import as_depth, depth_input, valid_input
 
 VALUES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
@@ -31,10 +31,10 @@ class D2FDepthTarget(io.ComfyNode):
         return io.Schema(
             node_id="D2FDepthTarget",
             display_name="Depth Target (Diff2Flow)",
-            category=CATEGORY,
+            category=IMAGE_TO_IMAGE,
             description="Turns metric depth into the image that a depth model learns to generate: the logarithm of "
             "depth between two percentiles of each image, near black and far white. Pixels without depth are masked.",
-            search_aliases=["diff2flow depth", "depth map", "log depth", "marigold target", "normalize depth"],
+            search_aliases=search_words("D2FDepthTarget"),
             inputs=[
                 depth_input(
                     "depth",

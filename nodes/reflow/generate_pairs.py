@@ -13,7 +13,7 @@ from ...d2f_data.plots.pil_images import from_pil, side_by_side
 from ...d2f_data.reflow.plan import STORAGE
 from .. import host
 from ..checks import checked, fault_of
-from ..widgets import CATEGORY, seed_input
+from ..widgets import REFLOW, search_words, seed_input
 from .pair_generator import ReflowPairGenerator, ReflowPairSettings, describe
 from .prompts import gather_prompts, read_prompts
 
@@ -28,11 +28,11 @@ class D2FReflowPairs(io.ComfyNode):
         return io.Schema(
             node_id="D2FReflowPairs",
             display_name="Generate Reflow Pairs (Diff2Flow)",
-            category=CATEGORY,
+            category=REFLOW,
             description="Samples a teacher model from many noise tensors and stores each one with the latent it leads "
             "to, in shards on disk. A model trained on these pairs follows nearly straight paths, so one to four steps "
             "are enough. Cancelling loses no finished batch; the next run continues where this one stopped.",
-            search_aliases=["diff2flow reflow", "rectified flow pairs", "distill dataset", "few step", "noise pairs"],
+            search_aliases=search_words("D2FReflowPairs"),
             is_input_list=True,
             is_output_node=True,
             inputs=[
@@ -65,7 +65,7 @@ class D2FReflowPairs(io.ComfyNode):
             ],
             outputs=[
                 io.Custom("D2F_PAIRS").Output(
-                    display_name="pairs", tooltip="For the 'pairs' input of Diff2Flow LoRA Trainer."
+                    display_name="pairs", tooltip="For the 'pairs' input of LoRA Trainer (Diff2Flow)."
                 ),
                 io.String.Output(display_name="report", tooltip="Teacher settings, size on disk, speed and prompts."),
                 io.Image.Output(display_name="preview", tooltip="The latents of the first pairs as images."),

@@ -9,7 +9,7 @@ from ...d2f_data.reflow.manifest import MANIFEST
 from ...d2f_data.reflow.pair_set import ReflowPairSet
 from .. import host
 from ..checks import checked, fault_of
-from ..widgets import CATEGORY
+from ..widgets import REFLOW, search_words
 from .pair_generator import describe
 
 NONE = "none"
@@ -24,10 +24,10 @@ class D2FLoadPairs(io.ComfyNode):
         return io.Schema(
             node_id="D2FLoadPairs",
             display_name="Load Reflow Pairs (Diff2Flow)",
-            category=CATEGORY,
+            category=REFLOW,
             description="Opens a finished set of pairs from Generate Reflow Pairs. Every file is first verified "
             "against the manifest; the pairs themselves are read from disk during training.",
-            search_aliases=["diff2flow reflow", "load pairs", "rectified flow pairs", "reflow dataset"],
+            search_aliases=search_words("D2FLoadPairs"),
             inputs=[
                 io.Combo.Input(
                     "pairs",
@@ -46,7 +46,7 @@ class D2FLoadPairs(io.ComfyNode):
             ],
             outputs=[
                 io.Custom("D2F_PAIRS").Output(
-                    display_name="pairs", tooltip="For the 'pairs' input of Diff2Flow LoRA Trainer."
+                    display_name="pairs", tooltip="For the 'pairs' input of LoRA Trainer (Diff2Flow)."
                 ),
                 io.String.Output(display_name="report", tooltip="Teacher settings, size on disk and prompts."),
             ],

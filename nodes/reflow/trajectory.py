@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ...d2f_data.plots.path_plot import PathCurves, plot_paths
 from .. import host
 from ..checks import checked
-from ..widgets import CATEGORY, seed_input
+from ..widgets import REFLOW, search_words, seed_input
 from .guidance import check_guidance
 from .path_measures import STEP_COUNTS, PathMeasures, PathSettings, measure
 
@@ -20,11 +20,11 @@ class D2FTrajectory(io.ComfyNode):
         return io.Schema(
             node_id="D2FTrajectory",
             display_name="Trajectory Report (Diff2Flow)",
-            category=CATEGORY,
+            category=REFLOW,
             description="Measures how straight a model's paths from noise to image are, where they bend, and how far "
             "from a fine-step reference 1, 2, 4 and 8 Euler steps end. Connect a second model to compare two, such as "
             "before and after reflow.",
-            search_aliases=["diff2flow straightness", "trajectory", "curvature", "reflow report", "few step error"],
+            search_aliases=search_words("D2FTrajectory"),
             inputs=[
                 io.Model.Input(
                     "model", tooltip="Diffusion model, converted to flow matching or not, or flow matching model."

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ...d2f_core import PREDICTIONS, STARTS
 from .. import host
 from ..checks import checked
-from ..widgets import CATEGORY
+from ..widgets import SAMPLE, search_words
 
 AUTO = "auto"
 
@@ -17,13 +17,13 @@ class D2FConvert(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="D2FConvert",
-            display_name="Convert to Flow Matching",
-            category=CATEGORY,
+            display_name="Convert to Flow Matching (Diff2Flow)",
+            category=SAMPLE,
             description="Turns a diffusion model (SD1.5, SD2.1, SDXL, EDM) into a flow matching model: rescales "
             "timesteps, aligns the interpolants and derives the velocity from the prediction (Diff2Flow, CVPR 2025). "
             "No weights change. Conversion alone changes the coordinates, not the images: at the same noise levels, "
             "Euler gives the image that DDIM gives. The gain comes from training the converted model.",
-            search_aliases=["diff2flow", "flow matching", "rectified flow", "velocity", "eps to flow", "v to flow"],
+            search_aliases=search_words("D2FConvert"),
             inputs=[
                 io.Model.Input(
                     "model",

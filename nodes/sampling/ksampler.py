@@ -1,4 +1,4 @@
-"""Diff2Flow KSampler: MODEL, CONDITIONINGs and LATENT -> LATENT; converts, schedules and samples in one node."""
+"""Flow KSampler (Diff2Flow): MODEL, CONDITIONINGs and LATENT -> LATENT; converts, schedules and samples in one node."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from .. import host
 from ..checks import checked
-from ..widgets import CATEGORY, denoise_input, grid_input, solver_input, solver_settings, steps_input
+from ..widgets import SAMPLE, denoise_input, grid_input, search_words, solver_input, solver_settings, steps_input
 from .ode import OdeSampler
 from .sigmas import flow_sigmas
 
@@ -18,11 +18,11 @@ class D2FKSampler(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="D2FKSampler",
-            display_name="Diff2Flow KSampler",
-            category=CATEGORY,
+            display_name="Flow KSampler (Diff2Flow)",
+            category=SAMPLE,
             description="A KSampler for flow matching: takes a diffusion model, which it converts, or a converted or "
             "native flow matching model, and integrates the flow with the solver and the grid you choose.",
-            search_aliases=["diff2flow", "flow ksampler", "flow matching sampler", "convert and sample"],
+            search_aliases=search_words("D2FKSampler"),
             inputs=[
                 io.Model.Input(
                     "model", tooltip="Diffusion model (converted here, with start t_min), or flow matching model."
@@ -77,7 +77,7 @@ class D2FKSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         if denoise <= 0:
             return io.NodeOutput(latent_image, 0)
-        model = host.as_flow(model, node="Diff2Flow KSampler")
+        model = host.as_flow(model, node="Flow KSampler (Diff2Flow)")
         counts: list[int] = []
         sampler = host.make_sampler(OdeSampler(**solver_settings(solver), on_done=counts.append))
         sigmas = flow_sigmas(model, grid, steps, denoise)

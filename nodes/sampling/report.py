@@ -10,7 +10,7 @@ from ...d2f_core.probe import LEVELS, MOST_ERROR, Finding, probe
 from ...d2f_data.plots.probe_plot import plot_probe
 from .. import host
 from ..checks import checked
-from ..widgets import CATEGORY, integer, seed_input
+from ..widgets import SAMPLE, integer, search_words, seed_input
 from .report_text import advise, describe, explain
 
 UNTOLD = "cannot tell"
@@ -24,20 +24,11 @@ class D2FModelReport(io.ComfyNode):
         return io.Schema(
             node_id="D2FModelReport",
             display_name=host.REPORT_NODE,
-            category=CATEGORY,
+            category=SAMPLE,
             description="Tells what a checkpoint is: whether its network predicts the noise (eps), v, the clean latent "
             "(x0) or a flow, whether ComfyUI reads it so, and which node to put behind the loader if not. It mixes "
             "known noise into images and asks the network six times. Says that it cannot tell rather than guess.",
-            search_aliases=[
-                "diff2flow",
-                "what is this checkpoint",
-                "model info",
-                "prediction type",
-                "v prediction",
-                "is it a flow model",
-                "eps or v",
-                "probe",
-            ],
+            search_aliases=search_words("D2FModelReport"),
             inputs=[
                 io.Model.Input("model", tooltip="Model of any kind, as a loader or a node gives it, converted or not."),
                 integer(

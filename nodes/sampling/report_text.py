@@ -36,7 +36,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "velocity": Kind(
             "x0 - eps (flow matching with the opposite sign)",
-            "if this is a LoRA that was trained with the objective 'naive_fm', load it with 'Load Diff2Flow LoRA'; "
+            "if this is a LoRA that was trained with the objective 'naive_fm', load it with 'Load LoRA (Diff2Flow)'; "
             "ComfyUI has no node for a checkpoint of this sign",
         ),
     }

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from .. import host
 from ..checks import checked
-from ..widgets import CATEGORY, solver_input, solver_settings
+from ..widgets import SAMPLE, search_words, solver_input, solver_settings
 from .ode import OdeSampler
 
 
@@ -18,11 +18,11 @@ class D2FSampler(io.ComfyNode):
         return io.Schema(
             node_id="D2FSampler",
             display_name="ODE Sampler (Diff2Flow)",
-            category=CATEGORY,
+            category=SAMPLE,
             description="A sampler that integrates the flow ODE from noise to image with the solver you choose. For "
             "models from Convert to Flow Matching and for native flow matching models. Its euler is identical to "
             "ComfyUI's euler sampler.",
-            search_aliases=["diff2flow sampler", "ode solver", "dopri5", "bosh3", "rk4", "midpoint", "adaptive"],
+            search_aliases=search_words("D2FSampler"),
             inputs=[solver_input()],
             outputs=[
                 io.Sampler.Output(display_name="sampler", tooltip="SAMPLER for SamplerCustom or SamplerCustomAdvanced.")

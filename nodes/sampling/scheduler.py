@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..checks import checked
-from ..widgets import CATEGORY, denoise_input, grid_input, steps_input
+from ..widgets import SAMPLE, denoise_input, grid_input, search_words, steps_input
 from .sigmas import flow_sigmas
 
 
@@ -17,10 +17,10 @@ class D2FScheduler(io.ComfyNode):
         return io.Schema(
             node_id="D2FScheduler",
             display_name="Flow Scheduler (Diff2Flow)",
-            category=CATEGORY,
+            category=SAMPLE,
             description="Computes the sigmas for a converted or native flow matching model: uniform in flow time, "
             "shifted, at the quantiles of a logit-normal density, or from one of ComfyUI's schedulers.",
-            search_aliases=["diff2flow scheduler", "sigmas", "flow sigmas", "shift", "logit normal", "uniform"],
+            search_aliases=search_words("D2FScheduler"),
             inputs=[
                 io.Model.Input(
                     "model", tooltip="Flow matching model. Its start (s at t_min, or 1) is the first sigma."

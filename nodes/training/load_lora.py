@@ -1,4 +1,4 @@
-"""Load Diff2Flow LoRA: MODEL + LoRA -> MODEL as the LoRA was trained."""
+"""Load LoRA (Diff2Flow): MODEL + LoRA -> MODEL as the LoRA was trained."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from ...d2f_data.files.lora_file import LoraFacts, LoraModel, check_finite, load
 from ...d2f_data.fingerprints import schedule_fingerprint
 from .. import host
 from ..checks import UNCONNECTED, checked, fault_of
-from ..widgets import CATEGORY
+from ..widgets import TRAIN, search_words
 
 NONE = "none"
-NODE = "Load Diff2Flow LoRA"
+NODE = "Load LoRA (Diff2Flow)"
 
 
 class D2FLoadLora(io.ComfyNode):
@@ -24,11 +24,11 @@ class D2FLoadLora(io.ComfyNode):
         return io.Schema(
             node_id="D2FLoadLora",
             display_name=NODE,
-            category=CATEGORY,
+            category=TRAIN,
             description="Applies a LoRA to a model and, if it was trained as a flow matching LoRA, converts the model "
             "with the settings of the training: no 'Convert to Flow Matching' or 'Add Image Condition' is needed. "
             "The model goes to any sampler. LoRAs of other programs are applied without a conversion.",
-            search_aliases=["diff2flow", "load lora", "lora loader", "flow matching lora", "apply lora"],
+            search_aliases=search_words("D2FLoadLora"),
             inputs=[
                 io.Model.Input(
                     "model",
@@ -68,8 +68,8 @@ class D2FLoadLora(io.ComfyNode):
                 io.String.Output(display_name="info", tooltip="What the LoRA says about itself and what was done."),
                 io.Custom("LORA_MODEL").Output(
                     display_name="lora",
-                    tooltip="The LoRA itself, for 'start_lora' of Diff2Flow LoRA Trainer, which goes on from it. That "
-                    "trainer takes the model without it: with this node's model, it would act twice.",
+                    tooltip="The LoRA itself, for 'start_lora' of LoRA Trainer (Diff2Flow), which goes on from it. "
+                    "That trainer takes the model without it: with this node's model, it would act twice.",
                 ),
                 io.Clip.Output(
                     display_name="clip",

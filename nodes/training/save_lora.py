@@ -1,4 +1,4 @@
-"""Save Diff2Flow LoRA: LORA_MODEL -> file."""
+"""Save LoRA (Diff2Flow): LORA_MODEL -> file."""
 
 from comfy_api.latest import io
 
@@ -6,7 +6,7 @@ from ...d2f_data.files.lora_file import DTYPES, save_lora
 from ...d2f_data.files.names import check_name, free_path
 from .. import host
 from ..checks import checked, fault_of
-from ..widgets import CATEGORY
+from ..widgets import TRAIN, search_words
 
 SUFFIX = ".safetensors"
 
@@ -18,17 +18,17 @@ class D2FSaveLora(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="D2FSaveLora",
-            display_name="Save Diff2Flow LoRA",
-            category=CATEGORY,
+            display_name="Save LoRA (Diff2Flow)",
+            category=TRAIN,
             description="Saves a trained LoRA as a safetensors file in output/loras, where every LoRA loader finds it. "
             "It has kohya's layout, which other programs open as well. The metadata say how it was trained, so that "
-            "'Load Diff2Flow LoRA' can convert the model to match. It never overwrites: each save gets a new number.",
-            search_aliases=["diff2flow", "save lora", "export lora", "lora safetensors", "kohya"],
+            "'Load LoRA (Diff2Flow)' can convert the model to match. It never overwrites: each save gets a new number.",
+            search_aliases=search_words("D2FSaveLora"),
             is_output_node=True,
             inputs=[
                 io.Custom("LORA_MODEL").Input(
                     "lora",
-                    tooltip="LoRA from the Diff2Flow LoRA Trainer. One from ComfyUI's own trainer is saved as well, "
+                    tooltip="LoRA from the LoRA Trainer (Diff2Flow). One from ComfyUI's own trainer is saved as well, "
                     "without metadata of the training.",
                 ),
                 io.String.Input(
@@ -67,8 +67,8 @@ class D2FSaveLora(io.ComfyNode):
         name = _checked_name(filename)
         if getattr(lora, "facts", None) is None:
             host.LOGGER.warning(
-                "this LoRA has no metadata of its training (it is not from the Diff2Flow LoRA Trainer), so neither "
-                "will its file, and 'Load Diff2Flow LoRA' will not convert the model"
+                "this LoRA has no metadata of its training (it is not from the LoRA Trainer (Diff2Flow)), so neither "
+                "will its file, and 'Load LoRA (Diff2Flow)' will not convert the model"
             )
         stem = f"{name}_{steps}_steps" if steps else name
         path = free_path(host.lora_folder(), stem, SUFFIX)

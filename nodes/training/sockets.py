@@ -41,13 +41,13 @@ def _sampling() -> list[io.Input]:
         io.Custom(SOCKET).Input(
             "options",
             optional=True,
-            tooltip="All other settings, from Diff2Flow Trainer Preset and the settings nodes (Optimizer, Loss, LoRA, "
-            "Memory, Saving Options), chained in any order. Without them, each is at its default.",
+            tooltip="All other settings, from Trainer Preset (Diff2Flow) and the settings nodes (Optimizer, Loss, "
+            "LoRA, Memory, Saving Options), chained in any order. Without them, each is at its default.",
         ),
         io.Custom("D2F_SAMPLES").Input(
             "samples",
             optional=True,
-            tooltip="Prompts of Diff2Flow Sample Prompts, drawn before the first step, every 'preview_every' "
+            tooltip="Prompts of Sample Prompts (Diff2Flow), drawn before the first step, every 'preview_every' "
             "steps and at the end, in place of the previews of the training set.",
         ),
         io.Vae.Input("vae", optional=True, tooltip="Decodes previews; without it they are rough approximations."),
@@ -72,7 +72,7 @@ def _other_tasks() -> list[io.Input]:
             "start_lora",
             optional=True,
             tooltip="LoRA to go on from, of this pack, kohya's or ComfyUI's own trainer: from another trainer "
-            "node, or the output 'lora' of Load Diff2Flow LoRA. Its layers keep their own rank. Connect the "
+            "node, or the output 'lora' of Load LoRA (Diff2Flow). Its layers keep their own rank. Connect the "
             "model without it: applied before the trainer as well, it would act twice.",
         ),
     ]
@@ -97,7 +97,7 @@ def text_encoder_socket() -> io.Input:
         optional=True,
         tooltip="Connect it to train its text encoders (SD1.5, SD2.1, SDXL) together with the model: the CLIP that "
         "Training Set from Folder has, whose captions are then encoded anew in every step. Rank and learning rate are "
-        "in Diff2Flow LoRA Options. The CLIP itself is not changed.",
+        "in LoRA Options (Diff2Flow). The CLIP itself is not changed.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Diff2Flow LoRA Trainer: MODEL, and LATENTs with CONDITIONINGs (and image conditions) or D2F_PAIRS -> LORA_MODEL."""
+"""LoRA Trainer (Diff2Flow): MODEL, and LATENTs with CONDITIONINGs (and image conditions) or D2F_PAIRS -> LORA_MODEL."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from ...d2f_data.plots.pil_images import from_pil
 from ...d2f_data.plots.sample_sheet import notice
 from .. import host
 from ..checks import checked, fault_of
-from ..widgets import CATEGORY
+from ..widgets import TRAIN, search_words
 from .items import training_items, validation_items
 from .options.trainer_options import TrainerOptions
 from .outcome.report import Learned
@@ -29,12 +29,12 @@ class D2FTrainLora(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="D2FTrainLora",
-            display_name="Diff2Flow LoRA Trainer",
-            category=CATEGORY,
+            display_name="LoRA Trainer (Diff2Flow)",
+            category=TRAIN,
             description="Fine-tunes a diffusion model as a flow matching model, or a flow matching model as it is, "
             "with a LoRA, inside the graph. It saves regularly, can be cancelled without losing anything, and resumes "
             "when it is run again.",
-            search_aliases=["diff2flow train", "train lora", "finetune", "flow matching training", "lora trainer"],
+            search_aliases=search_words("D2FTrainLora"),
             is_input_list=True,
             is_output_node=True,
             accept_all_inputs=True,  # to refuse those that there are not; the host would drop them without a word
@@ -52,8 +52,8 @@ class D2FTrainLora(io.ComfyNode):
             outputs=[
                 io.Custom("LORA_MODEL").Output(
                     display_name="lora",
-                    tooltip="For Save Diff2Flow LoRA, Load Diff2Flow LoRA, and ComfyUI's own Load LoRA Model and Save "
-                    "LoRA Weights.",
+                    tooltip="For Save LoRA (Diff2Flow), Load LoRA (Diff2Flow), and ComfyUI's own Load LoRA Model and "
+                    "Save LoRA Weights.",
                 ),
                 io.Custom("LOSS_MAP").Output(
                     display_name="loss_map", tooltip="Loss of each step, for ComfyUI's Plot Loss Graph."
@@ -122,7 +122,7 @@ class D2FTrainLora(io.ComfyNode):
     def outputs(cls, learned: Learned, title: str) -> io.NodeOutput:
         """What the node returns."""
         plot = plot_losses(learned.losses, learned.validation, title)
-        sheet = learned.sheet or notice("no samples: connect Diff2Flow Sample Prompts to 'samples' of the trainer")
+        sheet = learned.sheet or notice("no samples: connect Sample Prompts (Diff2Flow) to 'samples' of the trainer")
         losses = {"loss": plottable(learned.losses)}
         said = {"text": [learned.report], "loras": [learned.file]}
         results = (learned.lora, losses, len(learned.losses), plot, from_pil(sheet), learned.report)

@@ -44,7 +44,7 @@ def _learning() -> list[io.Input]:
             1,
             1_000_000,
             "Total number of steps, including those before a resume. With a learning rate schedule other than constant "
-            "(of a preset, or Diff2Flow Optimizer Options), changing it starts a new run.",
+            "(of a preset, or Optimizer Options (Diff2Flow)), changing it starts a new run.",
         ),
         number(
             "learning_rate",

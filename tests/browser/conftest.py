@@ -18,8 +18,8 @@ from devtools.screenshots import screenshot_folder
 
 from .editor import wait_until_idle
 
-# As for a user who has seen the editor's welcome before, and with text drawn in small nodes, too. Whatever a page has
-# changed before, the next one begins with these.
+# As for a user who has seen the editor's welcome before. Whatever a page has changed before, the next one begins with
+# these.
 SETTINGS = {
     "Comfy.Locale": "en",
     "Comfy.VueNodes.Enabled": False,
@@ -27,7 +27,6 @@ SETTINGS = {
     "Comfy.RightSidePanel.IsOpen": False,
     "Comfy.Minimap.Visible": False,
     "Comfy.Graph.CanvasInfo": False,
-    "LiteGraph.Canvas.MinFontSizeForLOD": 0,
 }
 READY = """() => window.LiteGraph?.registered_node_types.D2FConvert && window.app?.canvas
   && app.extensionManager.workflow?.activeWorkflow && app.graph.nodes.length > 0"""

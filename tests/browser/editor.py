@@ -15,10 +15,12 @@ from typing import Any
 from PIL import Image
 
 from devtools.client import Client
+from devtools.forms import SUFFIX
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
-FILES = sorted(FOLDER.glob("*.json"))
-PACK = "diff2flow-kit"
+FILES = sorted(path for path in FOLDER.glob("*.json") if not path.stem.endswith(SUFFIX))
+PACK = "Diff2Flow Kit"  # the name of its group of templates
+MODULE = "diff2flow-kit"
 TITLE = 30  # height of a node's title bar, above its position
 MARGIN = 20  # of a picture of a whole graph, in pixels
 
@@ -87,8 +89,11 @@ def focus(page: Any, wanted: bool) -> None:
     page.evaluate(FOCUS, wanted)
 
 
-def open_template(page: Any, name: str) -> dict[str, Any]:
-    """Open a graph by clicking its card, once its thumbnail is there; returns what the file holds."""
+def open_template(page: Any, name: str, show: bool = True) -> dict[str, Any]:
+    """Open a graph by clicking its card, once its thumbnail is there; returns what the file holds.
+
+    `show` brings the whole graph into view, where the page has not.
+    """
     workflow = json.loads((FOLDER / f"{name}.json").read_text(encoding="ascii"))
     command(page, "Comfy.BrowseTemplates")
     dialog = page.get_by_role("dialog")
@@ -98,9 +103,10 @@ def open_template(page: Any, name: str) -> dict[str, Any]:
     page.wait_for_function(THUMBNAIL, arg=name)
     card.click()
     dialog.wait_for(state="hidden")
-    page.wait_for_function(ACTIVE, arg=name)
+    page.wait_for_function(ACTIVE, arg=name.removesuffix(SUFFIX))
     page.wait_for_function("(count) => app.graph.nodes.length === count", arg=len(workflow["nodes"]))
-    show_all(page)
+    if show:
+        show_all(page)
     return workflow
 
 

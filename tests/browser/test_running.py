@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from devtools.client import Client
+from devtools.demo import demo_graphs
 from devtools.prompts import prompt_for
 from devtools.screenshots import graph_picture
 
-from .editor import FILES, click_run, finish, open_template, photograph
+from .editor import click_run, finish, open_template, photograph
 
-DEMOS = [path for path in FILES if path.stem.startswith("demo_")]
+DEMOS = demo_graphs()
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from devtools.client import Client
+from devtools.forms import FORMS, SUFFIX
 from devtools.prompts import settled
 
-from .editor import FILES, PACK, RED_LINKS, UNKNOWN_NODES, open_template, prompt_of
+from .editor import FILES, MODULE, RED_LINKS, UNKNOWN_NODES, open_template, prompt_of
 
 CLOSE_PANEL = "() => app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', false)"
 
@@ -30,7 +31,8 @@ def complaints(page: Any) -> dict[str, str]:
 
 
 def test_the_template_browser_has_them_all(server: Client):
-    assert sorted(server.get("/workflow_templates")[PACK]) == [path.stem for path in FILES]
+    forms = [f"{name}{SUFFIX}" for name in FORMS]
+    assert sorted(server.get("/workflow_templates")[MODULE]) == sorted([*forms, *(path.stem for path in FILES)])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

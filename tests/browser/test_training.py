@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_training_shows_how_it_goes_and_goes_on_after_a_cancel(page: Any, server: Client, picture: Any):
-    open_template(page, "demo_train_lora")
+    open_template(page, "02 Train a LoRA")
     few = {"run_name": "browser", "resume": "auto", "steps": 900, "batch_size": 1, "preview_every": 3}
     page.evaluate(SET_WIDGETS, ["D2FTrainLora", few])
     page.evaluate(SET_WIDGETS, ["KSampler", {"steps": 2}])
@@ -64,7 +64,7 @@ def test_training_shows_how_it_goes_and_goes_on_after_a_cancel(page: Any, server
 
 
 def test_pairs_go_on_after_a_cancel(page: Any, server: Client, picture: Any):
-    open_template(page, "demo_reflow")
+    open_template(page, "05 Few steps")
     many, shard = 4096, 8  # more than can be made before the click
     few = {"name": "browser", "count": many, "batch_size": 4, "shard_size": shard}
     page.evaluate(SET_WIDGETS, ["D2FReflowPairs", few])

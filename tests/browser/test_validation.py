@@ -10,7 +10,7 @@ from .editor import SET_WIDGETS, open_template, wait_until_idle
 
 
 def test_a_bad_name_is_shown_on_the_page_when_run_is_clicked(editor: Any, server: Client, screenshots: Any):
-    open_template(editor, "demo_train_lora")
+    open_template(editor, "02 Train a LoRA")
     editor.evaluate(SET_WIDGETS, ["D2FTrainLora", {"run_name": "a/../b"}])
     with editor.expect_response(lambda each: each.request.method == "POST" and each.url.endswith("/prompt")) as reply:
         editor.get_by_role("button", name="Run", exact=True).first.click()
@@ -20,7 +20,7 @@ def test_a_bad_name_is_shown_on_the_page_when_run_is_clicked(editor: Any, server
     overlay.wait_for(timeout=10_000)
     assert "rejected the value for run_name" in overlay.inner_text()
     overlay.get_by_role("button", name="View details").click()
-    editor.get_by_label("Info for Diff2Flow LoRA Trainer - run_name").click()
+    editor.get_by_label("Info for LoRA Trainer (Diff2Flow) - run_name").click()
     editor.get_by_text("leads out of its folder").first.wait_for(timeout=10_000)
     editor.screenshot(path=screenshots / "validation.png")
     server.interrupt()  # what does not need the trainer runs

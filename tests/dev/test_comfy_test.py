@@ -29,7 +29,7 @@ levels = {levels}
 [test.workflows]
 timeout = 600
 """
-RUN = ["demo_text_to_image.json"]
+RUN = ["01 Convert and sample.json"]
 OF_THE_USER = {"custom_nodes", "models", "input", "output", "temp", "user", ".git", ".venv", "venv"}
 
 pytestmark = pytest.mark.slow
@@ -90,4 +90,4 @@ def test_the_levels_pass(bench, server):
     workflows = graphs(server.base / "custom_nodes" / NAME / "workflows")
     text = bench(LEVELS, {name: workflows[name] for name in RUN})
     assert passed(text) == LEVELS
-    assert "PASS" in text and "demo_text_to_image" in text
+    assert "PASS" in text and "01 Convert and sample" in text

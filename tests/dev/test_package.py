@@ -16,7 +16,7 @@ WANTED = [
     "nodes/__init__.py", "nodes/host/__init__.py", "d2f_core/__init__.py", "d2f_data/__init__.py",
     "demo/networks.py", "demo/scenes.py", "demo/weights/unet.safetensors",
     "demo/weights/unet_flow.safetensors", "demo/tokenizer/vocab.json",
-    "workflows/demo_text_to_image.json", "workflows/demo_text_to_image.jpg", "web/docs/D2FConvert.md",
+    "workflows/01 Convert and sample.json", "workflows/01 Convert and sample.jpg", "web/docs/D2FConvert.md",
     "docs/math.md", "docs/diff2flow.py",
 ]  # fmt: skip
 UNWANTED = [

@@ -165,7 +165,7 @@ def test_the_model_that_comes_in_is_not_changed(host, estimate, widened, fingerp
 
 def test_models_without_the_image_condition_are_refused(host, estimate, demo, scenes):
     for model in (demo[0], host.convert(demo[0])):
-        with pytest.raises(ValueError, match=r"takes no image condition.*Load Diff2Flow LoRA.*Add Image Condition"):
+        with pytest.raises(ValueError, match=r"takes no image condition.*Load LoRA \(Diff2Flow\).*Add Image Condition"):
             estimate(scenes[0], model)
 
 

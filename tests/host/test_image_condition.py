@@ -318,7 +318,7 @@ def test_a_model_with_an_image_condition_is_not_saved_as_a_checkpoint(build, hos
 
     model = build()
     for wide in (host.widen(model), host.convert(host.widen(model)), host.widen(host.convert(model)).clone().clone()):
-        with pytest.raises(ValueError, match=r"cannot be saved as a checkpoint.*'Save Diff2Flow LoRA' instead"):
+        with pytest.raises(ValueError, match=r"cannot be saved as a checkpoint.*'Save LoRA \(Diff2Flow\)' instead"):
             comfy.sd.save_checkpoint(str(tmp_path / "wide.safetensors"), wide)
     comfy.sd.save_checkpoint(str(tmp_path / "plain.safetensors"), model)
     assert [path.name for path in tmp_path.iterdir()] == ["plain.safetensors"]

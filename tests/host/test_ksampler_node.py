@@ -1,4 +1,4 @@
-"""Diff2Flow KSampler and Flow Scheduler: the nodes as the host calls them."""
+"""Flow KSampler (Diff2Flow) and Flow Scheduler: the nodes as the host calls them."""
 
 import inspect
 
@@ -144,7 +144,7 @@ def test_the_host_is_told_the_ratios_that_it_knows(eps_model, ksampler, monkeypa
 
 
 def test_models_that_cannot_be_converted_are_refused(build, ksampler):
-    with pytest.raises(ValueError, match=r"StableCascadeSampling, .*.Diff2Flow KSampler."):
+    with pytest.raises(ValueError, match=r"StableCascadeSampling, .*.Flow KSampler \(Diff2Flow\)."):
         ksampler(build("STABLE_CASCADE"))
 
 

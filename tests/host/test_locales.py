@@ -134,4 +134,14 @@ def test_the_server_hands_out_both_languages(server, words):
     served = json.loads(server.request("/i18n"))
     for language in LANGUAGES:
         assert {node: served[language]["nodeDefs"][node] for node in words[language]} == words[language]
-        assert served[language]["nodeCategories"]["Diff2Flow"] == "Diff2Flow"
+        mine = read(LOCALES / language / "main.json")
+        assert served[language]["nodeCategories"].items() >= mine["nodeCategories"].items()
+        assert (
+            served[language]["templateWorkflows"]["category"].items() >= mine["templateWorkflows"]["category"].items()
+        )
+
+
+def test_every_menu_has_its_words(schemas):
+    menus = {part for schema in schemas.values() for part in schema.category.split("/")}
+    for language in LANGUAGES:
+        assert set(read(LOCALES / language / "main.json")["nodeCategories"]) == menus

@@ -85,7 +85,7 @@ def test_diffusers_gives_the_outputs_of_the_adapters(diffusers, eps_model, unet,
 
 
 def test_diffusers_refuses_full_differences(diffusers, unet, save):
-    """Its converter knows low-rank layers only; the help of 'Save Diff2Flow LoRA' says so."""
+    """Its converter knows low-rank layers only; the help of 'Save LoRA (Diff2Flow)' says so."""
     _, path = save("attention", full_ends=True)
     with pytest.raises(ValueError, match=r"not been correctly renamed:\s+lora_unet_conv_in\.diff"):
         load(diffusers, unet, path)

@@ -27,7 +27,7 @@ def empty(flow_models, kind):
 
 
 def run(node, flow, texts, latent, solver="euler", grid=None, steps=4, denoise=1.0):
-    """Diff2Flow KSampler at CFG 3 with seed 42."""
+    """Flow KSampler (Diff2Flow) at CFG 3 with seed 42."""
     grid = grid or {"grid": "uniform"}
     return node("D2FKSampler").execute(flow, 42, steps, 3.0, {"solver": solver}, grid, *texts, latent, denoise).result
 

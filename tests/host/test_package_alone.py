@@ -100,7 +100,7 @@ def test_every_blueprint_is_there(fresh, source):
 def test_the_demo_makes_its_images(fresh):
     from PIL import Image
 
-    result = fresh.run(prompt_for("demo_text_to_image"))
+    result = fresh.run(prompt_for("01 Convert and sample"))
     pictures = [np.asarray(Image.open(io.BytesIO(fresh.view(image)))) for image in result.images()]
     assert pictures and all(picture.std() > 10 for picture in pictures)
 

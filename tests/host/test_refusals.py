@@ -58,11 +58,11 @@ def test_an_override_does_not_let_another_schedule_in(host, build):
 
 # What a node is given -> words of its refusal; none of them speaks of another node as if it were in the graph.
 NODES = {
-    "D2FKSampler": "Diff2Flow KSampler",
-    "D2FTrainLora": "Diff2Flow LoRA Trainer",
+    "D2FKSampler": "Flow KSampler (Diff2Flow)",
+    "D2FTrainLora": "LoRA Trainer (Diff2Flow)",
     "D2FReflowPairs": "Generate Reflow Pairs (Diff2Flow)",
     "D2FTrajectory": "Trajectory Report (Diff2Flow)",
-    "D2FLoadLora": "Load Diff2Flow LoRA",
+    "D2FLoadLora": "Load LoRA (Diff2Flow)",
     "D2FConvert": "Convert to Flow Matching",
 }
 

@@ -9,6 +9,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # What saved graphs and the help rely on: a node that is not found by `find_nodes` is missing here.
 NODES = sorted(path.stem for path in (ROOT / "web" / "docs").glob("*.md"))
+MENUS = ["Sample", "Train", "Reflow", "Image to image", "Demo"]
+# What people type, and the nodes that it must find.
+FINDS = {
+    "lcm, turbo, lightning, hyper, fast, speed up, few steps, 1 step, \u52a0\u901f, \u5c11\u6b65, \u4e00\u6b65": [
+        "D2FReflowPairs",
+        "D2FTrainLora",
+    ],
+    "rectified flow, flow, \u6d41\u5339\u914d": ["D2FConvert", "D2FKSampler"],
+    "train, style, dreambooth, \u8bad\u7ec3, \u98ce\u683c, \u753b\u98ce": ["D2FTrainLora", "D2FFolderDataset"],
+    "depth map, \u6df1\u5ea6, \u6df1\u5ea6\u56fe": ["D2FDepthFromImage", "D2FDepthTarget"],
+    "img2img, \u56fe\u751f\u56fe": ["D2FImageCondition", "D2FApplyCondition"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +56,25 @@ def test_the_nodes_are_there(classes):
 def test_ids_and_names(schema):
     assert schema.node_id.startswith("D2F")
     assert schema.display_name and schema.display_name != schema.node_id
-    assert "Flow" in schema.display_name
-    assert schema.category == "Diff2Flow"
+    assert schema.display_name.endswith(" (Diff2Flow)")
+    assert schema.category in {f"Diff2Flow/{menu}" for menu in MENUS}
     assert len(schema.description) > 40
     assert len(schema.search_aliases) >= 3
     assert not (schema.is_experimental or schema.is_deprecated)
+
+
+@pytest.mark.parametrize(("words", "nodes"), FINDS.items(), ids=["few steps", "flow", "train", "depth", "image"])
+def test_what_people_type_finds_a_node(words, nodes, classes):
+    """Each word by itself, in whole, as the page's search takes it."""
+    found = {cls.__name__: {alias.lower() for alias in cls.define_schema().search_aliases} for cls in classes}
+    for word in words.split(", "):
+        assert {node for node in nodes if word not in found[node]} == set(), word
+
+
+def test_every_node_is_found_in_both_languages(schema):
+    english = [word for word in schema.search_aliases if word.isascii()]
+    assert len(english) >= 3 and len(schema.search_aliases) - len(english) >= 2
+    assert len(set(schema.search_aliases)) == len(schema.search_aliases)
 
 
 def test_every_input_and_output_has_a_tooltip(schema):
@@ -71,7 +97,7 @@ def test_numbers_have_sane_defaults(schema):
 
 
 def test_text_is_ascii(schema):
-    texts = [schema.description, schema.display_name, *schema.search_aliases]
+    texts = [schema.description, schema.display_name]
     texts += [one.tooltip for one in (*all_inputs(schema.inputs), *schema.outputs)]
     assert all(text.isascii() for text in texts)
 

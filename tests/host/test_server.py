@@ -223,7 +223,7 @@ def test_a_prompt_that_nobody_waits_for_any_longer_holds_nobody_up(server, pictu
 
 def test_what_makes_files_runs_with_nothing_behind_it(server, root):
     """Pairs, a trainer on them and a folder are the ends of a graph; the host refuses graphs without one."""
-    nodes = json.loads((root / "devtools" / "prompts" / "demo_reflow.json").read_text("utf-8"))
+    nodes = json.loads((root / "devtools" / "prompts" / "05 Few steps.json").read_text("utf-8"))
     pairs = node(
         "D2FReflowPairs", **{**nodes["5"]["inputs"], "name": "alone", "count": 2, "steps": 2, "prompts": "a cube"}
     )

@@ -186,7 +186,7 @@ def test_on_a_server_ours_works_under_any_name(both):
     info = both.object_info()
     ours = {name: definition for name, definition in info.items() if name.startswith("D2F")}
     assert {definition["python_module"] for definition in ours.values()} == {"custom_nodes.ComfyUI_Diff2Flow"}
-    assert "demo_text_to_image" in both.get("/workflow_templates")["ComfyUI_Diff2Flow"]
+    assert "01 Convert and sample" in both.get("/workflow_templates")["ComfyUI_Diff2Flow"]
     assert b"#" in both.request("/extensions/ComfyUI_Diff2Flow/docs/D2FConvert.md")
     prompt = {
         "1": {"class_type": "D2FDemoCheckpoint", "inputs": {}},

@@ -26,7 +26,7 @@ TRAINER, SAVED = "8", "20"
 
 def graph(folder):
     """The demo's training with four steps on a folder, and pictures of the LoRA."""
-    prompt = prompt_for("demo_train_lora")
+    prompt = prompt_for("02 Train a LoRA")
     dataset = {
         "folder": folder, "resolution": 96, "captions": "none", "caption": "a large red sphere on the left",
         "prefix": "", "repeats": 1, "variants": 1, "flip": True, "crop": 0.0, "colour": 0.1, "odd_files": "stop",

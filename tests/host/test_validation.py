@@ -10,7 +10,7 @@ def node(kind, **inputs):
 def trainer(**widgets):
     from devtools.prompts import prompt_for
 
-    settings = {**prompt_for("demo_train_lora")["8"]["inputs"], **widgets}
+    settings = {**prompt_for("02 Train a LoRA")["8"]["inputs"], **widgets}
     del settings["samples"], settings["options"]
     return {
         "1": node("D2FDemoCheckpoint"),

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from comfy_api.latest import io
 
 from ...checks import checked
-from ...widgets import CATEGORY
+from ...widgets import TRAIN, search_words
 from .trainer_options import SETTINGS, SOCKET, TrainerOptions
 
 
@@ -14,18 +14,17 @@ class SettingsNode:
 
     NAME: ClassVar[str]
     ABOUT: ClassVar[str]
-    ALIASES: ClassVar[tuple[str, ...]]
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id=cls.__name__,
             display_name=cls.NAME,
-            category=CATEGORY,
-            description=f"{cls.ABOUT} Goes to 'options' of the Diff2Flow LoRA Trainer. Several of these nodes may be "
+            category=TRAIN,
+            description=f"{cls.ABOUT} Goes to 'options' of the LoRA Trainer (Diff2Flow). Several of these nodes may be "
             "chained in any order; where two set the same, the one nearer to the trainer counts, so a second node of "
             "this kind replaces all of the first.",
-            search_aliases=["diff2flow", "trainer options", "training settings", *cls.ALIASES],
+            search_aliases=search_words(cls.__name__),
             inputs=[
                 io.Custom(SOCKET).Input(  # before the widgets, so that new ones are appended
                     "options",
@@ -37,7 +36,7 @@ class SettingsNode:
             outputs=[
                 io.Custom(SOCKET).Output(
                     display_name="options",
-                    tooltip="For 'options' of the Diff2Flow LoRA Trainer, or of another settings node.",
+                    tooltip="For 'options' of the LoRA Trainer (Diff2Flow), or of another settings node.",
                 )
             ],
         )
@@ -56,30 +55,25 @@ def said(options: TrainerOptions, replaced: str) -> io.NodeOutput:
 
 
 class D2FOptimizerOptions(SettingsNode, io.ComfyNode):
-    NAME = "Diff2Flow Optimizer Options"
+    NAME = "Optimizer Options (Diff2Flow)"
     ABOUT = "How the trainer moves the weights: optimizer, learning rate schedule, accumulation, averaging."
-    ALIASES = ("adamw", "prodigy", "lr schedule", "warmup", "ema", "gradient accumulation", "weight decay")
 
 
 class D2FLossOptions(SettingsNode, io.ComfyNode):
-    NAME = "Diff2Flow Loss Options"
+    NAME = "Loss Options (Diff2Flow)"
     ABOUT = "What the trainer minimises: flow times, weights of the loss, Huber, caption dropout."
-    ALIASES = ("min snr", "huber", "caption dropout", "timestep density", "loss weight", "debiased", "p2")
 
 
 class D2FLoraOptions(SettingsNode, io.ComfyNode):
-    NAME = "Diff2Flow LoRA Options"
+    NAME = "LoRA Options (Diff2Flow)"
     ABOUT = "What the trainer adds to the model: layers, kind of adapter, alpha, dropout."
-    ALIASES = ("lokr", "loha", "alpha", "target layers", "blocks", "network dim")
 
 
 class D2FMemoryOptions(SettingsNode, io.ComfyNode):
-    NAME = "Diff2Flow Memory Options"
+    NAME = "Memory Options (Diff2Flow)"
     ABOUT = "How the trainer computes the model: gradient checkpointing for less memory, data type, compilation."
-    ALIASES = ("gradient checkpointing", "low vram", "out of memory", "bf16", "torch compile")
 
 
 class D2FSavingOptions(SettingsNode, io.ComfyNode):
-    NAME = "Diff2Flow Saving Options"
+    NAME = "Saving Options (Diff2Flow)"
     ABOUT = "What the trainer keeps and shows on the way: saves, guidance of previews, validation."
-    ALIASES = ("save every", "checkpoint every", "preview", "validation")

@@ -26,11 +26,11 @@ SOCKET = "D2F_TRAINER_OPTIONS"
 
 SETTINGS: Mapping[str, Callable[[], list[io.Input]]] = MappingProxyType(
     {
-        "Diff2Flow Optimizer Options": optimizer_widgets,
-        "Diff2Flow Loss Options": loss_widgets,
-        "Diff2Flow LoRA Options": lora_widgets,
-        "Diff2Flow Memory Options": memory_widgets,
-        "Diff2Flow Saving Options": saving_widgets,
+        "Optimizer Options (Diff2Flow)": optimizer_widgets,
+        "Loss Options (Diff2Flow)": loss_widgets,
+        "LoRA Options (Diff2Flow)": lora_widgets,
+        "Memory Options (Diff2Flow)": memory_widgets,
+        "Saving Options (Diff2Flow)": saving_widgets,
     }
 )
 """Name of a settings node -> its widgets."""

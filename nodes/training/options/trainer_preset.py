@@ -1,9 +1,9 @@
-"""Diff2Flow Trainer Preset: a kind of training -> D2F_TRAINER_OPTIONS, and values for the trainer's own widgets."""
+"""Trainer Preset (Diff2Flow): a kind of training -> D2F_TRAINER_OPTIONS, and values for the trainer's own widgets."""
 
 from comfy_api.latest import io
 
 from ...checks import checked
-from ...widgets import CATEGORY, choice
+from ...widgets import TRAIN, choice, search_words
 from .presets import PRESETS, Preset
 from .trainer_options import SOCKET, TrainerOptions, node_of
 
@@ -21,12 +21,12 @@ class D2FTrainerPreset(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="D2FTrainerPreset",
-            display_name="Diff2Flow Trainer Preset",
-            category=CATEGORY,
-            description="Settings of the Diff2Flow LoRA Trainer for a kind of training. Its text lists all of them; "
-            "put a settings node behind it to change some, such as Diff2Flow Optimizer Options, which then replaces "
+            display_name="Trainer Preset (Diff2Flow)",
+            category=TRAIN,
+            description="Settings of the LoRA Trainer (Diff2Flow) for a kind of training. Its text lists all of them; "
+            "put a settings node behind it to change some, such as Optimizer Options (Diff2Flow), which then replaces "
             "what both of them set.",
-            search_aliases=["diff2flow", "trainer options", "training settings", "train preset", "dreambooth", "style"],
+            search_aliases=search_words("D2FTrainerPreset"),
             inputs=[
                 choice(
                     "preset",
@@ -44,7 +44,7 @@ class D2FTrainerPreset(io.ComfyNode):
             outputs=[
                 io.Custom(SOCKET).Output(
                     display_name="options",
-                    tooltip="For 'options' of the Diff2Flow LoRA Trainer, or of a settings node that changes some.",
+                    tooltip="For 'options' of the LoRA Trainer (Diff2Flow), or of a settings node that changes some.",
                 ),
                 io.Int.Output(display_name="steps", tooltip="For the number of steps of the trainer."),
                 io.Float.Output(display_name="learning_rate", tooltip="For the learning rate of the trainer."),

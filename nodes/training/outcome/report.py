@@ -47,7 +47,7 @@ class Outcome:
             else "To train longer, connect the LoRA to 'start_lora' of another trainer."
         )
         where = f"LoRA file: {self.lora} (in {self.folder}), in the list of every LoRA loader."
-        following = f"Next: choose it in Load Diff2Flow LoRA, before any sampler. {more}"
+        following = f"Next: choose it in Load LoRA (Diff2Flow), before any sampler. {more}"
         return "\n".join([head, where, following, *self._notes()])
 
     def stopped(self) -> str:

@@ -1,8 +1,8 @@
 """Draws the samples of a training run: the user's prompts, at the same noise every time.
 
-A sample starts where 'Load Diff2Flow LoRA' lets the model start, and is integrated by Euler's method: it is the picture
-that Diff2Flow KSampler makes of the LoRA with the same seed, steps, CFG and grid. Every random number comes from the
-prompt's seed, so training goes on as if nothing had been drawn.
+A sample starts where 'Load LoRA (Diff2Flow)' lets the model start, and is integrated by Euler's method: it is the
+picture that Flow KSampler (Diff2Flow) makes of the LoRA with the same seed, steps, CFG and grid. Every random number
+comes from the prompt's seed, so training goes on as if nothing had been drawn.
 """
 
 from collections.abc import Callable, Mapping

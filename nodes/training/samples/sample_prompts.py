@@ -1,4 +1,4 @@
-"""Diff2Flow Sample Prompts: CLIP, VAE and a text with one prompt per line -> D2F_SAMPLES for the trainer."""
+"""Sample Prompts (Diff2Flow): CLIP, VAE and a text with one prompt per line -> D2F_SAMPLES for the trainer."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ....d2f_data.training.sample_prompts import OPTIONS, SamplePrompt, parse_prompts
 from ... import host
 from ...checks import checked, fault_of
-from ...widgets import CATEGORY, grid_input, seed_input
+from ...widgets import TRAIN, grid_input, search_words, seed_input
 from .sample_set import encode_set
 
 
@@ -18,12 +18,12 @@ class D2FSamplePrompts(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="D2FSamplePrompts",
-            display_name="Diff2Flow Sample Prompts",
-            category=CATEGORY,
+            display_name="Sample Prompts (Diff2Flow)",
+            category=TRAIN,
             description="Prompts of your own that the LoRA trainer draws while it trains, always with the same seeds, "
             "so that you see it learn. One prompt per line, each with its own size, steps, CFG, seed and negative "
             "prompt if you like.",
-            search_aliases=["diff2flow", "sample prompts", "training preview", "validation prompts", "kohya samples"],
+            search_aliases=search_words("D2FSamplePrompts"),
             inputs=[
                 io.Clip.Input("clip", tooltip="Text encoder of the checkpoint that is trained."),
                 io.Vae.Input("vae", tooltip="VAE of the checkpoint: it decodes the samples at full quality."),
@@ -51,7 +51,7 @@ class D2FSamplePrompts(io.ComfyNode):
             outputs=[
                 io.Custom("D2F_SAMPLES").Output(
                     display_name="samples",
-                    tooltip="For 'samples' of the Diff2Flow LoRA Trainer: prompts, already encoded, and the VAE.",
+                    tooltip="For 'samples' of the LoRA Trainer (Diff2Flow): prompts, already encoded, and the VAE.",
                 )
             ],
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What 'Diff2Flow Sample Prompts' hands to the trainer: prompts, encoded, and the VAE that decodes their pictures."""
+"""What 'Sample Prompts (Diff2Flow)' hands to the trainer: prompts, encoded, and the VAE that decodes their pictures."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -8,11 +8,11 @@ import pytest
 from devtools.prompts import prompt_for
 
 NODES = {
-    "D2FOptimizerOptions": "Diff2Flow Optimizer Options",
-    "D2FLossOptions": "Diff2Flow Loss Options",
-    "D2FLoraOptions": "Diff2Flow LoRA Options",
-    "D2FMemoryOptions": "Diff2Flow Memory Options",
-    "D2FSavingOptions": "Diff2Flow Saving Options",
+    "D2FOptimizerOptions": "Optimizer Options (Diff2Flow)",
+    "D2FLossOptions": "Loss Options (Diff2Flow)",
+    "D2FLoraOptions": "LoRA Options (Diff2Flow)",
+    "D2FMemoryOptions": "Memory Options (Diff2Flow)",
+    "D2FSavingOptions": "Saving Options (Diff2Flow)",
 }
 
 
@@ -158,7 +158,7 @@ def test_what_the_trainer_has_no_input_for_is_refused_with_the_node_that_has_it(
     trainer.hidden = SimpleNamespace(unique_id="7")
     own = {one.id: [one.default] for one in part("training.widgets").training_widgets()}
     data = ([build()], [{"samples": latents}], [conditioning[0]])
-    with pytest.raises(ValueError, match="no input 'optimizer'; connect 'Diff2Flow Optimizer Options', which has it"):
+    with pytest.raises(ValueError, match=r"no input 'optimizer'; connect 'Optimizer Options \(Diff2Flow\)', which"):
         trainer.execute(*data, **own, optimizer=["prodigy"])
     with pytest.raises(ValueError, match="no input 'optimiser'; remove it from the prompt"):
         trainer.execute(*data, **own, optimiser=["prodigy"])
@@ -169,10 +169,10 @@ def test_what_the_trainer_has_no_input_for_is_refused_with_the_node_that_has_it(
 def test_the_host_hands_such_an_input_to_the_trainer(server):
     from devtools.client import PromptError
 
-    nodes = prompt_for("demo_reflow")
+    nodes = prompt_for("05 Few steps")
     graph = {key: nodes[key] for key in ("2", "4", "5")}
     graph["5"]["inputs"] |= {"name": "unknown", "count": 2, "steps": 2, "prompts": "a cube"}
     trainer = {**nodes["8"], "inputs": {**nodes["8"]["inputs"], "steps": 1, "warmup_steps": 5}}
     del trainer["inputs"]["options"]
-    with pytest.raises(PromptError, match="no input 'warmup_steps'; connect 'Diff2Flow Optimizer Options'"):
+    with pytest.raises(PromptError, match=r"no input 'warmup_steps'; connect 'Optimizer Options \(Diff2Flow\)'"):
         server.run({**graph, "8": trainer})

@@ -72,7 +72,7 @@ def test_what_is_said_at_the_end(build, train, output):
     done = train(build(), steps=2)[-1].split("\n")
     assert re.fullmatch(r"Done in \d+ min \d+ s: 2 steps\.", done[0])
     assert done[1].startswith("LoRA file: diff2flow/my_lora.safetensors (in ") and str(output / "loras") in done[1]
-    assert done[2].startswith("Next: choose it in Load Diff2Flow LoRA") and "raise 'steps'" in done[2]
+    assert done[2].startswith("Next: choose it in Load LoRA (Diff2Flow)") and "raise 'steps'" in done[2]
     assert len(done) == 3
     assert re.match(r"Done in \d+ min \d+ s: resumed after step 2, 1 more steps\.\n", train(build(), steps=3)[-1])
     assert train(build(), steps=3)[-1].startswith(

@@ -135,7 +135,7 @@ def test_samples_show_the_lora_and_the_first_column_does_not(build, train, promp
 @pytest.mark.parametrize("grid", [{}, {"grid": "shifted", "shift": 3.0}], ids=str)
 @pytest.mark.parametrize("kind", ["EPS", "V_PREDICTION", "flow"])
 def test_a_sample_is_what_the_sampler_makes_of_the_lora(build, train, prompts, node, vae, kind, grid):
-    """As in the graph: Load Diff2Flow LoRA, Diff2Flow KSampler with the same seed, steps, CFG and grid."""
+    """As in the graph: Load LoRA (Diff2Flow), Flow KSampler (Diff2Flow) with the same seed, steps, CFG and grid."""
     model, given = build(flow=True) if kind == "flow" else build(kind), prompts(PROMPTS, **grid)
     lora = train(model, steps=2, learning_rate=0.1, targets="all", samples=given)[0]
     loaded = node("D2FLoadLora").execute(model, "none", 1.0, lora).result[0]

@@ -11,7 +11,7 @@ from PIL import Image
 from devtools.client import Client
 from devtools.prompts import prompt_for
 
-from .graphs import saved_images
+from .graphs import OWN, own_prompt, saved_images
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +21,8 @@ def ran(server: Client) -> Callable[[Path], dict[str, list[Image.Image]]]:
 
     def run(path: Path) -> dict[str, list[Image.Image]]:
         if path not in done:
-            done[path] = saved_images(server, prompt_for(path.stem))
+            prompt = own_prompt(path.stem) if path.parent == OWN else prompt_for(path.stem)
+            done[path] = saved_images(server, prompt)
         return done[path]
 
     return run

@@ -9,16 +9,22 @@ from typing import Any
 from PIL import Image
 
 from devtools.client import Client
+from devtools.demo import demo_graphs
+from devtools.forms import SUFFIX
 from devtools.prompts import Prompt
 
 FOLDER = Path(__file__).resolve().parents[3] / "workflows"
-FILES = sorted(FOLDER.glob("*.json"))
-DEMOS = [path for path in FILES if path.stem.startswith("demo_")]
-TASKS = ("text_to_image", "image_to_image", "inpainting")
+FILES = sorted(path for path in FOLDER.glob("*.json") if not path.stem.endswith(SUFFIX))
+DEMOS = demo_graphs()
+OWN = Path(__file__).parent / "prompts"  # of graphs that are no example, but say what is equal
 
 
 def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="ascii"))
+
+
+def own_prompt(name: str) -> Prompt:
+    return json.loads((OWN / f"{name}.json").read_text(encoding="ascii"))
 
 
 def in_small(prompt: Prompt, small: dict[str, dict[str, Any]]) -> Prompt:

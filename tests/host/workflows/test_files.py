@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from devtools.forms import FORMS, SUFFIX, form_text
 from devtools.prompts import FOLDER as PROMPTS
 from devtools.prompts import Prompt, prompt_for
 
-from .graphs import DEMOS, FILES, FOLDER, TASKS, read
+from .graphs import DEMOS, FILES, FOLDER, read
 
 HOST, FRONTEND = "0.30.0", "1.47.12"  # that the files were saved with
 MODEL_FILE = re.compile(r"\.(safetensors|sft|ckpt|pt|pth|bin|gguf|onnx)$")
@@ -25,18 +27,18 @@ TITLE = 30  # height of a node's title bar, above its position
 every_workflow = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
-def test_every_model_has_every_task():
-    names = {path.stem for path in FILES}
-    tasks = {f"{model}_{task}" for model in ("demo", "sd15", "sd21_v", "sdxl") for task in TASKS}
-    training = {"demo_train_lora", "sd15_train_lora_folder", "sdxl_train_lora_folder"}
-    both = {f"{model}_{task}" for model in ("demo", "sd15") for task in ("reflow", "depth")}
-    flow = {"demo_flow_checkpoint", "sdxl_flow_train_lora"}
-    assert names == {*tasks, "demo_solvers", *training, *both, *flow}
+def test_their_names_read_as_a_path():
+    """The page shows the names only, in the order of the folder."""
+    names = [path.stem for path in FILES]
+    assert 10 <= len(names) <= 12
+    assert [int(name[:2]) for name in names] == list(range(1, len(names) + 1))
+    assert all(re.fullmatch(r"\d\d [A-Z][A-Za-z ]{5,}", name) for name in names)
 
 
 def test_they_lie_side_by_side_each_with_its_thumbnail():
-    assert sorted(FOLDER.rglob("*.json")) == FILES
-    assert {path.stem for path in FOLDER.rglob("*.jpg")} == {path.stem for path in FILES}
+    forms = [FOLDER / f"{name}{SUFFIX}.json" for name in FORMS]
+    assert sorted(FOLDER.rglob("*.json")) == sorted([*FILES, *forms])
+    assert {path.stem for path in FOLDER.rglob("*.jpg")} == {path.stem for path in (*FILES, *forms)}
 
 
 @every_workflow
@@ -45,6 +47,18 @@ def test_the_template_browser_gets_a_thumbnail(path: Path):
         assert image.format == "JPEG"
         assert 300 <= image.width <= 800
         assert image.width == image.height
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_form_is_its_graph_with_fields_of_widgets_that_are_there(name: str):
+    form = read(FOLDER / f"{name}{SUFFIX}.json")
+    assert form == json.loads(form_text(name)), "run `python dev.py python -m devtools.forms`"
+    nodes = {node["id"]: node for node in form["nodes"]}
+    fields = form["extra"]["linearData"]["inputs"]
+    assert len(fields) == 6
+    for node, widget in fields:
+        assert widget in [socket["name"] for socket in nodes[node]["inputs"] if socket.get("widget")]
+    assert all(nodes[node]["type"] == "SaveImage" for node in form["extra"]["linearData"]["outputs"])
 
 
 @every_workflow
@@ -61,18 +75,17 @@ def test_links_name_their_ends(path: Path):
 
 
 @every_workflow
-def test_it_is_flat_saved_by_the_pinned_editor_and_keeps_nothing_private(path: Path):
+def test_it_is_of_the_pinned_editor_and_keeps_nothing_private(path: Path):
     graph = read(path)
-    assert "definitions" not in graph
     assert graph["extra"]["frontendVersion"] == FRONTEND
-    assert set(graph["extra"]) == {"ds", "frontendVersion"}
+    assert set(graph["extra"]) - {"reroutes", "linkExtensions"} == {"ds", "frontendVersion"}
     assert not PRIVATE.search(path.read_text(encoding="ascii"))
 
 
 @every_workflow
 def test_nodes_name_the_pack_they_come_from_and_its_version(path: Path, version: str):
-    for node in read(path)["nodes"]:
-        expected = ("diff2flow-kit", version) if node["type"].startswith("D2F") else ("comfy-core", HOST)
+    for node in all_nodes(read(path)):
+        expected = ("comfy-core", HOST) if is_stock(node) else ("diff2flow-kit", version)
         if node["type"] != "MarkdownNote":
             assert (node["properties"]["cnr_id"], node["properties"]["ver"]) == expected
 
@@ -81,12 +94,46 @@ def test_nodes_name_the_pack_they_come_from_and_its_version(path: Path, version:
 def test_it_is_explained_and_its_parts_have_titles(path: Path, definitions: dict[str, Any]):
     graph = read(path)
     (note,) = (node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote")
-    assert note.startswith("# ") and len(note.split()) >= 150
-    assert "### What you see" in note
+    assert note.startswith(f"# {path.stem[3:]}\n") and len(note.split()) >= 80
     assert "### Try" in note
     assert all(group["title"] for group in graph["groups"])
-    for kind in {node["type"] for node in graph["nodes"] if node["type"].startswith("D2F")}:
+    for kind in {node["type"] for node in all_nodes(graph) if node["type"].startswith("D2F")}:
         assert definitions[kind]["display_name"].removesuffix(" (Diff2Flow)") in note
+
+
+def all_nodes(graph: dict[str, Any]) -> list[dict[str, Any]]:
+    """The nodes of a graph and of its subgraphs."""
+    inner = [node for subgraph in subgraphs(graph) for node in subgraph["nodes"]]
+    return graph["nodes"] + inner
+
+
+def subgraphs(graph: dict[str, Any]) -> list[dict[str, Any]]:
+    return graph.get("definitions", {}).get("subgraphs", [])
+
+
+def is_stock(node: dict[str, Any]) -> bool:
+    """Neither one of ours nor a subgraph, whose type is an identifier with dashes."""
+    return not node["type"].startswith("D2F") and "-" not in node["type"]
+
+
+@every_workflow
+def test_what_is_inside_of_a_subgraph_keeps_ids_of_its_own(path: Path):
+    """The page renumbers inner nodes whose ids the graph has as well, and forgets what it shows of them outside."""
+    graph = read(path)
+    ids = [node["id"] for node in all_nodes(graph)]
+    assert len(set(ids)) == len(ids)
+    assert all(node["id"] > 100_000 for subgraph in subgraphs(graph) for node in subgraph["nodes"])
+
+
+@every_workflow
+def test_subgraphs_are_named_and_nothing_overlaps_in_them(path: Path):
+    graph = read(path)
+    titles = {node["title"] for node in graph["nodes"] if "-" in node["type"]}
+    assert titles == {subgraph["name"] for subgraph in subgraphs(graph)}
+    for subgraph in subgraphs(graph):
+        ends = [tuple(subgraph[name]["bounding"]) for name in ("inputNode", "outputNode")]
+        nodes = [(*node["pos"], *node["size"]) for node in subgraph["nodes"]]
+        assert not list(overlaps([*ends, *((x, y - TITLE, width, height + TITLE) for x, y, width, height in nodes)]))
 
 
 @every_workflow
@@ -128,7 +175,7 @@ def test_every_node_and_widget_exists(path: Path, definitions: dict[str, Any]):
     prompt = prompt_for(path.stem)
     for node_id, node in prompt.items():
         specs = expanded(definitions[node["class_type"]]["input"], node["inputs"])
-        fed = {name for name, (spec, _) in specs.items() if ":" in node_id and not has_widget(spec)}
+        fed = {name for name, (spec, _) in specs.items() if node_id.startswith("0:") and not has_widget(spec)}
         required = {name for name, (_, needed) in specs.items() if needed} - fed
         assert required <= set(node["inputs"]) <= set(specs), f"{node['class_type']} (node {node_id})"
         for name, value in node["inputs"].items():
@@ -143,8 +190,8 @@ def test_every_graph_has_its_prompt():
 @every_workflow
 def test_its_values_are_those_of_the_prompt(path: Path):
     """A graph that was changed by hand, without its prompt, or a widget that came between others and shifted them."""
-    prompt = prompt_for(path.stem)
-    for node in read(path)["nodes"]:
+    prompt = {key.rpartition(":")[2]: node for key, node in prompt_for(path.stem).items()}
+    for node in all_nodes(read(path)):
         saved = [value for value in node.get("widgets_values") or [] if value not in CONTROLS]
         for name, value in prompt.get(str(node["id"]), {"inputs": {}})["inputs"].items():
             if not isinstance(value, list):

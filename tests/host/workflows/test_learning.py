@@ -45,7 +45,7 @@ def new_files(server: Client) -> Callable[[str], list[str]]:
 
 
 def test_the_demo_learns_a_colour_and_forgets_none(server: Client, ran: Any):
-    images = ran(FOLDER / "demo_train_lora.json")
+    images = ran(FOLDER / "02 Train a LoRA.json")
     colours = {prefix.removeprefix("diff2flow/demo_train_"): read_colours(batch) for prefix, batch in images.items()}
     before, after = (colours[f"1_sphere_{when}"] + colours[f"2_cube_{when}"] for when in ("1_before", "2_after"))
     assert before.count("cyan") <= 1
@@ -62,7 +62,7 @@ def test_the_demo_learns_a_colour_and_forgets_none(server: Client, ran: Any):
 
 def test_the_demo_flow_checkpoint_is_recognised_sampled_and_trained(server: Client):
     """The whole graph: both reports, noise without ModelSamplingSD3, and a LoRA that has learned cyan."""
-    prompt = prompt_for("demo_flow_checkpoint")
+    prompt = prompt_for("09 Flow checkpoints")
     result = server.run(prompt)
     wrong, right = (
         text for key in sorted(prompt, key=int) if prompt[key]["class_type"] == "PreviewAny"
@@ -100,42 +100,43 @@ def prompt_lines(prompt: Prompt) -> int:
     )
 
 
-@pytest.mark.parametrize("model", ["sd15", "sdxl"])
-def test_a_folder_is_trained_on(model: str, server: Client, pictures: Path, new_files: Callable[[str], list[str]]):
+def test_a_folder_is_trained_on(server: Client, pictures: Path, new_files: Callable[[str], list[str]]):
     """The graph for a large checkpoint, run with the demo model in its place, for a few steps."""
-    prompt = prompt_for(f"{model}_train_lora_folder")
+    prompt = prompt_for("03 Train on your photos")
     small = {
         "D2FFolderDataset": {"folder": str(pictures), "resolution": 96, "bucket_step": 32},
         "D2FSamplePrompts": {"width": 96, "height": 96, "steps": 2},
-        "D2FTrainLora": {"run_name": f"folder_{model}", "steps": 4, "preview_every": 2},
+        "D2FTrainLora": {"run_name": "folder", "steps": 4, "preview_every": 2},
         "EmptyLatentImage": {"width": 96, "height": 96},
         "KSampler": {"steps": 4},
     }
     images = saved_images(server, in_small(prompt, small))
     names = ("1_before", "2_after", "loss", "samples")
-    assert sorted(images) == [f"diff2flow/{model}_train_{name}" for name in names]
-    (sheet,) = images[f"diff2flow/{model}_train_samples"]
+    assert sorted(images) == [f"diff2flow/photos_{name}" for name in names]
+    (sheet,) = images["diff2flow/photos_samples"]
     assert sheet.width == 3 * 264  # of the steps 0, 2 and 4
-    assert new_files(f"loras/diff2flow/folder_{model}*.safetensors")
-    drawn = new_files(f"diff2flow/runs/folder_{model}*/samples/step*.png")
+    assert new_files("loras/diff2flow/folder*.safetensors")
+    drawn = new_files("diff2flow/runs/folder*/samples/step*.png")
     assert len(drawn) == 3 * prompt_lines(prompt)
 
 
-def test_the_flow_graph_for_a_large_checkpoint_runs(
-    server: Client, pictures: Path, new_files: Callable[[str], list[str]]
-):
-    """With the flow twin in the checkpoint's place, loaded as eps."""
-    prompt = prompt_for("sdxl_flow_train_lora")
+def test_a_lora_is_used(server: Client, ran: Any):
+    """With the demo model in the checkpoint's place, and the LoRA that the graph before has trained and saved."""
+    ran(FOLDER / "02 Train a LoRA.json")
+    saved = sorted((server.base / "output" / "loras" / "diff2flow").glob("demo_200_steps_*.safetensors"))[0]
+    prompt = prompt_for("04 Use your LoRA")
     small = {
-        "D2FFolderDataset": {"folder": str(pictures), "resolution": 96, "bucket_step": 32},
-        "D2FTrainLora": {"run_name": "folder_flow", "steps": 4, "preview_every": 2},
-        "EmptyLatentImage": {"width": 96, "height": 96},
-        "KSampler": {"steps": 4},
-        "LoadImage": {"image": server.upload_image(pictures / "0.png", "seen.png")},
+        "D2FLoadLora": {"lora": f"diff2flow/{saved.name}"},
+        "EmptyLatentImage": {"width": 96, "height": 96, "batch_size": 4},
+        "KSampler": {"cfg": 3},
     }
+    for node in prompt.values():
+        if "sks" in str(node["inputs"].get("text")):
+            node["inputs"]["text"] = "a large cyan sphere on the left, gray background"
     images = saved_images(server, in_small(prompt, small))
-    assert sorted(images) == [f"diff2flow/sdxl_flow_{name}" for name in ("1_before", "2_after", "loss")]
-    assert new_files("loras/diff2flow/folder_flow*.safetensors")
+    seen = {name: read_colours(batch).count("cyan") for name, batch in images.items()}
+    assert seen["diff2flow/use_lora_1_without"] <= 1
+    assert seen["diff2flow/use_lora_2_with"] >= 3
 
 
 def distance(images: list[Image.Image], others: list[Image.Image]) -> float:
@@ -147,8 +148,8 @@ def distance(images: list[Image.Image], others: list[Image.Image]) -> float:
 
 def test_reflow_brings_few_steps_to_where_the_teacher_ends(server: Client, new_files: Callable[[str], list[str]]):
     """On more prompts than the graph shows: over six of them the distance depends on which six."""
-    graph, count = read(FOLDER / "demo_reflow.json"), 24
-    prompt = prompt_for("demo_reflow")
+    graph, count = read(FOLDER / "05 Few steps.json"), 24
+    prompt = prompt_for("05 Few steps")
     for node in prompt.values():  # pairs of its own, which no other test has made
         node["inputs"].update({"name": "demo_learning"} if node["class_type"] == "D2FReflowPairs" else {})
     (asked,) = (node for node in graph["nodes"] if node.get("title", "").startswith("New prompts"))
@@ -172,7 +173,7 @@ def test_reflow_brings_few_steps_to_where_the_teacher_ends(server: Client, new_f
 
 def test_the_reflow_graph_for_a_large_checkpoint_runs(server: Client):
     """With the demo model in the checkpoint's place, for a few pairs and steps."""
-    prompt = prompt_for("sd15_reflow")
+    prompt = prompt_for("06 Few steps with your checkpoint")
     small = {
         "D2FReflowPairs": {"count": 8, "width": 96, "height": 96, "steps": 3},
         "D2FTrainLora": {"steps": 4, "preview_every": 2, "batch_size": 2},
@@ -182,11 +183,11 @@ def test_the_reflow_graph_for_a_large_checkpoint_runs(server: Client):
     images = saved_images(server, in_small(prompt, small))
     rows = [f"{row}_{steps}step_{when}" for row, steps in ((1, 1), (2, 2), (3, 4)) for when in ("1_before", "2_after")]
     names = sorted([*rows, "4_teacher", "loss", "paths"])
-    assert sorted(images) == [f"diff2flow/sd15_reflow_{name}" for name in names]
+    assert sorted(images) == [f"diff2flow/few_steps_{name}" for name in names]
 
 
 def test_the_demo_learns_to_see_depth(server: Client, new_files: Callable[[str], list[str]]):
-    prompt = prompt_for("demo_depth")
+    prompt = prompt_for("07 Image to depth")
     result = server.run(prompt)
     images = {image["filename"].rpartition("_0")[0]: load(server, image) for image in result.images()}
     assert {"demo_depth_1_image", "demo_depth_2_true"} < images.keys()
@@ -207,7 +208,7 @@ def test_the_depth_graph_for_a_large_checkpoint_runs(server: Client, tmp_path: P
         Image.linear_gradient("L").resize((96, 96)).convert("I").point(lambda v: v * 200 + 9).save(
             tmp_path / "maps" / f"{i}.tiff"
         )
-    prompt = prompt_for("sd15_depth")
+    prompt = prompt_for("08 Train on image pairs")
     small = {
         "D2FPairedFolder": {"images": str(tmp_path / "images"), "targets": str(tmp_path / "maps"), "resolution": 96},
         "D2FTrainLora": {"steps": 3, "preview_every": 2, "batch_size": 2},
@@ -215,4 +216,4 @@ def test_the_depth_graph_for_a_large_checkpoint_runs(server: Client, tmp_path: P
         "LoadImage": {"image": server.upload_image(tmp_path / "images" / "0.png", "seen.png")},
     }
     images = saved_images(server, in_small(prompt, small))
-    assert sorted(images) == [f"diff2flow/sd15_depth_{name}" for name in ("1", "2_raw", "loss")]
+    assert sorted(images) == [f"diff2flow/image_pairs_{name}" for name in ("1", "2_raw", "loss")]

@@ -1,4 +1,4 @@
-"""What is added to the model: the settings of Diff2Flow LoRA Options."""
+"""What is added to the model: the settings of LoRA Options (Diff2Flow)."""
 
 from comfy_api.latest import io
 

@@ -1,4 +1,4 @@
-"""What is minimised: the settings of Diff2Flow Loss Options."""
+"""What is minimised: the settings of Loss Options (Diff2Flow)."""
 
 from comfy_api.latest import io
 

@@ -1,4 +1,4 @@
-"""How the model is computed: the settings of Diff2Flow Memory Options."""
+"""How the model is computed: the settings of Memory Options (Diff2Flow)."""
 
 from comfy_api.latest import io
 

@@ -1,4 +1,4 @@
-"""How the weights are moved: the settings of Diff2Flow Optimizer Options."""
+"""How the weights are moved: the settings of Optimizer Options (Diff2Flow)."""
 
 from comfy_api.latest import io
 

@@ -1,4 +1,4 @@
-"""What is kept and shown on the way: the settings of Diff2Flow Saving Options."""
+"""What is kept and shown on the way: the settings of Saving Options (Diff2Flow)."""
 
 from comfy_api.latest import io
 

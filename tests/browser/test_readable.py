@@ -1,0 +1,75 @@
+"""The example graphs without a trainer as they open: all text is drawn, they are small, and nothing overlaps.
+
+The settings are the page's own; in particular the zoom below which it leaves text out is not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from .editor import BOUNDS, FILES, TITLE, open_template
+
+MOST_NODES, MOST_WIDTH, MOST_HEIGHT = 14, 1600, 800
+SIZES = {"laptop": (1366, 768), "desktop": (1920, 1080)}
+LOOKS = {"classic": False, "nodes_2": True}
+# The trainer's node alone is higher than that; its graphs come in when it is smaller.
+SMALL = [path.stem for path in FILES if '"D2FTrainLora"' not in path.read_text(encoding="ascii")]
+SLACK = 15  # of a size that the page has rounded, or of a wire beside a node's edge
+
+OPENING = """() => ({ scale: app.canvas.ds.scale, blank: app.canvas.low_quality,
+  threshold: app.extensionManager.setting.get('LiteGraph.Canvas.MinFontSizeForLOD') })"""
+BOXES = f"""() => app.graph.nodes.map((n) => [n.title || n.type, n.pos[0], n.pos[1] - {TITLE}, n.size[0],
+  n.size[1] + {TITLE}])"""
+# Points inside of a node that the stroke of a wire covers: the wire runs over that node, or under it.
+CROSSINGS = f"""() => {{
+  const pen = document.createElement('canvas').getContext('2d'), found = [];
+  pen.lineWidth = 4;
+  const wires = [...app.graph.links.values(), ...app.graph.reroutes.values()].filter((wire) => wire.path);
+  for (const node of app.graph.nodes) {{
+    const [left, top] = [node.pos[0] + {SLACK}, node.pos[1] - {TITLE} + {SLACK}];
+    const [right, bottom] = [node.pos[0] + node.size[0] - {SLACK}, node.pos[1] + node.size[1] - {SLACK}];
+    for (const wire of wires) {{
+      let hit = false;
+      for (let x = left; x < right && !hit; x += 10)
+        for (let y = top; y < bottom && !hit; y += 3) hit = pen.isPointInStroke(wire.path, x, y);
+      if (hit) found.push([node.title || node.type, wire.id]);
+    }}
+  }}
+  return [wires.length, found];
+}}"""
+
+
+@pytest.fixture(scope="module", params=[(look, size) for look in LOOKS for size in SIZES], ids="-".join)
+def opened(request: pytest.FixtureRequest, new_page: Callable[..., Any]) -> Iterator[Any]:
+    """A page in one of the two looks, of one of the two sizes."""
+    look, size = request.param
+    page = new_page({"Comfy.VueNodes.Enabled": LOOKS[look]})
+    page.set_viewport_size(dict(zip(("width", "height"), SIZES[size], strict=True)))
+    yield page
+    page.close()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_graph_opens_readable(name: str, opened: Any, picture: Any):
+    open_template(opened, name, show=False)
+    opened.wait_for_timeout(800)
+    picture(opened)
+    view = opened.evaluate(OPENING)
+    assert view["threshold"] == 8 and not view["blank"], view
+    boxes = opened.evaluate(BOXES)
+    assert len(boxes) <= MOST_NODES
+    _, _, width, height = opened.evaluate(BOUNDS)
+    assert width <= MOST_WIDTH + SLACK and height <= MOST_HEIGHT + SLACK
+    assert list(overlaps(boxes)) == []
+    wires, crossings = opened.evaluate(CROSSINGS)
+    assert wires > 2 and crossings == []
+
+
+def overlaps(boxes: list[list[Any]]) -> Iterator[tuple[str, str]]:
+    for index, (name, x, y, width, height) in enumerate(boxes):
+        for other, a, b, c, d in boxes[:index]:
+            if x < a + c and a < x + width and y < b + d and b < y + height:
+                yield name, other
