@@ -1,4 +1,4 @@
-"""LoRAs of Diff2Flow LoRA Trainer and of ComfyUI's own TrainLoraNode, on the same latents and captions.
+"""LoRAs of LoRA Trainer (Diff2Flow) and of ComfyUI's own TrainLoraNode, on the same latents and captions.
 
 Budgets are steps of one run: ours goes on where it stopped, of the stock trainer snapshots are taken.
 """
@@ -61,7 +61,7 @@ class LoraRuns:
             yield budget, self.ours(name, steps=budget, run_name=run_name, resume="auto", **widgets)
 
     def ours(self, name: str, **widgets: Any) -> Any:
-        """What Diff2Flow LoRA Trainer gives."""
+        """What LoRA Trainer (Diff2Flow) gives."""
         return self._call(D2FTrainLora, batch_size=self.batch, **WIDGETS[name], **_QUIET, **widgets)
 
     def _stock(self, budgets: list[int], **widgets: Any) -> Iterator[tuple[int, Any]]:
