@@ -35,7 +35,7 @@ function show(node, text) {
 }
 
 app.registerExtension({
-  name: "diff2flow.text",
+  name: "diff2flowkit.text",
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!/^D2F[A-Z]/.test(nodeData.name)) return;
     const executed = nodeType.prototype.onExecuted;
