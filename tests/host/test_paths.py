@@ -105,6 +105,7 @@ NO_PATHS = {
     "caption",
     "prefix",
     "target_pattern",
+    "layer_rules",
     "prompt",
     "text",
     "caption_extension",
