@@ -87,7 +87,7 @@ def test_all_nodes_are_served_with_names_and_tooltips(server):
     for name in NODES:
         definition = info[name]
         assert definition["display_name"] != name
-        assert definition["category"] == "Diff2Flow"
+        assert definition["category"].startswith("Diff2Flow/")
         assert definition["search_aliases"]
         assert definition["python_module"].startswith("custom_nodes.")
         inputs = definition["input"].get("required", {})

@@ -57,8 +57,8 @@ def train(
 ) -> Callable[..., Any]:
     """`train(model, latents=..., positive=..., steps=4, ...)` -> lora, loss map, steps, plot, sheet and report.
 
-    Settings that the trainer has no widget for go through its options. Inputs that are lists are given as they are,
-    others as the list of one that the host makes of them.
+    Settings that the trainer has no widget for go through its options; `clip` is one if it is a number. Inputs that are
+    lists are given as they are, others as the list of one that the host makes of them.
     """
     trainer = node("D2FTrainLora")
     widgets = {widget.id: widget.default for widget in part("training.widgets").training_widgets()}
@@ -68,10 +68,11 @@ def train(
     defaults = options.option_defaults()
 
     def run(model: Any, latents: Any = latents, positive: Any = conditioning[0], **given: Any) -> Any:
-        settings = {**QUICK, **{name: value for name, value in given.items() if name not in inputs}}
+        sockets = {name for name, value in given.items() if name in inputs and not isinstance(value, float)}
+        settings = {**QUICK, **{name: value for name, value in given.items() if name not in sockets}}
         values = {**widgets, **{name: value for name, value in settings.items() if name not in defaults}}
         chosen = {name: value for name, value in settings.items() if name in defaults}
-        linked = {name: listed(value) for name, value in given.items() if name in inputs}
+        linked = {name: listed(value) for name, value in given.items() if name in sockets}
         trainer.hidden = SimpleNamespace(unique_id="7")
         wrapped = {name: [value] for name, value in values.items()} | {"options": [options.TrainerOptions(chosen)]}
         return trainer.execute([model], listed(latents), listed(positive), **linked, **wrapped).result

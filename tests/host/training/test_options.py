@@ -92,8 +92,7 @@ def test_settings_of_a_chain_are_in_the_file_of_the_lora(build, train, node, cha
         ("D2FOptimizerOptions", {"weight_decay": 0.25}), ("D2FLossOptions", {"loss": "huber"}),
         ("D2FLoraOptions", {"targets": "attention", "alpha": 3.0}), ("D2FMemoryOptions", {"checkpointing": True}),
     )  # fmt: skip
-    settings = {name: value for name, value in chain.values.items() if name != "clip"}  # to `train`, a CLIP
-    facts = train(build(), **settings, steps=1)[0].facts
+    facts = train(build(), **chain.values, steps=1)[0].facts
     assert {name: facts.training[name] for name in ("weight_decay", "loss", "targets", "checkpointing")} == {
         "weight_decay": 0.25, "loss": "huber", "targets": "attention", "checkpointing": True,
     }  # fmt: skip

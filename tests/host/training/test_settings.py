@@ -224,7 +224,7 @@ def test_a_range_is_for_densities_not_for_single_times(build, train):
 def test_a_length_in_epochs(build, train, saved, shown, batch_size, accumulation, epochs, steps):
     """Five items: 3 batches of 2, or one of all. The last step may reach into the next epoch."""
     settings = {"batch_size": batch_size, "accumulation": accumulation, "lr_schedule": "linear"}
-    *_, done, _, _ = train(build(), epochs=epochs, steps=1, **settings)
+    *_, done, _, _, _ = train(build(), epochs=epochs, steps=1, **settings)
     assert done == steps and f"; {epochs} epochs are {steps} steps" in shown[-1]
     found = metadata(saved()[0])
     batches = -(-5 // batch_size)
