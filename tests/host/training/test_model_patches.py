@@ -20,7 +20,7 @@ SAME_CALL = [
 COMPILES = "TorchCompileModel"  # tracing takes most of a minute
 REFUSED = {
     "FluxKVCache": r"cannot be trained with what nodes have put on it \(FluxKVCache.*to the model before those",
-    "ModelSamplingStableCascade": "whose timesteps 'LoRA Trainer (Diff2Flow)' cannot count",
+    "ModelSamplingStableCascade": r"whose timesteps 'LoRA Trainer \(Diff2Flow\)' cannot count",
 }
 # Make another kind of model of it.
 OTHER_KINDS = [
