@@ -69,7 +69,8 @@ NODES = {
 
 def test_the_node_that_refuses_names_itself(host, schemas, build, eps_model, stock_sampling):
     """The names of the nodes are those that their refusals begin to speak of."""
-    assert {node: schemas[node].display_name for node in NODES} == NODES
+    for node, name in NODES.items():
+        assert schemas[node].display_name.removesuffix(" (Diff2Flow)") == name.removesuffix(" (Diff2Flow)")
     for model in (build("STABLE_CASCADE"), stock_sampling(eps_model, "lcm"), stock_sampling(eps_model, "img_to_img")):
         for name in NODES.values():
             for read, given in ((host.as_flow, {"node": name}), (host.alignment_of, {"node": name})):

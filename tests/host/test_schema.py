@@ -116,3 +116,9 @@ def test_the_host_accepts_the_schema(classes):
         info = cls.GET_NODE_INFO_V1()
         assert info["python_module"] is not None or "display_name" in info
         assert cls.GET_SCHEMA().node_id == cls.define_schema().node_id
+
+
+def test_the_host_may_call_a_node_under_another_class(schema, classes):
+    """It runs a clone of the class, whose name is another one."""
+    cls = next(cls for cls in classes if cls.__name__ == schema.node_id)
+    assert cls.PREPARE_CLASS_CLONE(None).define_schema().node_id == schema.node_id

@@ -38,11 +38,16 @@ def graph(folder):
     prompt["set"] = {"class_type": "D2FFolderDataset", "inputs": dataset}
     prompt[TRAINER]["inputs"] |= {
         "latents": ["set", 0], "positive": ["set", 1], "negative": ["set", 2], "steps": 4, "batch_size": 2,
-        "preview_every": 2, "save_every": 2, "validate_every": 0, "run_name": ODD_NAME, "checkpointing": True,
+        "preview_every": 2, "run_name": ODD_NAME, "options": ["memory", 0],
     }  # fmt: skip
+    saving = {"save_every": 2, "preview_cfg": 1.0, "validate_every": 0, "options": ["38", 0]}
+    memory = {"checkpointing": True, "precision": "auto", "compile": False, "offload": False, "options": ["saving", 0]}
+    prompt["saving"] = {"class_type": "D2FSavingOptions", "inputs": saving}
+    prompt["memory"] = {"class_type": "D2FMemoryOptions", "inputs": memory}
     prompt["10"]["inputs"]["filename"] = f"{ODD_NAME}/lora"
     prompt["19"]["inputs"]["steps"] = 4
     keep = {"2", "set", TRAINER, "9", "10", "12", "13", "14", "15", "6", "19", "20", "21", "36", "37"}
+    keep |= {"38", "saving", "memory"}
     return {name: node for name, node in prompt.items() if name in keep}
 
 

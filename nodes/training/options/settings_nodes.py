@@ -12,19 +12,20 @@ from .trainer_options import SETTINGS, SOCKET, TrainerOptions
 class SettingsNode:
     """A node with the widgets of its name in ``SETTINGS``, which go behind those of the options before it."""
 
+    ID: ClassVar[str]  # the class is a clone of another name when the host runs it
     NAME: ClassVar[str]
     ABOUT: ClassVar[str]
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id=cls.__name__,
+            node_id=cls.ID,
             display_name=cls.NAME,
             category=TRAIN,
             description=f"{cls.ABOUT} Goes to 'options' of the LoRA Trainer (Diff2Flow). Several of these nodes may be "
             "chained in any order; where two set the same, the one nearer to the trainer counts, so a second node of "
             "this kind replaces all of the first.",
-            search_aliases=search_words(cls.__name__),
+            search_aliases=search_words(cls.ID),
             inputs=[
                 io.Custom(SOCKET).Input(  # before the widgets, so that new ones are appended
                     "options",
@@ -55,25 +56,30 @@ def said(options: TrainerOptions, replaced: str) -> io.NodeOutput:
 
 
 class D2FOptimizerOptions(SettingsNode, io.ComfyNode):
+    ID = "D2FOptimizerOptions"
     NAME = "Optimizer Options (Diff2Flow)"
     ABOUT = "How the trainer moves the weights: optimizer, learning rate schedule, accumulation, averaging."
 
 
 class D2FLossOptions(SettingsNode, io.ComfyNode):
+    ID = "D2FLossOptions"
     NAME = "Loss Options (Diff2Flow)"
     ABOUT = "What the trainer minimises: flow times, weights of the loss, Huber, caption dropout."
 
 
 class D2FLoraOptions(SettingsNode, io.ComfyNode):
+    ID = "D2FLoraOptions"
     NAME = "LoRA Options (Diff2Flow)"
     ABOUT = "What the trainer adds to the model: layers, kind of adapter, alpha, dropout."
 
 
 class D2FMemoryOptions(SettingsNode, io.ComfyNode):
+    ID = "D2FMemoryOptions"
     NAME = "Memory Options (Diff2Flow)"
     ABOUT = "How the trainer computes the model: gradient checkpointing for less memory, data type, compilation."
 
 
 class D2FSavingOptions(SettingsNode, io.ComfyNode):
+    ID = "D2FSavingOptions"
     NAME = "Saving Options (Diff2Flow)"
     ABOUT = "What the trainer keeps and shows on the way: saves, guidance of previews, validation."
