@@ -55,5 +55,5 @@ def test_finished_parts_of_other_weights_are_made_again(shared, tmp_path, monkey
 
 def test_a_trainer_is_not_given_inputs_that_it_does_not_have(shared):
     runs = shared("lora_runs").LoraRuns(SimpleNamespace(), torch.zeros(1, 4, 2, 2), torch.zeros(1, 3, 8), 1)
-    with pytest.raises(ValueError, match="has no input stride"):
+    with pytest.raises(ValueError, match="has no option stride"):
         runs.ours("diff2flow", steps=1, stride=2)
