@@ -69,6 +69,7 @@ def test_pairs_go_on_after_a_cancel(page: Any, server: Client, picture: Any):
     few = {"name": "browser", "count": many, "batch_size": 4, "shard_size": shard}
     page.evaluate(SET_WIDGETS, ["D2FReflowPairs", few])
     page.evaluate(SET_WIDGETS, ["D2FTrainLora", {"steps": 2, "batch_size": 2}])
+    page.evaluate(SET_WIDGETS, ["D2FOptimizerOptions", {"warmup_steps": 0}])
     click_run(page)
     page.wait_for_function(f"() => {GENERATOR}.progress > {3 * shard / many}")
     picture(page, "running")
