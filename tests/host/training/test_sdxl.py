@@ -7,28 +7,8 @@ import torch
 
 
 @pytest.fixture
-def sdxl(comfy):
-    """A MODEL of the class SDXL with a small UNet."""
-    import comfy.model_base
-    import comfy.model_patcher
-    import comfy.supported_models
-
-    config = comfy.supported_models.SDXL(
-        {
-            "image_size": 8, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
-            "channel_mult": [1, 2], "transformer_depth": [0, 1], "transformer_depth_middle": 1,
-            "transformer_depth_output": [0, 0, 1, 1], "context_dim": 16, "use_linear_in_transformer": True,
-            "num_heads": 2, "num_head_channels": -1, "adm_in_channels": 2816, "num_classes": "sequential",
-            "use_spatial_transformer": True, "legacy": False,
-        }
-    )  # fmt: skip
-    config.set_inference_dtype(torch.float32, None)
-    model = comfy.model_base.SDXL(config, model_type=comfy.model_base.ModelType.EPS)
-    generator = torch.Generator().manual_seed(2)
-    for parameter in model.diffusion_model.parameters():
-        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    cpu = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+def sdxl(small_sdxl):
+    return small_sdxl(1280)
 
 
 def caption(pooled, **sizes):
