@@ -186,7 +186,8 @@ def test_missing_optimizers_are_named(build, train, unharmed, monkeypatch, outpu
     from diff2flow_kit.d2f_core import install_command
 
     name, package = words
-    monkeypatch.setitem(sys.modules, package, None)
+    for module in (package, *(each for each in sys.modules if each.startswith(f"{package}."))):
+        monkeypatch.setitem(sys.modules, module, None)
     model = build()
     command = re.escape(install_command(package))
     said = rf"'{name}' needs the package {package}, which is not installed; .* or run {command}$"
