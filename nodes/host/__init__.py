@@ -41,6 +41,7 @@ from .lora import (
     text_names,
 )
 from .model import (
+    FIND_OUT,
     NODE_NAME,
     REPORT_NODE,
     alignment_of,
@@ -111,6 +112,7 @@ __all__ = [
     "CAPTIONS_KEY",
     "COMPUTE_DTYPES",
     "CONDITION_NODE",
+    "FIND_OUT",
     "LOGGER",
     "NODE_NAME",
     "REPORT_NODE",

@@ -10,6 +10,7 @@ from .flow_sampling import FlowSampling
 
 NODE_NAME = "Convert to Flow Matching"
 REPORT_NODE = "Model Report (Diff2Flow)"
+FIND_OUT = f"'{REPORT_NODE}' finds out what a checkpoint is"
 
 _HOST = comfy.model_sampling
 # The host's class that interprets the model output -> prediction type of d2f_core.
@@ -78,20 +79,25 @@ def read_alignment(model: Any, prediction: str | None = None, node: str = NODE_N
         )
     if isinstance(sampling, _HOST.CONST):
         raise ValueError(
-            f"{name} is a flow matching model as it is, and '{node}' takes diffusion models here: {_TAKEN}"
+            f"{name} is a flow matching model as it is, and '{node}' takes diffusion models here: {_TAKEN}{_hint(node)}"
         )
     schedule = _schedule(sampling, name, node)
     input_owner = _owner(sampling, "calculate_input")
     if input_owner is not _HOST.EPS:
         raise ValueError(
             f"{name} has the sampling type {input_owner.__name__}, whose network does not take the scaled sample of a "
-            f"diffusion; '{node}' takes {_TAKEN}"
+            f"diffusion; '{node}' takes {_TAKEN}{_hint(node)}"
         )
     found = prediction or _prediction(sampling, name, node)
     known = [one for one, row in PREDICTIONS.items() if not row.is_flow]
     if found not in known:
         raise ValueError(f"unknown prediction type {found!r}; allowed are {', '.join(map(repr, known))}")
     return FlowAlignment(schedule, found, float(getattr(sampling, "sigma_data", 1.0)))
+
+
+def _hint(node: str) -> str:
+    """The end of a refusal: who finds out what the checkpoint is, unless that is the one who asks."""
+    return "" if node == REPORT_NODE else f"; {FIND_OUT}"
 
 
 def _kind(model: Any) -> str:
@@ -110,7 +116,7 @@ def _schedule(sampling: Any, name: str, node: str) -> Schedule:
     if owner not in _TIME_SCALES:
         raise ValueError(
             f"{name} has the schedule {owner.__name__}, whose timesteps '{node}' cannot count; it takes {_TAKEN}. "
-            "If a ModelSampling node made it (a distilled schedule, for LCM), remove that node"
+            f"If a ModelSampling node made it (a distilled schedule, for LCM), remove that node{_hint(node)}"
         )
     return ContinuousSchedule(_TIME_SCALES[owner], float(sampling.sigma_min), float(sampling.sigma_max))
 
@@ -121,8 +127,7 @@ def _prediction(sampling: Any, name: str, node: str) -> str:
         known = ", ".join(cls.__name__ for cls in _PREDICTION_OWNERS)
         raise ValueError(
             f"{name} has the sampling type {owner.__name__}; '{node}' knows {known}. Remove the ModelSampling node "
-            f"before it, or set 'prediction' of '{NODE_NAME}' to what the network was trained with; '{REPORT_NODE}' "
-            "finds out what that was"
+            f"before it, or set 'prediction' of '{NODE_NAME}' to what the network was trained with{_hint(node)}"
         )
     return _PREDICTION_OWNERS[owner]
 
@@ -140,7 +145,7 @@ def _native_alignment(sampling: Any, model: Any, node: str) -> FlowAlignment:
     if not torch.allclose(timesteps, s * timesteps[-1], rtol=1e-5) or not timesteps[-1] > 0:
         raise ValueError(
             f"{_kind(model)} has the sampling type {_owner(sampling, 'timestep').__name__}, whose timesteps are not "
-            f"proportional to sigma; '{node}' cannot count them"
+            f"proportional to sigma; '{node}' cannot count them{_hint(node)}"
         )
     return FlowAlignment(FlowSchedule(float(timesteps[-1])), "flow")
 
@@ -153,7 +158,7 @@ def check_native(model: Any, node: str) -> None:
             raise ValueError(
                 f"{_kind(model)} has the sampling type {_owner(sampling, method).__name__}, which is not that of a "
                 f"text-to-image flow matching model; '{node}' takes those that ComfyUI samples with CONST (SD3, Flux, "
-                "AuraFlow, and others behind ModelSamplingSD3)"
+                f"AuraFlow, and others behind ModelSamplingSD3){_hint(node)}"
             )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...d2f_core import OBJECTIVES, PREDICTIONS
+from ...d2f_core import OBJECTIVES, PREDICTIONS, NoiseSchedule
 from ...d2f_data.files.lora_file import LoraFacts, LoraModel, check_finite, load_lora
 from ...d2f_data.fingerprints import schedule_fingerprint
 from .. import host
@@ -150,14 +150,21 @@ def _compare(model: Any, facts: LoraFacts) -> list[str]:
     """How the model differs from that of the training, in words.
 
     Raises:
-        ValueError: the model has another prediction type than the LoRA was trained with.
+        ValueError: the model has another prediction type than the LoRA was trained with, or no table for naive_fm.
     """
     rule = OBJECTIVES[facts.objective]
     if not rule.is_flow and host.is_native_flow(model):
-        return ["the LoRA was trained on a diffusion model, but this is a flow matching model of its own"]
+        remark = "the LoRA was trained on a diffusion model, but this is a flow matching model of its own"
+        return [f"{remark}; {host.FIND_OUT}"]
     alignment = host.alignment_of(model, NODE)
     if alignment.prediction != facts.prediction:
-        raise ValueError(_other_network(facts, alignment.prediction))
+        raise ValueError(f"{_other_network(facts, alignment.prediction)}; {host.FIND_OUT}")
+    if not rule.is_aligned and not isinstance(alignment.schedule, NoiseSchedule):
+        raise ValueError(
+            f"this LoRA was trained with the objective {facts.objective}, which counts the timesteps of a table, but "
+            "this model has a continuous schedule; remove the ModelSampling node before this node, or choose the "
+            f"checkpoint that the LoRA was trained on; {host.FIND_OUT}"
+        )
     remarks = []
     if host.model_name(model) != facts.base_model:
         remarks.append(f"trained on {facts.base_model}, used on {host.model_name(model)}")

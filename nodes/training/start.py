@@ -56,7 +56,7 @@ class StartingLora:
             raise ValueError(
                 f"the LoRA connected to start_lora was trained on a model with {self.facts.prediction}-prediction, but "
                 f"this one has {found}-prediction; connect the checkpoint that it was trained on, or a "
-                "fine-tune of it"
+                f"fine-tune of it; {host.FIND_OUT}"
             )
         return host.adapters_from(model, network.unet, self.tensors, new, plan.adapter, plan.dropout, clip)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ...d2f_core import FlowAlignment, Objective, objective_on
 from ...d2f_data.files.names import check_name
 from ...d2f_data.plots.loss_plot import plot_losses
 from ...d2f_data.plots.pil_images import from_pil
@@ -107,6 +108,7 @@ class D2FTrainLora(io.ComfyNode):
         start = StartingLora.of(start_lora[0]) if start_lora else None
         where = plan.precision, plan.checkpointing, plan.compile, plan.offload
         with host.training(model[0], *where) as network:
+            check_objective(plan.objective, network.alignment)
             network = with_text(network, clip, pairs)
             reflow = pairs[0] if pairs else None
             items = training_items(network, model[0], latents, positive, negative, reflow, condition)
@@ -127,6 +129,14 @@ class D2FTrainLora(io.ComfyNode):
         said = {"text": [learned.report], "loras": [learned.file]}
         results = (learned.lora, losses, len(learned.losses), plot, from_pil(sheet), learned.report)
         return io.NodeOutput(*results, ui=said)
+
+
+def check_objective(name: str, alignment: FlowAlignment) -> None:
+    """Raise ValueError if an objective makes no sense on a network; it says who finds out what the checkpoint is."""
+    try:
+        Objective(alignment, objective_on(alignment, name))
+    except ValueError as error:
+        raise ValueError(f"{error}; {host.FIND_OUT}") from error
 
 
 def plottable(losses: list[float]) -> list[float]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..model import FIND_OUT
 from ..progress import LOGGER
 
 
@@ -64,7 +65,7 @@ def find_patches(model: Any, lora: Mapping[str, Tensor], clip: Any = None) -> di
     if len(unknown) == len(lora):
         raise ValueError(
             f"this LoRA has no layer that {kind} has ({_some(unknown)}); it was trained on another kind of model, or "
-            "for the text encoder alone: choose a LoRA for this model"
+            f"for the text encoder alone: choose a LoRA for this model; {FIND_OUT}"
         )
     names = {targets[name]: name for found in stems.values() for name in found}
     patches = _fitting_patches(model, lora, targets, names, kind)
@@ -101,7 +102,8 @@ def _fitting_patches(
     if wrong:
         raise ValueError(
             f"{len(wrong)} layers of this LoRA have other sizes than those of {kind} ({_some(wrong)}), or a form that "
-            "this ComfyUI fails on; it was trained on another kind of model: choose a LoRA for this model"
+            "this ComfyUI fails on; it was trained on another kind of model: choose a LoRA for this model; "
+            f"{FIND_OUT}"
         )
     return patches
 

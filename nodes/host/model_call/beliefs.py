@@ -7,7 +7,7 @@ import comfy.model_sampling
 
 from ....d2f_core import PREDICTIONS, FlowAlignment, FlowSchedule, NoiseSchedule
 from ....d2f_core.probe import Candidate, candidates
-from ..model import alignment_of, is_converted, model_name, sampling_of
+from ..model import REPORT_NODE, alignment_of, is_converted, model_name, sampling_of
 
 # sigma_ve above which a last row stands for pure noise; that of the host's zero terminal SNR is 4518.
 _ZERO_TERMINAL = 1000.0
@@ -49,7 +49,7 @@ def belief_of(model: Any) -> Belief:
     """What the host believes a MODEL to be; raises nothing for what it does not know."""
     sampling, alignment, unreadable = sampling_of(model), None, ""
     try:
-        alignment = alignment_of(model)
+        alignment = alignment_of(model, REPORT_NODE)
     except ValueError as error:
         unreadable = str(error)
     shift = getattr(sampling, "shift", None)
