@@ -13,7 +13,7 @@ import latent_preview
 from torch import Tensor
 
 from .flow_sampling import FlowSampling
-from .model import NODE_NAME, sampling_of
+from .model import FIND_OUT, NODE_NAME, sampling_of
 from .ve.levels import flow_levels
 
 # Keys of an empty LATENT: pixels and frames per latent position, if its node sets them.
@@ -49,7 +49,7 @@ def flow_sampling_in_call(denoiser: Any) -> Any:
         raise ValueError(
             "the ODE sampler needs a flow matching model, but this is a diffusion model "
             f"({type(denoiser.inner_model.inner_model).__name__}); put '{NODE_NAME}' between the model loader and "
-            "the sampler, or ModelSamplingSD3 if the checkpoint is a flow model itself"
+            f"the sampler, or ModelSamplingSD3 if the checkpoint is a flow model itself; {FIND_OUT}"
         )
     return sampling
 

@@ -29,7 +29,8 @@ def flow_sigmas(model: Any, grid: Mapping[str, Any], steps: int, denoise: float 
     if not host.is_flow(model):
         raise ValueError(
             f"flow sigmas need a flow matching model, but this is a diffusion model ({type(model.model).__name__}); "
-            f"put '{host.NODE_NAME}' before this node, or ModelSamplingSD3 if the checkpoint is a flow model itself"
+            f"put '{host.NODE_NAME}' before this node, or ModelSamplingSD3 if the checkpoint is a flow model itself; "
+            f"{host.FIND_OUT}"
         )
     if not 0 <= denoise <= 1:
         raise ValueError(f"denoise is {denoise}; allowed are 0 to 1")

@@ -98,6 +98,13 @@ def test_what_is_a_flow_model_is_not_converted(host, given, node, refusal):
     check(text, "remove that ModelSampling node; .*set prediction to 'auto'")
 
 
+def test_what_samples_flow_models_alone(given, node, refusal, sample):
+    remedy = "put 'Convert to Flow Matching' .* or ModelSamplingSD3 if the checkpoint is a flow model itself"
+    ode = node("D2FSampler").execute({"solver": "euler"}).result[0]
+    check(refusal(sample, given("eps"), torch.tensor([0.9, 0.5, 0.0]), ode), remedy)
+    check(refusal(node("D2FScheduler").execute, given("v"), {"grid": "uniform"}, 4, 1.0), remedy)
+
+
 @pytest.mark.parametrize("kind, objective", [("flow", "naive_fm"), ("flow", "diffusion"), ("eps over EDM", "naive_fm")])
 def test_objectives(given, train, refusal, kind, objective):
     check(refusal(train, given(kind), objective=objective), f"{objective}.*choose .*diff2flow")
