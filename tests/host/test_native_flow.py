@@ -57,6 +57,56 @@ def test_solvers_take_it(node, flow_models, build, solver, steps):
     assert torch.isfinite(latent["samples"]).all() and nfe > steps
 
 
+@pytest.fixture
+def ode(node):
+    """`ode("rk4", ...)` -> SAMPLER of ODE Sampler."""
+    return lambda solver, **extra: node("D2FSampler").execute({"solver": solver, **extra}).result[0]
+
+
+def test_euler_of_the_ode_sampler_is_the_stock_euler(host, flow, texts, empty, ode):
+    """At the levels of the host's own scheduler, which the model's shift has moved, and at some that end above 0."""
+    import comfy.samplers
+
+    euler = comfy.samplers.ksampler("euler")
+    for levels in (host.stock_sigmas(flow, "simple", 5), torch.tensor([0.8, 0.5, 0.3])):
+        stock, ours = (
+            host.sample(flow, empty, *texts, 3.0, one, levels, 42)["samples"] for one in (euler, ode("euler"))
+        )
+        assert torch.isfinite(stock).all() and stock.std() > 0.1
+        assert (ours - stock).abs().max() < 1e-5 * (stock.max() - stock.min())
+
+
+@pytest.mark.parametrize("solver, steps, bound", [
+    ("euler", 40, 0.04), ("midpoint", 20, 1e-4), ("heun", 20, 2e-3), ("rk4", 10, 2e-5), ("dopri5", 4, 5e-5),
+])  # fmt: skip
+def test_the_ode_sampler_finds_the_exact_answer(
+    flow, flow_models, texts, empty, ode, kind, monkeypatch, solver, steps, bound
+):
+    """Gaussian latents of deviation d: the flow moves x along x / sqrt(s^2 + (1 - s)^2 d^2) = const."""
+    import comfy.sample
+
+    d, most = 0.5, flow_models.SHAPES[kind][3]
+    if solver == "dopri5":
+        pytest.importorskip("torchdiffeq")
+
+    def variance(s):
+        return s**2 + (1 - s) ** 2 * d**2
+
+    def network(x, timesteps, *_, **__):
+        s = (timesteps.double() / most).reshape(-1, 1, 1, 1)
+        return ((s - (1 - s) * d**2) / variance(s) * x).to(x.dtype)
+
+    monkeypatch.setattr(flow.model.diffusion_model, "forward", network)
+    noise = torch.randn(empty["samples"].shape, generator=torch.Generator().manual_seed(3))
+    sampler = ode(solver, **({"rtol": 1e-6, "atol": 1e-6, "max_nfe": 2000} if solver == "dopri5" else {}))
+    out = comfy.sample.sample_custom(
+        flow, noise, 1.0, sampler, torch.linspace(0.97, 0.1, steps + 1), *texts, torch.zeros_like(noise),
+        disable_pbar=True,
+    )  # fmt: skip
+    found, exact = flow.model.process_latent_in(out) * 0.9, 0.97 * noise * (variance(0.1) / variance(0.97)) ** 0.5
+    assert (found - exact).abs().max() < bound * exact.abs().max()
+
+
 def test_the_scheduler_of_the_pack_starts_at_pure_noise(host, node, flow, stock):
     schedule = node("D2FScheduler").execute
     assert torch.allclose(schedule(flow, {"grid": "uniform"}, 4, 1.0).result[0], torch.linspace(1, 0, 5))
