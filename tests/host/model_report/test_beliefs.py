@@ -28,6 +28,44 @@ def test_what_is_on_the_model_is_listed_and_acts(demo, report, pictures, stock):
     assert found == "cannot tell"
 
 
+def line_of(text, name):
+    """What the report says behind `name: `, None without such a line."""
+    found = [line.strip().removeprefix(f"{name}: ") for line in text.split("\n") if line.startswith(f"  {name}: ")]
+    return found[0] if found else None
+
+
+def test_the_shift_is_that_of_the_sampling_in_force(demo, node, report, stock):
+    """Of the last node that sets one, native or converted; a diffusion model has none."""
+    eps, advanced = demo()[0], "model_advanced"
+    shifted, convert = stock(advanced, "ModelSamplingSD3")().patch, node("D2FConvert").execute
+    behind = shifted(eps, 4.5)[0]
+    cases = {
+        "4.5": behind,
+        "1.73": stock(advanced, "ModelSamplingAuraFlow")().patch_aura(behind, 1.73)[0],
+        "2.25": convert(eps, "noise", 2.25, "auto").result[0],
+        "1": demo("flow")[0],
+        None: eps,
+    }
+    for shift, model in cases.items():
+        assert line_of(report(model)[0], "shift") == shift
+    text = report(cases["2.25"])[0]
+    assert line_of(text, "model_sampling").endswith("set by 'Convert to Flow Matching'")
+    assert line_of(report(behind)[0], "noise levels") == "flow, s from 0 to 1, timestep 1000 s"
+
+
+def test_injections_are_named_and_told_from_patches(demo, report, stock):
+    from comfy.patcher_extension import PatcherInjection
+
+    line = "injections, which cannot be trained through"
+    assert line_of(report(demo()[0])[0], "patches") == "none" and line not in report(demo()[0])[0]
+    model = stock("model_advanced", "RescaleCFG")().patch(demo()[0], 0.7)[0]
+    for key in ("bypass_lora", "their_key"):
+        model.set_injections(key, [PatcherInjection(lambda patcher: None, lambda patcher: None)])
+    text = report(model)[0]
+    assert line_of(text, line) == "'bypass_lora', 'their_key'"
+    assert line_of(text, "patches and wrappers") == "RescaleCFG" and line_of(text, "patches") is None
+
+
 def test_a_schedule_that_the_pack_cannot_read_is_reported_not_raised(demo, report, pictures, stock_sampling):
     _, latents, captions = pictures(606)
     text, found, agrees, *_ = report(stock_sampling(demo()[0], "lcm"), positive=captions, latent={"samples": latents})
