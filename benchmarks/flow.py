@@ -9,6 +9,9 @@ cyan     LoRA Trainer (Diff2Flow) at its defaults teaches the twin a colour that
 reflow   pairs of the twin (25 Euler steps, guidance 3), and a LoRA that was trained on them; sampled without
          guidance, NFE counts calls. `accuracy` is the share of attributes, of those that a prompt names, that are read
          right, `frechet` the distance to renders
+below    the diffusion model read below t_min: what a correction would be worth (`bench_shared/flow/below.py`)
+
+With `--parts`, the rows of the other parts stay in the results as they are.
 """
 
 from __future__ import annotations
@@ -16,19 +19,30 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
-import comfy.patcher_extension
 import comfy.utils
 import torch
-from bench_shared import RESULTS, Part, Rows, add_common_arguments, call, kept, output_in, some_scenes, with_options
-from bench_shared.flow_report import markdown
+from bench_shared import (
+    RESULTS,
+    Part,
+    Rows,
+    add_common_arguments,
+    call,
+    kept,
+    output_in,
+    some_scenes,
+    with_options,
+    with_other_parts,
+)
+from bench_shared.flow import below
+from bench_shared.flow.outputs import as_v, as_x0
+from bench_shared.flow.probing import WRONG, find, row_of
+from bench_shared.flow.report import TABLES, markdown
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
 from torch import Tensor
 
 from devtools.console import say
-from diff2flow_kit.d2f_core.probe import LEVELS, Finding, probe
 from diff2flow_kit.demo import adaptation, evaluate, networks, reader, render
 from diff2flow_kit.nodes import host
 from diff2flow_kit.nodes.reflow.generate_pairs import D2FReflowPairs
@@ -41,16 +55,10 @@ RECIPE = {
     "ema": 0.99, "precision": "bf16", "density": "u_shaped", "batch_size": 32,
 }  # fmt: skip
 QUIET = {"save_every": 0, "preview_every": 0, "resume": "new"}
-WRONG = {
-    **{f"scaled by {scale:g}": partial(torch.mul, other=scale) for scale in (0.18, 0.5, 2.0, 5.5)},
-    "of another VAE": lambda x0: x0[:, [2, 0, 3, 1]] * torch.tensor([1.0, -1.0, 1.0, -1.0]).view(1, 4, 1, 1),
-    "noise": lambda x0: torch.randn(x0.shape, generator=torch.Generator().manual_seed(17)),
-}
-"""Latents that no network can be told by: name -> made of latents of scenes."""
-PARTS = ("probe", "cyan", "reflow")
-# Streams of random numbers: scenes of the probe, of the pairs, of the evaluation, to compare with.
-_PROBE, _PAIRS, _ASK, _COMPARE = 11, 12, 13, 14
-__all__ = ["add_arguments", "markdown", "run"]
+PARTS = ("probe", "cyan", "reflow", "below")
+# Streams of random numbers: scenes of the probe, of the pairs, of the evaluation, to compare with, below t_min.
+_PROBE, _PAIRS, _ASK, _COMPARE, _BELOW = 11, 12, 13, 14, 15
+__all__ = ["add_arguments", "markdown", "parts", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,21 +72,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pair-steps", type=int, default=25)
     parser.add_argument("--reflow-steps", type=int, default=400)
     parser.add_argument("--images", type=int, default=256, help="that reflow is evaluated on")
+    parser.add_argument("--below", type=int, nargs=2, default=[192, 8], help="scenes, and draws of noise for each")
+
+
+def parts(options: argparse.Namespace) -> list[str]:
+    """Those that are run; the results keep the others."""
+    return list(options.parts)
 
 
 def run(options: argparse.Namespace) -> Rows:
     if options.quick:
         vars(options).update(seeds=[0], cyan_steps=2, scenes=8, asked=[4, 2], nfe=[2], pairs=8, pair_steps=2)
-        vars(options).update(reflow_steps=2, images=8)
+        vars(options).update(reflow_steps=2, images=8, below=[8, 1])
     torch.set_num_threads(options.threads)
     comfy.utils.PROGRESS_BAR_ENABLED = False
     with torch.inference_mode(), output_in(options.work / "output"):
         bench = Bench(options)
-        parts = [bench.kept(name, seed) for name in options.parts for seed in options.seeds]
-    rows = [row for part in parts for row in part["rows"]]
-    if not options.quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "flow.md").write_text(markdown(rows), encoding="utf-8")
+        found = [bench.kept(name, seed) for name in options.parts for seed in options.seeds]
+    rows = [row for part in found for row in part["rows"]]
+    if options.quick:
+        return rows
+    rows = sorted(with_other_parts("flow", rows), key=lambda row: list(TABLES).index(row["part"]))
+    (RESULTS / "flow.md").write_text(markdown(rows), encoding="utf-8")
     return rows
 
 
@@ -95,7 +110,7 @@ class Bench:
     def kept(self, name: str, seed: int) -> Part:
         """Part of the result, from the work folder if it was finished before."""
         wanted = {k: v for k, v in vars(self.options).items() if k not in ("seeds", "work", "quick", "parts")}
-        make = {"probe": self.probe, "cyan": self.cyan, "reflow": self.reflow}[name]
+        make = {"probe": self.probe, "cyan": self.cyan, "reflow": self.reflow, "below": self.below}[name]
         part = kept(
             self.options.work, f"{name}-{seed}", [wanted, RECIPE], lambda: {"rows": list(make(seed)), "shown": {}}
         )
@@ -104,13 +119,15 @@ class Bench:
 
     def models(self) -> dict[str, tuple[Any, str, bool]]:
         """Name -> MODEL, what its network returns, whether it is labelled so."""
-        v, shifted = as_v(self.eps), ModelSamplingSD3().patch
+        v, x0, shifted = as_v(self.eps), as_x0(self.eps), ModelSamplingSD3().patch
         labelled = ModelSamplingDiscrete().patch
         return {
             "eps": (self.eps, "eps", True),
             "v": (labelled(v, "v_prediction", False)[0], "v", True),
             "v, zero terminal SNR": (labelled(v, "v_prediction", True)[0], "v", True),
             "v, loaded as eps": (v, "v", False),
+            "x0": (labelled(x0, "x0", False)[0], "x0", True),
+            "x0, loaded as eps": (x0, "x0", False),
             "eps, labelled v": (labelled(self.eps, "v_prediction", False)[0], "eps", False),
             "converted eps": (host.convert(self.eps), "eps", True),
             "flow": (self.twin, "flow", True),
@@ -179,6 +196,16 @@ class Bench:
                    "accuracy": round(sum(right) / len(right), 4),
                    "frechet": round(evaluate.frechet_distance(reader.features(images), renders), 2)}  # fmt: skip
 
+    def below(self, seed: int) -> Iterator[dict[str, Any]]:
+        """A row for the latents, and for each network and time below t_min."""
+        scenes, draws = self.options.below
+        drawn = some_scenes(_BELOW, scenes, seed)
+        latents = torch.cat([self.vae.encode(images) for images in render.render_batch(drawn)[0].split(32)])
+        x0, model = host.probe_latents(self.eps, latents), host.convert(self.eps)
+        texts = evaluate.encode_prompts(self.clip, evaluate.prompts_for(drawn)[0])
+        rows = [*below.ideal(x0, host.alignment_of(model).t_min), *below.demo(model, x0, texts, seed, draws)]
+        yield from ({"part": "below", "seed": seed, **row} for row in rows)
+
     def with_lora(self, lora: Any) -> Any:
         """The twin with a LoRA."""
         return D2FLoadLora.execute(self.twin, "none", 1.0, lora).args[0]
@@ -196,39 +223,3 @@ class Bench:
             )  # fmt: skip
             found.append(self.vae.decode(latents).float().cpu())
         return torch.cat(found)
-
-
-def as_v(model: Any) -> Any:
-    """A clone of an eps-prediction MODEL whose network returns v = alpha eps - sigma x0."""
-    sampling, clone = model.get_model_object("model_sampling"), model.clone()
-
-    def wrapper(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        sigma_ve = sampling.sigma(timesteps).view(-1, 1, 1, 1)
-        eps, norm = executor(x, timesteps, *args, **kwargs), (1 + sigma_ve**2).sqrt()
-        return norm * eps - sigma_ve * x
-
-    clone.add_wrapper(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, wrapper)
-    return clone
-
-
-def find(model: Any, positive: Any, latents: Tensor, seed: int) -> Finding:
-    """What Model Report's probe finds."""
-    x0, found = host.probe_latents(model, latents), []
-    options = host.probe_candidates(model)
-    host.probe_network(model, positive, x0.shape, LEVELS, lambda ask: found.append(probe(ask, options, x0, seed)))
-    return found[0]
-
-
-def row_of(found: Finding, part: str, seed: int, **more: Any) -> dict[str, Any]:
-    """The figures that a probe decides by."""
-    worst = sorted((max(errors), name) for name, errors in found.errors.items())
-    (error, best), (other, after) = worst[:2]
-    off = max(abs(slope - 1) for slope in found.slopes[best])
-    figures = {
-        "best": best,
-        "error": round(error, 3),
-        "after": after,
-        "next": round(other, 3),
-        "slope_off": round(off, 3),
-    }
-    return {"part": part, "seed": seed, **more, "named": found.name or "-", **figures}

@@ -3,7 +3,8 @@
 A benchmark is a file `NAME.py` here or in `evidence/` with `run(options) -> rows`, flat dictionaries (a list, or a
 generator whose rows are written as they come), and, if it wants, `add_arguments(parser)` and `plot(rows, axes)`. The
 harness prints the rows as a table and writes `results/NAME.json` and, with matplotlib, `results/NAME.png` (or under the
-name that `stem(options)` gives); with `--quick`, if the benchmark has that, to `.d2f` of the checkout.
+name that `stem(options)` gives); with `--quick`, if the benchmark has that, to `.d2f` of the checkout. A benchmark that
+hands on rows of earlier runs says which parts it makes itself, `parts(options)`; the file says of each how it was made.
 ComfyUI is importable in benchmarks, the pack is the package `diff2flow_kit`, and the folder `shared` is the package
 `bench_shared`.
 """
@@ -59,7 +60,10 @@ def main(arguments: Sequence[str]) -> None:
     folder = TRIALS if getattr(chosen, "quick", False) else RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {"command": " ".join(["python dev.py bench", *arguments]), "host": machine(host)}
-    record |= {"versions": versions(read_version(host)), "rows": []}
+    record["versions"] = versions(read_version(host))
+    if hasattr(benchmark, "parts"):
+        record = {"parts": made(folder / f"{stem}.json", benchmark.parts(chosen), record)}
+    record["rows"] = []
     for row in benchmark.run(chosen):  # a list at the end, or rows as they are measured
         record["rows"].append(row)
         write(folder / f"{stem}.json", record)
@@ -73,6 +77,12 @@ def options(benchmark: ModuleType, name: str, arguments: Sequence[str]) -> argpa
     if hasattr(benchmark, "add_arguments"):
         benchmark.add_arguments(parser)
     return parser.parse_args(arguments)
+
+
+def made(file: Path, parts: Sequence[str], record: dict[str, Any]) -> dict[str, Any]:
+    """How each part of a file was made: some as the record says, the others as the file says, if there is one."""
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {**earlier.get("parts", {}), **dict.fromkeys(parts, record)}
 
 
 def machine(host: Path) -> dict[str, Any]:

@@ -66,6 +66,13 @@ def kept(folder: Path, name: str, settings: Any, make: Callable[[], Part]) -> Pa
     return torch.load(file, weights_only=True)
 
 
+def with_other_parts(name: str, rows: Rows) -> Rows:
+    """The rows, after those in the results of a benchmark whose `part` they do not hold."""
+    file, mine = RESULTS / f"{name}.json", {row["part"] for row in rows}
+    found = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
+    return [*(row for row in found if row["part"] not in mine), *rows]
+
+
 def with_options(node: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """Inputs of a node; of the LoRA trainer, with what it has no input for in its options, as of settings nodes."""
     known = {each.id for each in node.define_schema().inputs}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from . import Rows, select, spread
+from .. import Rows, select, spread
 
 
 def markdown(rows: Rows) -> str:
-    """What was named and refused, what a LoRA has learned, and what reflow has done."""
-    tables = {"probe": [*probes(rows), "", *refusals(rows)], "cyan": learned(rows), "reflow": reflowed(rows)}
-    return "\n".join(line for part, table in tables.items() if of_part(rows, part) for line in (*table, ""))
+    """What was named and refused, what a LoRA has learned, what reflow has done, and what is left below t_min."""
+    parts = [part for part in TABLES if of_part(rows, part)]
+    return "\n".join(line for part in parts for line in (*TABLES[part](rows), ""))
 
 
 def of_part(rows: Rows, part: str) -> Rows:
@@ -65,3 +65,24 @@ def cells(rows: Rows, part: str, forms: dict[str, str]) -> list[str]:
             texts = [spread(select(mine, key, method=method, nfe=nfe), form) for key, form in forms.items()]
             lines.append(f"| {method} | {nfe} | {' | '.join(texts)} |")
     return lines
+
+
+def below(rows: Rows) -> list[str]:
+    """A row a network and time below t_min, and a line on the latents."""
+    mine = of_part(rows, "below")
+    lines = ["| below t_min | t | best delta^2 | delta = 0 | delta = 1 | best delta | change by delta = 1 |"]
+    lines.append("| --- " * 7 + "|")
+    forms = {"best": ".2f", "as_is": ".4f", "as_v": ".4f", "corrected": ".4f"}
+    for name, measure in (("ideal", "error"), ("demo", "loss")):
+        for t in sorted({row["t"] for row in mine if row["network"] == name}):
+            found = {key: select(mine, key, network=name, t=t) for key in forms}
+            change = spread([one / zero - 1 for one, zero in zip(found["as_v"], found["as_is"])], "+.1%")
+            cells = [f"{name}, {measure}", f"{t:g}", *(spread(found[key], form) for key, form in forms.items()), change]
+            lines.append(f"| {' | '.join(cells)} |")
+    forms = {"variance": ".2f", "first": ".0f", "second": ".0f", "third": ".0f"}
+    value, *first = (spread(select(mine, key, network="latents"), form) for key, form in forms.items())
+    return [*lines, "", f"Variance of the latents: {value} per value, along the first directions {', '.join(first)}."]
+
+
+TABLES = {"probe": probes, "refuse": refusals, "cyan": learned, "reflow": reflowed, "below": below}
+"""Part of the rows -> its table, in their order."""
