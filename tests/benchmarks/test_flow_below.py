@@ -37,7 +37,7 @@ def test_errors_are_those_of_the_table_in_the_docs(below, t, plain, half):
 
 def test_errors_are_those_of_draws(below, alignment):
     """Through the pack's own velocity, for three directions with means: what the ideal network of row T - 1 answers."""
-    mean, variances = torch.tensor([1.0, -0.3, 0.0]).double(), torch.tensor([20.0, 0.5, 0.01]).double()
+    mean, variances = torch.tensor([0.0, 8.0, -20.0]).double(), torch.tensor([20.0, 0.5, 0.1]).double()
     generator, count = torch.Generator().manual_seed(1), 200_000
     x0 = mean + variances.sqrt() * torch.randn(count, 3, generator=generator, dtype=torch.float64)
     eps = torch.randn(count, 3, generator=generator, dtype=torch.float64)
@@ -50,10 +50,12 @@ def test_errors_are_those_of_draws(below, alignment):
         velocity = alignment.velocity((r - end * said) / end_sigma, x, time)
         right = mean + t * variances / (t**2 * variances + (1 - t) ** 2) * (x - t * mean)
         wrong = velocity - (right - x) / (1 - t)
-        found = below.error(mean, variances, t, alignment.t_min)
+        found = [below.error(mean[i : i + 1], variances[i : i + 1], t, alignment.t_min) for i in range(3)]
         for delta2 in (0.0, 0.6, 1.0):
             moved = wrong - (end - below.weights(t)[0]) * delta2 * r / (1 - t)
-            assert float(moved.square().mean()) == pytest.approx(found.at(delta2), rel=0.02)
+            assert moved.square().mean(0).tolist() == pytest.approx([one.at(delta2) for one in found], rel=0.02)
+        whole = below.error(mean, variances, t, alignment.t_min)
+        assert whole == pytest.approx([sum(one) / 3 for one in zip(*found)])
 
 
 def test_the_parabola_is_that_of_losses(below, alignment):
