@@ -31,6 +31,7 @@ from .compiled import compile_blocks, compiler_fault
 from .continuous import TIME_SCALES, ContinuousSchedule, FlowSchedule, Schedule
 from .density import DENSITIES, TimeDensity
 from .depth import DepthRange, align_to, depth_from_target, depth_range, depth_target, ensemble, valid_pixels
+from .dora import DoraAdapter
 from .frozen_copy import for_autograd, frozen_copy
 from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_sigmas
 from .layer_rules import LayerRule, parse_layer_rules, rule_of
@@ -41,7 +42,7 @@ from .metrics import SPACES, DepthScores, depth_scores
 from .naive import NaiveAlignment
 from .nfe import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, SolverStep
 from .offload import Offload
-from .on_demand import can_run_on_demand, run_on_demand
+from .on_demand import can_run_on_demand, is_on_demand, run_on_demand
 from .optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 from .optional import install_command
 from .prediction import PREDICTIONS
@@ -81,6 +82,7 @@ __all__ = [
     "CountedVelocity",
     "DepthRange",
     "DepthScores",
+    "DoraAdapter",
     "EvaluationLimitError",
     "FlowAlignment",
     "FlowPath",
@@ -135,6 +137,7 @@ __all__ = [
     "frozen_copy",
     "in_epoch",
     "install_command",
+    "is_on_demand",
     "make_adapters",
     "make_optimizer",
     "make_schedule",
