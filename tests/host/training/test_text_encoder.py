@@ -174,17 +174,18 @@ def test_the_loader_of_the_pack_loads_it_onto_the_clip(build, train, clip, five,
     assert none is None and "text encoders are left out; connect 'clip'" in info
 
 
-def test_what_is_loaded_is_what_was_trained(build, train, clip, five, host, part):
+@pytest.mark.parametrize("kind", ["lora", "dora", "oft"])
+def test_what_is_loaded_is_what_was_trained(build, train, clip, five, host, part, kind):
     """Adapters on our copy of the encoders against the LoRA merged into the host's CLIP."""
     positive = five(clip)
-    lora, *_ = train(build(), positive=positive, clip=clip, **WIDGETS)
+    lora, *_ = train(build(), positive=positive, clip=clip, adapter=kind, **WIDGETS)
     _, loaded = host.apply_to_both(build(), clip, lora, 1.0)
     from diff2flow_kit.d2f_core import attached
 
     with host.training(build()) as plain:
         network = part("training.text.network").TextTrainingNetwork(plain, clip)
         new = {path: None for path in host.text_names(clip) if ".encoder." in path}
-        made = host.text_adapters_from(clip, network.encoder.module, lora, new, "lora", 0.0)
+        made = host.text_adapters_from(clip, network.encoder.module, lora, new, kind, 0.0)
         for one, text in zip(positive, TEXTS):
             with attached(network.encoder.module, made), torch.enable_grad():
                 ours = network.encoded(network.condition(one, (4, 8, 8)))["c_crossattn"].detach()
