@@ -32,7 +32,7 @@ from .continuous import TIME_SCALES, ContinuousSchedule, FlowSchedule, Schedule
 from .density import DENSITIES, TimeDensity
 from .depth import DepthRange, align_to, depth_from_target, depth_range, depth_target, ensemble, valid_pixels
 from .dora import DoraAdapter
-from .frozen_copy import for_autograd, frozen_copy
+from .frozen_copy import for_autograd, frozen_copy, recomputed
 from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_sigmas
 from .layer_rules import LayerRule, parse_layer_rules, rule_of
 from .lora import TARGETS, AdapterSettings, adaptable_layers, make_adapters
@@ -144,6 +144,7 @@ __all__ = [
     "objective_on",
     "parse_layer_rules",
     "per_item",
+    "recomputed",
     "rule_of",
     "run_on_demand",
     "seeded",

@@ -107,7 +107,7 @@ class D2FTrainLora(io.ComfyNode):
         start = StartingLora.of(start_lora[0]) if start_lora else None
         where = plan.precision, plan.checkpointing, plan.compile, plan.offload
         with host.training(model[0], *where) as network:
-            network = with_text(network, clip, pairs)
+            network = with_text(network, clip, pairs, plan.checkpointing)
             reflow = pairs[0] if pairs else None
             items = training_items(network, model[0], latents, positive, negative, reflow, condition)
             plan = plan.for_items(items)
