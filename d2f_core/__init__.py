@@ -24,7 +24,7 @@ The v of v-prediction is ``alpha * eps - sigma * x0``; it is never called veloci
 table; continuous ones and native flow networks have timesteps of their own (``continuous``).
 """
 
-from .adapter import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, attached
+from .adapter import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, attached, is_compiled
 from .adaptive import ADAPTIVE_METHODS
 from .batches import Batch, BatchOrder, TrainingData, VariedData, derive_seed, in_epoch
 from .compiled import compile_blocks, compiler_fault
@@ -137,6 +137,7 @@ __all__ = [
     "frozen_copy",
     "in_epoch",
     "install_command",
+    "is_compiled",
     "is_on_demand",
     "make_adapters",
     "make_optimizer",

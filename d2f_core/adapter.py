@@ -208,6 +208,11 @@ class AdapterSlot:
 _SLOT = "_adapter_slot"
 
 
+def is_compiled(layer: Layer) -> bool:
+    """Whether a layer is part of what is compiled, and so has a slot."""
+    return _SLOT in vars(layer)
+
+
 @contextmanager
 def hooked(pairs: Iterable[tuple[Layer, Adapter]]) -> Iterator[None]:
     """Layers with their adapters on; leaving the block takes them off, after an error, too."""

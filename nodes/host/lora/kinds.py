@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ....d2f_core import Adapter, DoraAdapter, LowRankAdapter, is_on_demand, seeded
+from ....d2f_core import Adapter, DoraAdapter, LowRankAdapter, is_compiled, is_on_demand, seeded
 from ..model_call import has_plain_weight
 
 
@@ -75,6 +75,11 @@ class RotationAdapter(HostAdapter):
     def __init__(
         self, layer: Any, rank: int, alpha: float, dropout: float, generator: torch.Generator, kind: str
     ) -> None:
+        if is_compiled(layer):
+            raise ValueError(
+                "adapter oft cannot be compiled, as ComfyUI's arithmetic for it looks at values; switch 'compile' off, "
+                "or choose another adapter"
+            )
         super().__init__(layer, rank, alpha, dropout, generator, kind)
         if self.trained.block_size < 2:
             raise ValueError(
