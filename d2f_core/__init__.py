@@ -24,14 +24,15 @@ The v of v-prediction is ``alpha * eps - sigma * x0``; it is never called veloci
 table; continuous ones and native flow networks have timesteps of their own (``continuous``).
 """
 
-from .adapter import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, attached
+from .adapter import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, attached, is_compiled
 from .adaptive import ADAPTIVE_METHODS
 from .batches import Batch, BatchOrder, TrainingData, VariedData, derive_seed, in_epoch
 from .compiled import compile_blocks, compiler_fault
 from .continuous import TIME_SCALES, ContinuousSchedule, FlowSchedule, Schedule
 from .density import DENSITIES, TimeDensity
 from .depth import DepthRange, align_to, depth_from_target, depth_range, depth_target, ensemble, valid_pixels
-from .frozen_copy import for_autograd, frozen_copy
+from .dora import DoraAdapter
+from .frozen_copy import for_autograd, frozen_copy, recomputed
 from .grid import FLOW_GRIDS, STARTS, flow_grid, shift_sigmas
 from .layer_rules import LayerRule, parse_layer_rules, rule_of
 from .lora import TARGETS, AdapterSettings, adaptable_layers, make_adapters
@@ -41,7 +42,7 @@ from .metrics import SPACES, DepthScores, depth_scores
 from .naive import NaiveAlignment
 from .nfe import CountedVelocity, EvaluationLimitError, NonFiniteVelocityError, SolverStep
 from .offload import Offload
-from .on_demand import can_run_on_demand, run_on_demand
+from .on_demand import can_run_on_demand, is_on_demand, run_on_demand
 from .optim import OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
 from .optional import install_command
 from .prediction import PREDICTIONS
@@ -81,6 +82,7 @@ __all__ = [
     "CountedVelocity",
     "DepthRange",
     "DepthScores",
+    "DoraAdapter",
     "EvaluationLimitError",
     "FlowAlignment",
     "FlowPath",
@@ -135,12 +137,15 @@ __all__ = [
     "frozen_copy",
     "in_epoch",
     "install_command",
+    "is_compiled",
+    "is_on_demand",
     "make_adapters",
     "make_optimizer",
     "make_schedule",
     "objective_on",
     "parse_layer_rules",
     "per_item",
+    "recomputed",
     "rule_of",
     "run_on_demand",
     "seeded",

@@ -37,6 +37,10 @@ class Adapter(nn.Module):
         """What is added to the layer's output, from the layer's input."""
         raise NotImplementedError
 
+    def added(self, layer: Layer, x: Tensor, output: Tensor) -> Tensor:
+        """The same where the layer itself and its output are at hand, which some kinds need."""
+        return self(x)
+
     def file_tensors(self) -> dict[str, Tensor]:
         """Suffix in a LoRA file -> tensor."""
         raise NotImplementedError
@@ -63,10 +67,14 @@ class LowRankAdapter(Adapter):
     def of(cls, layer: Layer, down: Tensor, up: Tensor, alpha: float, dropout: float) -> "LowRankAdapter":
         """One that starts at the factors of a file, ``down`` (rank, in, *) and ``up`` (out, rank, *)."""
         adapter = cls(layer, len(down), alpha, dropout, torch.Generator())
-        with torch.no_grad():
-            adapter.down.copy_(down.reshape(adapter.down.shape))
-            adapter.up.copy_(up.reshape(adapter.up.shape))
+        adapter.fill(down, up)
         return adapter
+
+    @torch.no_grad()
+    def fill(self, down: Tensor, up: Tensor) -> None:
+        """Take the values of factors of a file."""
+        self.down.copy_(down.reshape(self.down.shape))
+        self.up.copy_(up.reshape(self.up.shape))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.dropout and self.training:
@@ -182,7 +190,7 @@ class AdapterSlot:
         slot = AdapterSlot()
 
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return output if slot.adapter is None else _added(slot.adapter, inputs, output)
+            return output if slot.adapter is None else _added(slot.adapter, layer, inputs, output)
 
         layer.register_forward_hook(hook)
         setattr(layer, _SLOT, slot)
@@ -200,12 +208,17 @@ class AdapterSlot:
 _SLOT = "_adapter_slot"
 
 
+def is_compiled(layer: Layer) -> bool:
+    """Whether a layer is part of what is compiled, and so has a slot."""
+    return _SLOT in vars(layer)
+
+
 @contextmanager
 def hooked(pairs: Iterable[tuple[Layer, Adapter]]) -> Iterator[None]:
     """Layers with their adapters on; leaving the block takes them off, after an error, too."""
 
     def hook(adapter: Adapter) -> Any:
-        return lambda layer, inputs, output: _added(adapter, inputs, output)
+        return lambda layer, inputs, output: _added(adapter, layer, inputs, output)
 
     with ExitStack() as stack:
         for layer, adapter in pairs:
@@ -217,8 +230,8 @@ def hooked(pairs: Iterable[tuple[Layer, Adapter]]) -> Iterator[None]:
         yield
 
 
-def _added(adapter: Adapter, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return output + adapter(inputs[0]).to(output.dtype)
+def _added(adapter: Adapter, layer: Layer, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output + adapter.added(layer, inputs[0], output).to(output.dtype)
 
 
 def attached(network: nn.Module, adapters: Mapping[str, Adapter]) -> AbstractContextManager[None]:

@@ -63,7 +63,7 @@ def frozen_copy(
     if compiled is not None:
         compiled(blocks)
     for block in blocks if recompute else ():
-        block.forward = _recomputed(block)
+        block.forward = recomputed(block)
     return view
 
 
@@ -164,7 +164,7 @@ def _out_of_place(block: nn.Module) -> Callable[..., Any]:
     return run
 
 
-def _recomputed(block: nn.Module) -> Callable[..., Any]:
+def recomputed(block: nn.Module) -> Callable[..., Any]:
     """The forward function of a block that keeps only its inputs. It must not keep the block, which keeps it."""
     own, kind, alive = vars(block).get("forward"), type(block).forward, weakref.ref(block)
 

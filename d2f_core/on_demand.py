@@ -43,6 +43,28 @@ def run_on_demand(layer: Layer, make: MakeWeights) -> None:
         return _OnDemand.apply(x, alive(), make)
 
     layer.forward = forward
+    setattr(layer, _MAKE, make)
+
+
+_MAKE = "_weights_on_demand"
+
+
+def is_on_demand(layer: Layer) -> bool:
+    """Whether a layer makes its weights when it runs."""
+    return _MAKE in vars(layer)
+
+
+def weight_of(layer: Layer, like: Tensor) -> Tensor:
+    """The weight that a layer computes with, of the device and the type of ``like``."""
+    return vars(layer)[_MAKE](layer, like)[0] if is_on_demand(layer) else layer.weight.to(like)
+
+
+def product(layer: Layer, x: Tensor) -> Tensor:
+    """W x: what a layer makes of an input, without its bias."""
+    if not is_on_demand(layer):
+        return operate(x, layer.weight.to(x.dtype), None, conv_options(layer))
+    make: MakeWeights = vars(layer)[_MAKE]
+    return _OnDemand.apply(x, layer, lambda layer, like: (make(layer, like)[0], None))
 
 
 class _OnDemand(torch.autograd.Function):

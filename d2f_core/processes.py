@@ -63,17 +63,21 @@ BUCKET = 1 << 24
 
 
 @torch.no_grad()
-def sum_gradients(parameters: Sequence[nn.Parameter], loss: float, processes: Processes) -> float:
-    """Replace the gradients of parameters by their sum over all processes; the sum of the loss."""
+def sum_gradients(parameters: Sequence[nn.Parameter], processes: Processes) -> None:
+    """Replace the gradients of parameters by their sum over all processes."""
     if processes.count == 1:
-        return loss
+        return
     if processes.sharded:
         for parameter in parameters:
             _gradient(parameter).mul_(processes.count)
     else:
         for bucket in _buckets(parameters):
             _sum_bucket(bucket, processes)
-    return float(processes.sum(torch.tensor([loss], dtype=torch.float64)))
+
+
+def sum_loss(loss: float, processes: Processes) -> float:
+    """The sum of a loss over all processes."""
+    return loss if processes.count == 1 else float(processes.sum(torch.tensor([loss], dtype=torch.float64)))
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:

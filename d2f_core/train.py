@@ -26,7 +26,7 @@ from .batches import Batch, BatchOrder, TrainingData, derive_seed, in_epoch
 from .consistency import later_times, line_to
 from .density import TimeDensity
 from .loss import Interpolant, Objective
-from .processes import OneProcess, Processes, share, sum_gradients
+from .processes import OneProcess, Processes, share, sum_gradients, sum_loss
 from .train_settings import NonFiniteLossError, StepRecord, TrainSettings, seeded
 from .trained import Trained, TrainedAdapters, TrainedNetwork
 
@@ -91,14 +91,18 @@ class Trainer:
             self._learn(True)
         self.optimizer.zero_grad(set_to_none=True)
         batches = self.settings.accumulation
-        losses = torch.stack([self._backward(self.step * batches + i) for i in self.share]).tolist()
-        if not all(map(math.isfinite, losses)):
-            raise NonFiniteLossError(self._broken("loss"))
+        losses = torch.stack([self._backward(self.step * batches + i) for i in self.share])
         if self.step == 0:
             self.trained.check_gradients()
-        loss = sum_gradients(self.parameters, sum(losses), self.processes)
+        sum_gradients(self.parameters, self.processes)
+        *parts, norm = torch.cat([losses, self._clip()]).tolist()  # nothing is waited for before
+        if not all(map(math.isfinite, parts)):
+            raise NonFiniteLossError(self._broken("loss"))
+        if not (math.isfinite(norm) or self.scaler.is_enabled()):
+            raise NonFiniteLossError(self._broken("gradient"))
+        loss = sum_loss(sum(parts), self.processes)
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
-        norm = self._update()
+        self._update()
         self.step += 1
         return StepRecord(self.step, loss, norm, learning_rate, time.perf_counter() - start)
 
@@ -109,25 +113,23 @@ class Trainer:
         if switch is not None:
             switch()
 
-    def _update(self) -> float:
-        """One step of the optimizer; the norm of the gradient before clipping."""
+    def _clip(self) -> Tensor:
+        """Clip the gradient; its norm before that, (1,), on the device."""
         self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.settings.clip or math.inf))
-        if not (math.isfinite(norm) or self.scaler.is_enabled()):
-            raise NonFiniteLossError(self._broken("gradient"))
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip or math.inf)
+        return (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).detach().reshape(1)
+
+    def _update(self) -> None:
+        """One step of the optimizer, with what follows it."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.schedule is not None:
             self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.weights)
-        return norm
 
     def _backward(self, index: int) -> Tensor:
-        """Add the gradient of batch number ``index`` of the run; its share of the step's loss, (), on the device.
-
-        Nobody waits for it here: the batches of a step are looked at together.
-        """
+        """Add the gradient of batch number ``index`` of the run; its share of the step's loss, (), on the device."""
         generator = torch.Generator().manual_seed(derive_seed(self.settings.seed, index))
         items = self.order.items(index)
         drop = torch.rand(len(items), generator=generator) < self.settings.drop_condition

@@ -24,6 +24,7 @@ class FakeDevice(TorchDispatchMode):
     Attributes:
         kernels: names of the operations so far that compute; views are not among them.
         total: number of all operations so far, with views.
+        lists: how many values each list had that was made of a tensor there, which is a wait.
     """
 
     def __init__(self, waits: bool = True) -> None:
@@ -31,6 +32,7 @@ class FakeDevice(TorchDispatchMode):
         self.waits = waits
         self.kernels: list[str] = []
         self.total = 0
+        self.lists: list[int] = []
         self._there = WeakIdKeyDictionary()
         self._moves = _Moves(self)
 
@@ -96,7 +98,9 @@ class _Moves(TorchFunctionMode):
         self.device = device
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
-        made = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
+        if name == "tolist" and self.device._is_there(args[0]):
+            self.device.lists.append(args[0].numel())
+        made = func(*args, **(kwargs or {}))
         moved = name == "cpu" or (name == "to" and len(args) == 2 and not kwargs and str(args[1]) == "cpu")
         return self.device.take_away(made) if moved else made

@@ -5,6 +5,8 @@ The name of a layer is ``lora_unet_`` and its module path, with underscores inst
     <name>.lora_down.weight (rank, in, *kernel)   <name>.lora_up.weight (out, rank, *1)   <name>.alpha ()
     <name>.diff, <name>.diff_b                    full differences of weight and bias
     <name>.lokr_*, <name>.hada_*                  LoKr and LoHa
+    <name>.dora_scale (1, in, *1)                 lengths of a DoRA, beside its factors
+    <name>.oft_blocks (blocks, size, size)        OFT
 
 of its kind of adapter. ComfyUI, A1111 and diffusers read this layout; ``lora_metadata`` and ``metadata`` define the
 metadata.
@@ -49,8 +51,12 @@ _REQUIRED_TOGETHER = (
 )
 _SUFFIXES = {suffix for pair in _REQUIRED_TOGETHER for suffix in pair} | {
     "alpha", "diff", "diff_b", "lora_mid.weight", "reshape_weight", "lokr_w1", "lokr_w2", "lokr_t2", "hada_t1",
-    "hada_t2", "dora_scale", "w_norm", "b_norm", "set_weight",
+    "hada_t2", "dora_scale", "oft_blocks", "rescale", "w_norm", "b_norm", "set_weight",
 }  # fmt: skip
+
+
+_EXACT = (".alpha", ".dora_scale")
+"""Kept in float32: half precision would round a length by more than it was trained."""
 
 
 class LoraModel(dict[str, Tensor]):
@@ -107,7 +113,7 @@ def save_lora(path: Path, lora: Mapping[str, Tensor], title: str = "", dtype: st
         path: destination; an existing file is replaced.
         lora: a LoraModel, or a plain dict of tensors, which is saved without ``diff2flow.*`` metadata.
         title: title in the metadata; the name of the file if empty.
-        dtype: a name of ``DTYPES``; alphas are stored as float32, integers unchanged.
+        dtype: a name of ``DTYPES``; alphas and the lengths of a DoRA are stored as float32, integers unchanged.
 
     Raises:
         ValueError: the LoRA has no tensors, or weights that the dtype cannot represent.
@@ -137,7 +143,7 @@ def _cast(key: str, tensor: Tensor, dtype: str) -> Tensor:
     plain = tensor.detach().cpu()
     if not plain.is_floating_point():
         return plain.contiguous()
-    cast = plain.to(torch.float32 if key.endswith(".alpha") else DTYPES[dtype]).contiguous()
+    cast = plain.to(torch.float32 if key.endswith(_EXACT) else DTYPES[dtype]).contiguous()
     if not bool(torch.isfinite(plain).all()):
         raise ValueError(f"the LoRA has NaN or infinite weights in {key}; train again with a lower learning_rate")
     if not bool(torch.isfinite(cast).all()):

@@ -109,7 +109,7 @@ class D2FTrainLora(io.ComfyNode):
         where = plan.precision, plan.checkpointing, plan.compile, plan.offload
         with host.training(model[0], *where) as network:
             check_objective(plan.objective, network.alignment)
-            network = with_text(network, clip, pairs)
+            network = with_text(network, clip, pairs, plan.checkpointing)
             reflow = pairs[0] if pairs else None
             items = training_items(network, model[0], latents, positive, negative, reflow, condition)
             plan = plan.for_items(items)

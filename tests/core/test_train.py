@@ -260,16 +260,17 @@ def test_scaled_gradients_give_the_same_run(make):
     assert resumed.scaler.state_dict() == scaled.scaler.state_dict() != {}
 
 
-def test_no_batch_of_a_step_is_waited_for(make, fake_device, monkeypatch):
-    """Their losses are looked at together; the norm of the gradient comes later."""
+def test_a_step_waits_once(make, fake_device):
+    """For the losses of its batches and the norm of the gradient, which are looked at together."""
     data = Points()
-    trainer = make(data, accumulation=3)
+    trainer = make(data, accumulation=3, ema=0.9)
     list(trainer.run(1))
-    with fake_device(waits=False) as device, monkeypatch.context() as patch:
-        patch.setattr(trainer, "_update", lambda: 0.0)
+    with fake_device(waits=False) as device:
         device.bring(data.points)
+        for parameter in trainer.parameters:
+            device.bring(parameter)
         (record,) = trainer.run(1)
-        assert len(device.kernels) > 30
+        assert device.lists == [3 + 1] and len(device.kernels) > 30
         with pytest.raises(AssertionError, match="waits"):
             float(data.points.sum())
     assert record.loss > 0

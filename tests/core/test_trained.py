@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from d2f_core import Batch, Objective, TimeDensity, Trainer, TrainSettings
-from d2f_core.processes import sum_gradients
+from d2f_core.processes import sum_gradients, sum_loss
 from d2f_core.trained import TrainedNetwork
 
 
@@ -151,6 +151,7 @@ def test_gradients_are_sums_of_buckets_or_averages_made_sums(sharded, monkeypatc
     for number, parameter in enumerate(parameters[:-1], 1):
         parameter.grad = torch.full_like(parameter, float(number))
     processes = Processes(sharded)
-    assert sum_gradients(parameters, 1.5, processes) == 3
+    sum_gradients(parameters, processes)
+    assert sum_loss(1.5, processes) == 3
     assert [float(parameter.grad.mean()) for parameter in parameters[:-1]] == [2, 4, 6, 8]
     assert processes.sent == ([1] if sharded else [9, 11, 1, 1])

@@ -136,7 +136,7 @@ def test_facts_know_the_objectives_and_predictions_of_the_core():
         ({"objective": "fm"}, "objective 'fm'.*'diff2flow', 'naive_fm', 'diffusion', 'consistency', 'flow'"),
         ({"prediction": "epsilon"}, "prediction 'epsilon'.*'eps', 'v', 'x0'"),
         ({"start": "tmin"}, "start 'tmin'.*'t_min', 'noise'"),
-        ({"kind": "dora"}, "kind 'dora'"),
+        ({"kind": "boft"}, "kind 'boft'"),
         ({"condition": "depth"}, "condition 'depth'.*'', 'image'"),
         ({"shift": 0.0}, "shift"),
         ({"steps": -1}, "steps"),

@@ -102,7 +102,7 @@ def flow_sigmas(model, table_levels):
     return ve / (1 + ve)
 
 
-@pytest.mark.parametrize("kind", ["lora", "lokr", "loha"])
+@pytest.mark.parametrize("kind", ["lora", "lokr", "loha", "dora", "oft"])
 def test_the_stock_loader_gives_the_outputs_of_the_adapters(
     lora_file, model, make_lora, one_step, tmp_path, caplog, kind
 ):

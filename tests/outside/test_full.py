@@ -96,12 +96,12 @@ def test_a_step_is_that_of_plain_torch(place, tmp_path, monkeypatch):
 
     seen = {}
 
-    def update(self):
+    def clip(self):
         seen["gradients"] = {name: one.grad.clone() for name, one in self.trained.named(self.weights).items()}
         return norm(self)
 
-    norm = Trainer._update
-    monkeypatch.setattr(Trainer, "_update", update)
+    norm = Trainer._clip
+    monkeypatch.setattr(Trainer, "_clip", clip)
     asked = []
     loss = Trainer._loss
     monkeypatch.setattr(

@@ -28,6 +28,11 @@ _SS_NAMES = {
 }
 # The same, if text encoders are trained as well.
 _SS_RATES = {"ss_unet_lr": "learning_rate", "ss_text_encoder_lr": "text_encoder_lr"}
+# Kinds that LyCORIS has under another name -> its arguments.
+_LYCORIS: Mapping[str, Mapping[str, Any]] = {
+    "dora": {"algo": "lora", "dora_wd": True, "wd_on_output": False},
+    "oft": {"algo": "diag-oft"},
+}
 # Data type of the computation, or the widget that chose it -> its name in sd-scripts.
 _MIXED_PRECISIONS = {
     "float16": "fp16",
@@ -55,7 +60,7 @@ def kohya(facts: LoraFacts | None, title: str, digest: str) -> dict[str, str]:
         "ss_training_comment": f"Diff2Flow Kit, objective {facts.objective}",
     }
     if facts.kind != "lora":
-        found["ss_network_args"] = json.dumps({"algo": facts.kind})
+        found["ss_network_args"] = json.dumps(_LYCORIS.get(facts.kind, {"algo": facts.kind}))
     # Earlier files have the widget only, of which "auto" says nothing.
     computed = facts.training.get("dtype", facts.training.get("precision"))
     if computed in _MIXED_PRECISIONS:

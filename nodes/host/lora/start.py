@@ -5,9 +5,11 @@ The host's loader reads every layout of file. Its patches become adapters of the
     LoRA: up, down, alpha       LowRankAdapter, of the file's own rank
     diff, diff_b                FullAdapter; so does a LoRA with a bias
     any of these, widened       WidenedAdapter of the product, zero for channels that the file does not have
-    LoKr, LoHa                  the host's own
+    DoRA by input channels      DoraAdapter
+    LoKr, LoHa, OFT             the host's own
 
-What adds to a layer in another way (DoRA, Tucker factors, slices of fused layers, norms) cannot be gone on with.
+What changes a layer in another way (DoRA by outputs, Tucker factors, slices of fused layers, norms) cannot be gone on
+with.
 """
 
 from collections.abc import Mapping
@@ -15,10 +17,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ....d2f_core import Adapter, FullAdapter, LowRankAdapter, WidenedAdapter, adaptable_layers
+from ....d2f_core import Adapter, DoraAdapter, FullAdapter, LowRankAdapter, WidenedAdapter, adaptable_layers
 from ..image_condition import CONDITION_NODE
 from .apply import find_patches, find_text_patches
-from .kinds import HostAdapter, kind_of
+from .kinds import adapter_of, check_lengths, kind_of
 
 _ROOT, _WEIGHT, _BIAS = "diffusion_model.", ".weight", ".bias"
 _REMEDY = "apply it with a LoRA loader before the trainer, where it is part of the model, and train a new LoRA"
@@ -70,21 +72,21 @@ def _started(
 ) -> dict[str, Adapter]:
     layers, found = adaptable_layers(network), dict(made)
     for (path, part), patch in patches.items():
-        if path not in layers or not _is_trainable(patch) or (part == _BIAS and (path, _WEIGHT) not in patches):
+        wide = isinstance(made.get(path), WidenedAdapter)
+        other = patches.get((path, _BIAS if part == _WEIGHT else _WEIGHT))
+        if path not in layers or not _is_trainable(patch, part, other, wide):
             raise ValueError(f"the LoRA to start from changes {path}{part} in a way that cannot be trained; {_REMEDY}")
         if (theirs := kind_of(patch)) and theirs != kind:
             raise ValueError(
                 f"the LoRA to start from is of the kind {theirs}, but adapter is {kind}; set it to {theirs}"
             )
         if part == _WEIGHT:
-            bias = patches.get((path, _BIAS))
-            wide = isinstance(made.get(path), WidenedAdapter)
             if not wide and _widens(patch):
                 raise ValueError(
                     "the LoRA to start from was trained with an image condition; put "
                     f"'{CONDITION_NODE}' before the trainer, or start from another LoRA"
                 )
-            found[path] = _adapter(layers[path], patch, bias and bias[1][0], wide, dropout)
+            found[path] = _adapter(layers[path], patch, other and other[1][0], wide, dropout)
     return {path: found[path] for path in layers if path in found}
 
 
@@ -97,8 +99,13 @@ def _path_of(target: Any, root: str) -> tuple[str, str]:
     return str(target), ""
 
 
-def _is_trainable(patch: Any) -> bool:
-    return bool(kind_of(patch)) or (isinstance(patch, tuple) and patch[0] == "diff")
+def _is_trainable(patch: Any, part: str, other: Any, wide: bool) -> bool:
+    """Whether there is an adapter for a patch of a weight or a bias, beside the patch of the layer's other one."""
+    if part == _BIAS and other is None:
+        return False
+    if kind_of(patch) in ("", "lora"):
+        return bool(kind_of(patch)) or (isinstance(patch, tuple) and patch[0] == "diff")
+    return other is None and not wide
 
 
 def _widens(patch: Any) -> bool:
@@ -107,13 +114,16 @@ def _widens(patch: Any) -> bool:
 
 def _adapter(layer: Any, patch: Any, diff_b: Tensor | None, wide: bool, dropout: float) -> Adapter:
     kind = kind_of(patch)
-    if kind not in ("", "lora"):
-        return HostAdapter.of(layer, patch, dropout)
+    if kind not in ("", "lora", "dora"):
+        return adapter_of(layer, patch, dropout)
     if not kind:
         diff = patch[1][0]
     else:
         up, down, alpha = patch.weights[:3]
         scale = 1.0 if alpha is None else alpha / len(down)
+        if kind == "dora":
+            check_lengths(layer)
+            return DoraAdapter.starting_at(layer, down, up, patch.weights[4], scale * len(down), dropout)
         if not wide and diff_b is None:
             return LowRankAdapter.of(layer, down, up, scale * len(down), dropout)
         shape = (len(up), *(layer.weight.shape[1:] if down.ndim < layer.weight.ndim else down.shape[1:]))

@@ -13,6 +13,7 @@ from .device import clear_device, remarks_on_offload, unload_others
 from .frozen import frozen_base, has_cross_attention
 from .guided import as_teacher, in_guider, needs_negative, to_samples
 from .identity import identity_of
+from .on_demand import has_plain_weight
 from .options import CallOptions, sigma_of
 from .patches import check_trainable, names_of, patches_of, what_is_on
 from .probing import NetworkCall, probe_latents, probe_network
@@ -33,6 +34,7 @@ __all__ = [
     "extras_of",
     "frozen_base",
     "has_cross_attention",
+    "has_plain_weight",
     "identity_of",
     "in_guider",
     "names_of",

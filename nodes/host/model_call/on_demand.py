@@ -30,7 +30,17 @@ def is_known(layer: nn.Module) -> bool:
         return False
     weight = layer.weight
     is_plain = type(weight) in (nn.Parameter, Tensor) or is_traceable_wrapper_subclass(weight)
-    return is_plain and all(getattr(layer, name, None) is None for name in _SCALES)
+    return is_plain and not _has_scales(layer)
+
+
+def has_plain_weight(layer: Layer) -> bool:
+    """Whether the weight of a layer is one in a float type, and all that acts when the layer runs."""
+    is_plain = type(layer.weight) in (nn.Parameter, Tensor) and layer.weight.is_floating_point()
+    return is_plain and not _has_scales(layer) and not getattr(layer, "weight_function", ())
+
+
+def _has_scales(layer: Layer) -> bool:
+    return any(getattr(layer, name, None) is not None for name in _SCALES)
 
 
 def run_layers_on_demand(network: nn.Module, dtype: torch.dtype, offload: Offload | None) -> None:

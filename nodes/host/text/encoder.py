@@ -5,14 +5,17 @@ Only the modules are ours, with copies of the weights, so that neither training 
 """
 
 import copy
+import weakref
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import comfy.clip_model
 import torch
+from torch import Tensor
 
-from ....d2f_core import frozen_copy
+from ....d2f_core import frozen_copy, recomputed
 from ..encoding import clip_identity, tokens_of
 from ..model_call.frozen import hold_weights, patched_weight
 
@@ -30,12 +33,13 @@ class TextEncoder:
     Args:
         clip: a CLIP of ``TEXT_ENCODERS``.
         device: where to encode.
+        recompute: compute layers again in the backward pass instead of keeping what is inside them.
 
     Raises:
         ValueError: the CLIP has other encoders, or hooks; says which.
     """
 
-    def __init__(self, clip: Any, device: torch.device) -> None:
+    def __init__(self, clip: Any, device: torch.device, recompute: bool = False) -> None:
         _check(clip)
         self.identity = clip_identity(clip)
         fetch = partial(patched_weight, clip.patcher, device=device, computed=torch.float32)
@@ -45,6 +49,9 @@ class TextEncoder:
             if isinstance(layer, comfy.clip_model.CLIPLayer):
                 for norm in (layer.layer_norm1, layer.layer_norm2):
                     norm.register_forward_pre_hook(_kept_for_backward)
+                if recompute:
+                    layer.forward = _on_a_copy(layer)
+                    layer.forward = recomputed(layer)
         self._clip = copy.copy(clip)
         self._clip.cond_stage_model = self.module
         self._clip.patcher = SimpleNamespace(load_device=device, forced_hooks=None)
@@ -62,6 +69,12 @@ class TextEncoder:
 def _kept_for_backward(norm: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """A norm's own copy of its input, to which the host's layers add in place afterwards."""
     return (inputs[0].clone(), *inputs[1:]) if torch.is_grad_enabled() else inputs
+
+
+def _on_a_copy(layer: torch.nn.Module) -> Callable[..., Tensor]:
+    """The forward function of a layer that adds to a copy of its input: what is computed again needs it as it was."""
+    kind, alive = type(layer).forward, weakref.ref(layer)
+    return lambda x, *args, **kwargs: kind(alive(), x.clone(), *args, **kwargs)
 
 
 def _check(clip: Any) -> None:

@@ -38,19 +38,20 @@ class TextTrainingNetwork(host.TrainingNetwork):
     Args:
         network: the network.
         clip: CLIP whose text encoders are trained.
+        recompute: compute their layers again in the backward pass.
 
     Raises:
         ValueError: the text encoders, or those of this model, cannot be trained.
     """
 
-    def __init__(self, network: host.TrainingNetwork, clip: Any) -> None:
+    def __init__(self, network: host.TrainingNetwork, clip: Any, recompute: bool = False) -> None:
         self.__dict__.update(vars(network))
         if not self.cross_attention:
             raise ValueError(
                 f"the text encoders of this model ({type(self._base).__name__}) cannot be trained, only those of "
                 "SD1.5, SD2.1 and SDXL; disconnect 'clip' to train the model alone"
             )
-        self.encoder, self.clip = host.TextEncoder(clip, self.device), clip
+        self.encoder, self.clip = host.TextEncoder(clip, self.device, recompute), clip
         self.module = UNetWithText(self.unet, self.encoder.module)
 
     def __call__(self, network_input: Tensor, timestep: Tensor, condition: Any, role: int = 0) -> Tensor:
@@ -87,8 +88,12 @@ class TextTrainingNetwork(host.TrainingNetwork):
             )
 
 
-def with_text(network: host.TrainingNetwork, clip: Sequence[Any] | None, pairs: Any) -> host.TrainingNetwork:
+def with_text(
+    network: host.TrainingNetwork, clip: Sequence[Any] | None, pairs: Any, recompute: bool = False
+) -> host.TrainingNetwork:
     """The network with the text encoders of what is connected to 'clip'; itself if nothing is.
+
+    With ``recompute`` their layers are computed again in the backward pass.
 
     Raises:
         ValueError: they cannot be trained, or not on reflow pairs.
@@ -100,7 +105,7 @@ def with_text(network: host.TrainingNetwork, clip: Sequence[Any] | None, pairs: 
             "both 'clip' and 'pairs' are connected, but reflow pairs were made with the text encoders as they are; "
             "disconnect 'clip'"
         )
-    return TextTrainingNetwork(network, clip[0])
+    return TextTrainingNetwork(network, clip[0], recompute)
 
 
 def text_settings(network: host.TrainingNetwork, plan: TrainingPlan) -> dict[str, Any]:

@@ -88,3 +88,20 @@ def test_patches_still_learn_where_they_are(build, train, graphs, same):
     plain = train(model, **{**RUN, "steps": 1, "compile": False}, run_name="plain")[0]
     for key, tensor in plain.items():
         torch.testing.assert_close(fast[key], tensor, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_dora_looks_at_the_layer_inside_a_graph(build, train, graphs, shown):
+    settings = {**RUN, "steps": 1, "adapter": "dora", "targets": "attention"}
+    plain = train(build(), **{**settings, "compile": False}, run_name="plain")[0]
+    shown.clear()
+    found = train(build(), **settings, run_name="compiled")[0]
+    assert graphs.number > 0 and "cannot be compiled" not in "".join(shown)
+    for key, tensor in plain.items():
+        torch.testing.assert_close(found[key], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_oft_is_refused(build, train, graphs, unharmed):
+    model = build()
+    with unharmed(model), pytest.raises(ValueError, match=r"adapter oft cannot be compiled.*switch 'compile' off"):
+        train(model, **RUN, adapter="oft")

@@ -94,7 +94,7 @@ def test_encoding(pack, node, output, tmp_path, device):
 EVERYTHING = {"validate_every": 1, "ema": 0.9, "loss": "huber", "accumulation": 2, "clip": 0.5, "dropout": 0.1}
 
 
-@pytest.mark.parametrize("adapter", ["lora", "lokr", "loha"])
+@pytest.mark.parametrize("adapter", ["lora", "lokr", "loha", "dora", "oft"])
 @pytest.mark.parametrize("density", ["auto", "timestep", "logit_normal", "u_shaped"])
 def test_training_with_every_switch(build, train, latents, device, adapter, density):
     mask = torch.ones(5, 64, 64)

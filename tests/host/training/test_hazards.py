@@ -26,7 +26,7 @@ def test_inference_tensors_are_trained_on(build, train, latents, conditioning, s
     assert not any(tensor.is_inference() or tensor.requires_grad for tensor in loras[0].values())
 
 
-@pytest.mark.parametrize("adapter", ["lora", "lokr", "loha"])
+@pytest.mark.parametrize("adapter", ["lora", "lokr", "loha", "dora", "oft"])
 def test_the_global_generators_are_left_alone(build, train, same, adapter):
     model, loras = build(), []
     for seed in (1, 2):
@@ -46,7 +46,10 @@ def test_the_global_generators_are_left_alone(build, train, same, adapter):
     assert same(*loras)
 
 
-@pytest.mark.parametrize("settings", [{}, {"dropout": 0.3}, {"precision": "bf16"}, {"adapter": "loha"}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"dropout": 0.3}, {"precision": "bf16"}, {"adapter": "loha"}, {"adapter": "dora"}, {"adapter": "oft"}],
+)
 def test_checkpointing_gives_the_same_lora_bit_for_bit(build, train, same, settings):
     model = build()
     one, two = (train(model, checkpointing=on, run_name=str(on), targets="all", **settings)[0] for on in (False, True))

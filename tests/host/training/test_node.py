@@ -75,6 +75,8 @@ def test_a_diff2flow_loss_under_the_eps_weight_is_the_diffusion_loss(first_losse
         ({"adapter": "lora"}, {"lora_down.weight", "lora_up.weight", "alpha"}),
         ({"adapter": "lokr"}, {"lokr_w1", "lokr_w2", "alpha"}),
         ({"adapter": "loha"}, {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha"}),
+        ({"adapter": "dora"}, {"lora_down.weight", "lora_up.weight", "dora_scale", "alpha"}),
+        ({"adapter": "oft"}, {"oft_blocks", "alpha"}),
     ],
 )
 def test_kinds_of_adapters(build, train, unharmed, settings, suffixes):
@@ -136,7 +138,7 @@ def test_convolutions_stay_4d(build, train):
 
 
 def test_alpha_is_not_trained(build, train):
-    for adapter in ("lora", "lokr", "loha"):
+    for adapter in ("lora", "lokr", "loha", "dora", "oft"):
         lora = train(build(), steps=5, learning_rate=0.5, clip=0.0, adapter=adapter, alpha=2.0, run_name=adapter)[0]
         assert {float(t) for key, t in lora.items() if key.endswith("alpha")} == {2.0}
 

@@ -17,7 +17,7 @@ def test_the_stock_loader_puts_the_lora_on_a_model(build, train, stock, sample, 
     assert len(patched.patches) == len({key.split(".")[0] for key in lora}) + 2
 
 
-@pytest.mark.parametrize("adapter", ["lora", "lokr", "loha"])
+@pytest.mark.parametrize("adapter", ["lora", "lokr", "loha", "dora", "oft"])
 def test_the_patched_model_is_the_network_in_training(
     build, train, stock, host, part, latents, conditioning, monkeypatch, adapter
 ):

@@ -23,7 +23,7 @@ def first_loss(train, model, **given):
     return train(model, steps=1, **SETTINGS, **given)[1]["loss"][0]
 
 
-@pytest.mark.parametrize("kind", ["lora", "lokr", "loha"])
+@pytest.mark.parametrize("kind", ["lora", "lokr", "loha", "dora", "oft"])
 def test_the_adapters_are_the_file_bit_for_bit(build, host, part, train, kind):
     model = build()
     lora = train(model, adapter=kind, rank=3, full_ends=True, alpha=1.5, learning_rate=0.3)[0]
@@ -38,7 +38,7 @@ def test_the_adapters_are_the_file_bit_for_bit(build, host, part, train, kind):
     assert all(torch.equal(again[key].cpu(), lora[key]) for key in lora)
 
 
-@pytest.mark.parametrize("kind", ["lora", "lokr", "loha"])
+@pytest.mark.parametrize("kind", ["lora", "lokr", "loha", "dora", "oft"])
 def test_training_starts_at_the_model_with_the_lora(build, host, train, kind):
     """The first loss is that of a new LoRA on a model to which the host applied this one."""
     lora = train(build(), adapter=kind, rank=3, full_ends=True, learning_rate=0.3, run_name="first")[0]

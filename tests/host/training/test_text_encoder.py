@@ -174,17 +174,18 @@ def test_the_loader_of_the_pack_loads_it_onto_the_clip(build, train, clip, five,
     assert none is None and "text encoders are left out; connect 'clip'" in info
 
 
-def test_what_is_loaded_is_what_was_trained(build, train, clip, five, host, part):
+@pytest.mark.parametrize("kind", ["lora", "dora", "oft"])
+def test_what_is_loaded_is_what_was_trained(build, train, clip, five, host, part, kind):
     """Adapters on our copy of the encoders against the LoRA merged into the host's CLIP."""
     positive = five(clip)
-    lora, *_ = train(build(), positive=positive, clip=clip, **WIDGETS)
+    lora, *_ = train(build(), positive=positive, clip=clip, adapter=kind, **WIDGETS)
     _, loaded = host.apply_to_both(build(), clip, lora, 1.0)
     from diff2flow_kit.d2f_core import attached
 
     with host.training(build()) as plain:
         network = part("training.text.network").TextTrainingNetwork(plain, clip)
         new = {path: None for path in host.text_names(clip) if ".encoder." in path}
-        made = host.text_adapters_from(clip, network.encoder.module, lora, new, "lora", 0.0)
+        made = host.text_adapters_from(clip, network.encoder.module, lora, new, kind, 0.0)
         for one, text in zip(positive, TEXTS):
             with attached(network.encoder.module, made), torch.enable_grad():
                 ours = network.encoded(network.condition(one, (4, 8, 8)))["c_crossattn"].detach()
@@ -381,3 +382,43 @@ def test_from_a_folder_to_the_file(node, train, saved, tmp_path, pack, fingerpri
 
     with safe_open(saved()[0], "pt") as file:
         assert file.metadata()["modelspec.trigger_phrase"] == "sks, a red cube"
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("l", {"dropout": 0.3}), ("h", {"adapter": "oft"}), ("lg", {})])
+def test_checkpointing_gives_the_same_lora_bit_for_bit(build, sdxl, train, small_clips, captions, same, kind, settings):
+    clip, loras = small_clips.make(kind, 8 if kind == "lg" else 16), []
+    given = {"positive": captions(clip, *TEXTS, weights=True), "clip": clip, **WIDGETS, **settings}
+    before = mark(clip)
+    for on in (False, True):
+        model = sdxl if kind == "lg" else build()
+        loras.append(train(model, checkpointing=on, run_name=str(on), **given)[0])
+    assert same(*loras) and text_part(loras[0])
+    assert mark(clip) == before
+
+
+def test_checkpointing_keeps_less_of_the_encoders(build, clip, five, host, part):
+    """Values that autograd saves while a text is encoded, without those of the weights."""
+    network_of, kept, found = part("training.text.network").TextTrainingNetwork, {}, {}
+    from diff2flow_kit.d2f_core import AdapterSettings, attached, make_adapters
+
+    for recompute in (False, True):
+        with host.training(build()) as plain:
+            network = network_of(plain, clip, recompute)
+            module, sizes = network.encoder.module, {}
+            settings, generator = AdapterSettings("linear:*.encoder.layers.*", 2), torch.Generator().manual_seed(0)
+            adapters = make_adapters(module, settings, generator)
+            own = {p.untyped_storage().data_ptr() for one in (module, *adapters.values()) for p in one.parameters()}
+
+            def pack(tensor, sizes=sizes):
+                sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                return tensor
+
+            with (
+                attached(module, adapters),
+                torch.enable_grad(),
+                torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+            ):
+                found[recompute] = network.encoded(network.condition(five(clip)[2], (4, 8, 8)))["c_crossattn"]
+            kept[recompute] = sum(size for place, size in sizes.items() if place not in own)
+    assert torch.equal(*found.values())
+    assert kept[True] < 0.25 * kept[False], kept

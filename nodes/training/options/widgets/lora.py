@@ -24,7 +24,12 @@ def lora_widgets() -> list[io.Input]:
             "by commas; the prefix linear: or conv: selects only such layers. Example: *.attn2.*, conv:input_blocks.*",
         ),
         choice(
-            "adapter", host.ADAPTER_KINDS, "lora", "Kind of adapter. LoKr and LoHa are ComfyUI's own.", advanced=False
+            "adapter",
+            host.ADAPTER_KINDS,
+            "lora",
+            "Kind of adapter. LoKr, LoHa and OFT are ComfyUI's own; DoRA trains the lengths of the weights apart from "
+            "their directions. For OFT the rank is the size of its blocks, and alpha limits its turn.",
+            advanced=False,
         ),
         number("alpha", 0.0, 0.0, 4096.0, 0.5, "Adapters are scaled by alpha / rank. 0 means alpha = rank."),
         number(
