@@ -12,6 +12,7 @@ from .model import NODE_NAME, sampling_of
 from .progress import tell
 from .ve.functions import place_cfg_functions
 from .ve.levels import flow_levels
+from .ve.origin import makers_of_this_run
 from .ve.samplers import place_sampler
 
 GUIDANCE_KEY, WINDOWS_KEY = "diff2flow_guidance", "diff2flow_windows"
@@ -30,7 +31,7 @@ def guard_sampling(
             f"{type(sampling).__mro__[1].__name__}); put that node before '{NODE_NAME}', or remove it. 'Load LoRA "
             "(Diff2Flow)' converts as well: where it did, put the node before that one"
         )
-    sigmas, remark = flow_levels(sampling, sigmas)
+    sigmas, remark = flow_levels(sampling, sigmas, makers_of_this_run())
     if remark:
         tell(remark)
     if "easycache" in guider.model_options.get("transformer_options", {}):
