@@ -157,10 +157,14 @@ def test_the_first_step_from_noise_is_eulers_and_is_told_once(host, original, st
 
 @pytest.mark.parametrize("denoise", [0.3, 0.55, 0.97])
 @pytest.mark.parametrize("scheduler", ["karras", "exponential", "kl_optimal", "normal", "simple"])
-def test_image_to_image_starts_where_it_starts_unconverted(original, converted, conditioning, scheduler, denoise):
+@pytest.mark.parametrize("start", ["t_min", "noise"])
+def test_image_to_image_starts_where_it_starts_unconverted(host, original, conditioning, scheduler, denoise, start):
     """KSampler on the two models: `karras` at denoise 0.3 once changed the latent by 0.59 instead of 1.81."""
     import nodes
 
+    if start == "noise" and denoise > 0.9:
+        pytest.skip("that is the whole schedule, which starts at pure noise")
+    converted = host.convert(original, start)
     latent = {"samples": torch.randn(1, 4, 24, 24, generator=torch.manual_seed(2))}
     settings = 3, 12, 2.0, "dpmpp_2m", scheduler, *conditioning, latent
     one, other = (nodes.common_ksampler(model, *settings, denoise)[0]["samples"] for model in (converted, original))
@@ -170,20 +174,25 @@ def test_image_to_image_starts_where_it_starts_unconverted(original, converted, 
 
 @pytest.mark.parametrize("scheduler", ["karras", "exponential", "kl_optimal", "beta"])
 @pytest.mark.parametrize("pieces", [(0, 1), (0, 7), (3, 9), (4, 6)])
-def test_parts_of_a_schedule_are_at_the_levels_of_the_whole(host, converted, original, part, scheduler, pieces):
+@pytest.mark.parametrize("start", ["t_min", "noise"])
+def test_parts_of_a_schedule_are_at_the_levels_of_the_whole(host, original, part, scheduler, pieces, start):
     """KSampler Advanced and SplitSigmas run parts of a schedule, and each must meet the next."""
     flow_levels = part("host.ve.levels").flow_levels
-    sampling, (first, last) = host.sampling_of(converted), pieces
+    converted, (first, last) = host.convert(original, start), pieces
     ve = schedule(original, scheduler, 20)
-    levels, remark = flow_levels(sampling, schedule(converted, scheduler, 20)[first : last + 1])
-    assert torch.allclose(levels, (ve / (1 + ve))[first : last + 1], atol=1e-6)
+    expected = ve / (1 + ve)
+    if start == "noise":
+        expected[0] = 1
+    levels, remark = flow_levels(host.sampling_of(converted), schedule(converted, scheduler, 20)[first : last + 1])
+    assert torch.allclose(levels, expected[first : last + 1], atol=1e-6)
     assert remark == ""
 
 
-def test_no_other_schedule_is_taken_for_one_that_spaces_sigma(host, converted, comfy, part):
+@pytest.mark.parametrize("begin", ["t_min", "noise"])
+def test_no_other_schedule_is_taken_for_one_that_spaces_sigma(host, original, comfy, part, begin):
     import comfy.samplers
 
-    flow_levels = part("host.ve.levels").flow_levels
+    flow_levels, converted = part("host.ve.levels").flow_levels, host.convert(original, begin)
     sampling, spacings = host.sampling_of(converted), part("host.ve.levels").SPACINGS
     for name in set(comfy.samplers.SCHEDULER_NAMES) - set(spacings):
         for steps in (2, 3, 4, 8, 13, 20, 24, 50, 150, 600):

@@ -106,17 +106,19 @@ def listed(sigmas: Tensor) -> str:
 def _as_unconverted(flow: FlowSampling, sigmas: Tensor) -> Tensor:
     """Sigmas of a scheduler of ``SPACINGS`` at the levels that it has on the diffusion model; others as they are.
 
-    Without such levels, that is from pure noise or for a network that is no longer a diffusion model's, all stay.
+    The first of a start from pure noise stays 1. For a network that is no longer a diffusion model's, all stay.
     """
-    if flow.start != "t_min" or not flow.aligned:
+    if not flow.aligned:
         return sigmas
     inner = sigmas[sigmas > 0].cpu().double()
     ends = torch.stack([flow.sigma_max, flow.sigma_min]).cpu().double()
+    diffusion = torch.tensor([1 - flow.alignment.t_min, float(ends[1])], dtype=torch.float64)
     for spacing in SPACINGS.values():
         places = _places(spacing, inner, ends)
         if places is not None:
             moved = sigmas.clone()
-            moved[sigmas > 0] = from_ve(_spaced(spacing, places, to_ve(ends))).to(sigmas)
+            levels = from_ve(_spaced(spacing, places, to_ve(diffusion)))
+            moved[sigmas > 0] = torch.where(places == 0, ends[0], levels).to(sigmas)
             return moved
     return sigmas
 
