@@ -7,8 +7,8 @@ import torch
 
 DATA_STD = 0.5
 STEPS = 24
-# It spaces sigma itself, and is made for flow models: linear in sigma_ve it gives noise on a diffusion model. There, the
-# same noise levels are given as SIGMAS.
+# It spaces sigma itself, and is made for flow models: linear in sigma_ve it gives noise on a diffusion model. That gets
+# the same noise levels as SIGMAS.
 FLOW_SCHEDULERS = {"linear_quadratic"}
 
 
@@ -133,7 +133,7 @@ def test_the_first_step_from_noise_is_the_flows(host, original, run, node):
 
 
 def test_every_sampler_from_noise_ends_at_the_deviation_of_the_diffusion_model(host, original, run, part):
-    """Those that are wrong in s run in its coordinates behind the first step; the others have s's own error of steps."""
+    """Those that are wrong in s run in its coordinates after the first step; the others have another error of steps."""
     import comfy.samplers
 
     model, stays = host.convert(original, "noise"), part("host.ve.samplers")._is_right_in_s
