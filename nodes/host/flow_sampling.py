@@ -114,7 +114,12 @@ class FlowSampling(torch.nn.Module):
 
         With ``max_denoise`` the noise stands for a whole unit variance sample of the diffusion, as it does
         in the host's diffusion models, and gets the standard deviation of one: sqrt(s^2 + (1 - s)^2).
+
+        A sigma above 1, which AddNoise passes on from a node that knows no model, is one of a diffusion model:
+        the latent with that much noise, as it is outside of a sampler, x_fm / t.
         """
+        if float(sigma.max()) > 1:
+            return latent_image + per_item(sigma.flatten() if sigma.ndim else sigma, noise) * noise
         time = _flow_time(sigma)
         noise_weight = per_item(time.norm if max_denoise else time.s, noise)
         return (noise_weight * noise + _data_weight(time, noise) * latent_image).to(noise.dtype)

@@ -10,8 +10,10 @@ from ...d2f_core import edges
 from .flow_sampling import FlowSampling
 from .model import NODE_NAME, sampling_of
 from .progress import tell
+from .ve.caches import place_caches
 from .ve.functions import place_cfg_functions
 from .ve.levels import flow_levels
+from .ve.origin import makers_of_this_run
 from .ve.samplers import place_sampler
 
 GUIDANCE_KEY, WINDOWS_KEY = "diff2flow_guidance", "diff2flow_windows"
@@ -30,16 +32,12 @@ def guard_sampling(
             f"{type(sampling).__mro__[1].__name__}); put that node before '{NODE_NAME}', or remove it. 'Load LoRA "
             "(Diff2Flow)' converts as well: where it did, put the node before that one"
         )
-    sigmas, remark = flow_levels(sampling, sigmas)
+    sigmas, remark = flow_levels(sampling, sigmas, makers_of_this_run())
     if remark:
         tell(remark)
-    if "easycache" in guider.model_options.get("transformer_options", {}):
-        tell(
-            "EasyCache and LazyCache choose the steps to skip by the last model that ComfyUI has loaded; on a "
-            "converted model they may skip different steps than on the diffusion model: compare with a run without them"
-        )
     _check_unit(noise, guider.model_patcher.model.process_latent_in(latent), sigmas)
     place_cfg_functions(guider.model_options)
+    place_caches(guider.model_options, sampling)
     sampler = place_sampler(sampler, sampling, float(sigmas[0])) if len(sigmas) else sampler
     return executor(noise, latent, sampler, sigmas, *args, **kwargs)
 

@@ -141,6 +141,27 @@ def build(comfy: ModuleType) -> Callable[..., Any]:
 
 
 @pytest.fixture
+def on_node(part: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The texts that the page is told to show on the node that runs, number 42; nothing else is shown to the user."""
+    import comfy_execution.utils
+
+    texts: list[str] = []
+
+    def send_progress_text(text: str, node_id: str) -> None:
+        assert node_id == "42"
+        texts.append(text)
+
+    def send_sync(event: str, told: dict[str, Any], client_id: str) -> None:
+        assert (event, told["node"]) == ("executed", "42")
+        texts.extend(told["output"]["text"])
+
+    server = SimpleNamespace(send_progress_text=send_progress_text, send_sync=send_sync, client_id="page")
+    monkeypatch.setattr(part("host.progress"), "_server", lambda: server)
+    with comfy_execution.utils.CurrentNodeContext("a run", "42"):
+        yield texts
+
+
+@pytest.fixture
 def eps_model(build: Callable[..., Any]) -> Any:
     return build("EPS")
 

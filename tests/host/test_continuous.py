@@ -19,8 +19,9 @@ MODELS = {
     ("ModelSamplingContinuousEDM", "eps", 120.0, 0.002): ("log", "eps", 1.0),
     ("ModelSamplingContinuousV", "v_prediction", 500.0, 0.03): ("arctan", "v", 1.0),
 }
-# Between two accepted steps it goes either way for the least rounding.
-ADAPTIVE = {"dpm_adaptive"}
+# Greatest distance of the latents. dpm_adaptive chooses its steps by an estimate of its error, a small difference of
+# large numbers in which rounding shows: a tenth of the 5 % that it allows itself (measured: up to 2.6e-3).
+BOUNDS = {"dpm_adaptive": 5e-3}
 
 
 def name_of(key):
@@ -127,7 +128,7 @@ def test_every_sampler_gives_what_it_gives_on_the_diffusion_model(host, run, gau
         distances[name] = distance(latents, stock)
     print({name: f"{ratio - 1:.1e}" for name, ratio in deviations.items()}, max(distances.values()))
     assert {name: ratio for name, ratio in deviations.items() if not abs(ratio - 1) < 0.02} == {}
-    assert {name: far for name, far in distances.items() if not far < 2e-3 and name not in ADAPTIVE} == {}
+    assert {name: far for name, far in distances.items() if not far < BOUNDS.get(name, 2e-3)} == {}
     assert [record for record in caplog.records if record.name == "diff2flow"] == []
 
 

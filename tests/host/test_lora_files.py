@@ -227,18 +227,20 @@ def test_the_strength_scales_the_lora(build, make_lora, load, sample, table_leve
     assert apart(results[0.0], results[1.0]) > 100 * SAME
 
 
-def test_a_converted_model_keeps_its_conversion(host, build, make_lora, load, caplog):
+def test_a_converted_model_keeps_its_conversion(host, build, make_lora, load, caplog, on_node):
     model = build("EPS")
     _, lora = make_lora(model, start="noise", shift=2.0)
     loaded, info = load(host.convert(model, "noise", 2.0), lora)
     assert host.flow_settings(loaded) == ("noise", 2.0) and "kept" in info
     assert loaded.patches and not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert on_node == []
     loaded, info = load(host.convert(model), lora)
     assert host.flow_settings(loaded) == ("t_min", 1.0)
     assert "trained with start noise and shift 2, but the model was converted with start t_min and shift 1" in info
-    assert "trained with start noise" in caplog.text
+    assert "trained with start noise" in caplog.text and "trained with start noise" in on_node[-1]
     with pytest.raises(ValueError, match="naive_fm, which needs a conversion of its own"):
         load(host.convert(model), make_lora(model, "naive_fm")[1])
+    assert "naive_fm, which needs a conversion of its own" in on_node[-1]
 
 
 def test_the_base_models_prediction_must_match(build, make_lora, load):
@@ -247,12 +249,13 @@ def test_the_base_models_prediction_must_match(build, make_lora, load):
         load(build("V_PREDICTION"), lora)
 
 
-def test_another_schedule_and_another_base_are_logged(build, make_lora, load, stock_sampling, caplog):
+def test_another_schedule_and_another_base_are_said_on_the_node(build, make_lora, load, stock_sampling, on_node):
     model = build("V_PREDICTION")
     _, lora = make_lora(model, base_model="SDXL")
     _, info = load(stock_sampling(model, "v_prediction", True), lora)
-    assert "another noise schedule" in caplog.text and "another noise schedule" in info
-    assert "trained on SDXL, used on Config" in caplog.text
+    said = "\n".join(on_node)
+    assert "another noise schedule" in said and "another noise schedule" in info
+    assert "trained on SDXL, used on Config" in said
 
 
 def test_a_lora_without_facts_is_applied_and_says_so(host, build, make_lora, load, one_step):

@@ -1,10 +1,12 @@
 """Every node of the host that patches a MODEL, before and after the conversion: it acts as on the diffusion model."""
 
+import logging
+
 import pytest
 import torch
 
 STEPS = 6
-# Compiling takes minutes here and changes no result. The caches skip steps by a threshold: said, see below.
+# Compiling takes minutes here and changes no result. The caches need more steps: see below.
 LEFT_OUT = {"TorchCompileModel", "EasyCacheNode", "LazyCacheNode"}
 
 
@@ -13,8 +15,8 @@ def run(host, conditioning):
     """`run(model)` -> latents of stock Euler at rows of the table, CFG 4."""
     import comfy.samplers
 
-    def sample(model, sampler="euler"):
-        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", STEPS)
+    def sample(model, sampler="euler", steps=STEPS):
+        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", steps)
         latent = {"samples": torch.zeros(2, 4, 16, 16)}
         sampler = comfy.samplers.sampler_object(sampler)
         torch.manual_seed(0)  # some patches draw from the global generator
@@ -160,13 +162,34 @@ def watch_window(model):
 
 
 @pytest.mark.parametrize("name", ["EasyCacheNode", "LazyCacheNode"])
-def test_caches_of_steps_are_said(host, eps_model, comfy, stock, run, caplog, name):
+@pytest.mark.parametrize("loaded_before, start, end", [("original", 0.1, 0.9), ("converted", 0.3, 0.6)])
+def test_caches_of_steps_skip_those_that_they_skip_unconverted(
+    host, eps_model, stock, run, caplog, name, loaded_before, start, end
+):
+    """The host takes their window of sigmas from the model that was loaded last."""
     try:
-        cache = stock("easycache", name)
+        cache = stock("easycache", name).execute
     except (ModuleNotFoundError, AttributeError):
         pytest.skip(f"this ComfyUI has no {name}")
-    run(cache.execute(host.convert(eps_model), 0.2, 0.1, 0.9, False).result[0])
-    assert "compare with a run without them" in caplog.text
+    settings, converted = (0.5, start, end, False), host.convert(eps_model)
+
+    def skipped(model):
+        run({"original": eps_model, "converted": host.convert(eps_model)}[loaded_before])
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            latents = run(model, steps=12)
+        [line] = [one.getMessage() for one in caplog.records if "- skipped" in one.getMessage()]
+        assert not [one for one in caplog.records if one.name == "diff2flow"]
+        return line, latents
+
+    run(eps_model)
+    with caplog.at_level(logging.INFO):
+        expected = run(cache(eps_model, *settings).result[0], steps=12)
+    [line] = [one.getMessage() for one in caplog.records if "- skipped" in one.getMessage()]
+    assert "skipped 0/" not in line and distance(expected, run(eps_model, steps=12)) > 1e-3
+    for model in (cache(converted, *settings).result[0], host.convert(cache(eps_model, *settings).result[0])):
+        found, latents = skipped(model)
+        assert found == line and distance(latents, expected) < 1e-3
 
 
 def test_what_is_put_on_the_conversion_stays_off_the_original(host, eps_model, run):

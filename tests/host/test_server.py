@@ -135,6 +135,27 @@ def test_conversion_alone_gives_the_same_image(picture):
     assert np.abs(original - converted).max() <= 2
 
 
+@pytest.mark.parametrize("copies", [0, 2])
+def test_sigmas_of_a_diffusion_model_below_one_give_the_same_image(picture, copies):
+    """They are known by the node of the graph that made them; those of GITS are rows of the table."""
+    sigmas = {"sigmas0": node("GITSScheduler", coeff=1.2, steps=10, denoise=0.5)}
+    for i in range(copies):
+        sigmas[f"sigmas{i + 1}"] = node("FlipSigmas", sigmas=[f"sigmas{i}", 0])
+    euler = node("KSamplerSelect", sampler_name="euler")
+
+    def custom(model):
+        return node(
+            "SamplerCustom", model=[model, 0], add_noise=True, noise_seed=1, cfg=2.0, positive=["2", 0],
+            negative=["3", 0], sampler=["euler", 0], sigmas=[f"sigmas{copies}", 0], latent_image="latent",
+        )  # fmt: skip
+
+    original, converted = (
+        picture(graph(euler=euler, sampler=custom(model), **sigmas)).astype(int) for model in ("1", "conv")
+    )
+    assert original.std() > 2
+    assert np.abs(original - converted).max() <= 2
+
+
 def test_original_and_converted_alternate_bit_for_bit(picture):
     """One loaded model, two clones, prompt after prompt: nobody's schedule leaks."""
     first = {}

@@ -63,7 +63,7 @@ def images(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def trained(host_path, images):
     """`trained(base, python=..., extra=...)` -> the pictures of the graph on a server of its own, and the loss."""
     from PIL import Image
@@ -97,28 +97,38 @@ def environment(**values):
 
 
 @pytest.fixture(scope="module")
-def turkish(tmp_path_factory):
-    """Environment variables of a Turkish machine, or those of a German one where a locale cannot be made."""
-    folder = tmp_path_factory.mktemp("locales")
+def plain(trained, tmp_path_factory):
+    """The pictures of the graph on this machine as it is."""
+    return trained(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module", params=["tr_TR", "de_DE"])
+def language(request, tmp_path_factory):
+    """Environment variables of a machine in that language, whose C library writes numbers as that language does."""
+    folder, name = tmp_path_factory.mktemp("locales"), f"{request.param}.UTF-8"
     made = shutil.which("localedef") and subprocess.run(
-        ["localedef", "-i", "tr_TR", "-f", "UTF-8", str(folder / "tr_TR.UTF-8")], capture_output=True
+        ["localedef", "-i", request.param, "-f", "UTF-8", str(folder / name)], capture_output=True
     )
     if not made or made.returncode > 1:
         pytest.skip("this machine cannot make locales")
-    return {"LOCPATH": str(folder), "LC_ALL": "tr_TR.UTF-8", "LANG": "tr_TR.UTF-8"}
+    # Python leaves numbers alone until a library asks for the machine's language, as GTK and Qt do.
+    (folder / "sitecustomize.py").write_text("import locale; locale.setlocale(locale.LC_ALL, '')", encoding="ascii")
+    values = {"LOCPATH": str(folder), "LC_ALL": name, "LANG": name, "PYTHONPATH": str(folder)}
+    code = [sys.executable, "-c", "import locale; print(locale.localeconv()['decimal_point'])"]
+    assert subprocess.run(code, env={**os.environ, **values}, capture_output=True, text=True).stdout == ",\n"
+    return values
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(WINDOWS, reason="limits and locales are set as on Linux")
-def test_language_folders_and_limits_change_nothing(trained, turkish, tmp_path_factory):
-    """Turkish (whose i has no dot), a home that cannot be written, python -O, 64 open files, odd folder names."""
-    plain = trained(tmp_path_factory.mktemp("plain"))
+def test_language_folders_and_limits_change_nothing(trained, plain, language, tmp_path_factory):
+    """Turkish (whose i has no dot), German (1,5), no home to write to, python -O, 64 open files, odd folder names."""
     base = tmp_path_factory.mktemp("odd") / ODD_NAME / "ComfyUI's base"
     base.mkdir(parents=True)
     python = base.parent / "python"
     python.write_text(f'#!/bin/sh\nulimit -n 64 && exec "{sys.executable}" "$@"\n', encoding="utf-8")
     python.chmod(0o755)
-    with environment(**turkish, HOME="/proc/nowhere", XDG_CACHE_HOME="/proc/nowhere/c", PYTHONOPTIMIZE="1"):
+    with environment(**language, HOME="/proc/nowhere", XDG_CACHE_HOME="/proc/nowhere/c", PYTHONOPTIMIZE="1"):
         odd = trained(base, python)
     assert len(plain) == len(odd) == 6
     assert all(np.array_equal(one, other) for one, other in zip(plain, odd))

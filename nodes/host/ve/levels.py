@@ -1,7 +1,10 @@
 """The sigmas that a run on a converted model is given, as the noise levels that were meant.
 
 Sigmas above 1 are no flow sigmas: nodes that know no model (Align Your Steps, Karras) make those of a diffusion
-model. And a few of ComfyUI's schedulers look at nothing but the first and the last sigma, between which they space a
+model. A part of them that lies below 1 is told from flow sigmas by the list that it was cut from, with which it shares
+its memory (SplitSigmas, and every node that cuts by an index), or by the node that made it (``origin``).
+
+And a few of ComfyUI's schedulers look at nothing but the first and the last sigma, between which they space a
 function of sigma evenly:
 
     karras: sigma^(1/7)        exponential: log sigma        kl_optimal: arctan sigma
@@ -10,7 +13,7 @@ On a converted model they would space s, which gives other noise levels than sig
 them another img2img strength. By that function, their sigmas, or any part of them, can be told from all others.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from ..flow_sampling import FlowSampling
 from .coordinates import from_ve, to_ve
+from .origin import DIFFUSION, FLOW, UNKNOWN, Maker
 
 TOLERANCE = 2e-6  # relative, of sigmas in float32
 # Most steps of a schedule to recognise by two sigmas, and by more: in a finer one any neighbours look evenly spaced.
@@ -42,24 +46,56 @@ SPACINGS: Mapping[str, Spacing] = MappingProxyType(
 """Name of a scheduler -> what it spaces."""
 
 
-def flow_levels(flow: FlowSampling, sigmas: Tensor) -> tuple[Tensor, str]:
-    """The flow sigmas to run for those that a sampler was given, (N,), and a sentence about a change, or "".
+def flow_levels(flow: FlowSampling, sigmas: Tensor, makers: Collection[Maker] = ()) -> tuple[Tensor, str]:
+    """The flow sigmas to run for those that a sampler was given, (N,), and a sentence for the user, or "".
+
+    Args:
+        flow: the converted model's sampling object.
+        sigmas: what the sampler was given, (N,).
+        makers: the nodes that made them, as far as that is known.
 
     Raises:
-        ValueError: a sigma is negative, NaN or infinite.
+        ValueError: a sigma is negative, NaN or infinite, or was put above 1 among those of a flow.
     """
     if not bool(torch.isfinite(sigmas).all()) or bool((sigmas < 0).any()):
         raise ValueError(
             f"the sigmas of this run must be numbers from 0 up, but are {listed(sigmas)}; correct the node "
             "that makes them"
         )
-    if len(sigmas) and float(sigmas.max()) > 1 + TOLERANCE:
+    kinds, names = {maker.kind for maker in makers}, ", ".join(sorted({maker.node for maker in makers}))
+    highest, before = (float(one.max()) if len(one) else 0.0 for one in (sigmas, uncut(sigmas)))
+    if highest > 1 + TOLERANCE and kinds == {FLOW}:
+        raise ValueError(
+            f"the sigmas of this run, {listed(sigmas)}, come from {names}, which gives those of a flow, 0 to 1, but "
+            f"one was set to {highest:.4g} (by SetFirstSigma?), as on a diffusion model; on a converted model set "
+            f"s = sigma / (1 + sigma), here {highest / (1 + highest):.4g}"
+        )
+    if before > 1 + TOLERANCE or kinds == {DIFFUSION}:
         levels = from_ve(sigmas)
         return levels, (
-            f"the sigmas of this run, up to {float(sigmas.max()):.4g}, are those of a diffusion model; they are taken "
-            f"as the same noise levels of the flow, s = sigma / (1 + sigma), from {float(levels[0]):.4g}"
+            f"the sigmas of this run, up to {highest:.4g}, are those of a diffusion model"
+            f"{f', from {names}' if names else ''}; they are taken as the same noise levels of the flow, "
+            f"s = sigma / (1 + sigma), from {float(levels.max()) if len(levels) else 0.0:.4g}"
         )
-    return _as_unconverted(flow, sigmas), ""
+    return _as_unconverted(flow, sigmas), _doubt(highest, names) if kinds & {UNKNOWN, DIFFUSION} else ""
+
+
+def _doubt(highest: float, names: str) -> str:
+    return (
+        f"the sigmas of this run, up to {highest:.4g}, come from {names}, of which it is not known if they are of a "
+        "flow or of a diffusion model. They are taken as those of a flow, s = 1 - t; if they are of a diffusion model, "
+        "the picture is wrong: take them from BasicScheduler or Flow Scheduler, connected to the converted model, or "
+        f"use s = sigma / (1 + sigma), which makes {highest / (1 + highest):.4g} of {highest:.4g}"
+    )
+
+
+def uncut(sigmas: Tensor) -> Tensor:
+    """The list of which sigmas are a part, (M,): all that their memory holds, if it is a list that falls or rises."""
+    memory = sigmas.untyped_storage()
+    whole = sigmas.as_strided((memory.nbytes() // sigmas.element_size(),), (1,), 0)
+    steps = whole.diff()
+    is_list = sigmas.ndim == 1 and bool((whole >= 0).all()) and bool((steps <= 0).all() or (steps >= 0).all())
+    return whole if is_list else sigmas
 
 
 def listed(sigmas: Tensor) -> str:
@@ -70,17 +106,19 @@ def listed(sigmas: Tensor) -> str:
 def _as_unconverted(flow: FlowSampling, sigmas: Tensor) -> Tensor:
     """Sigmas of a scheduler of ``SPACINGS`` at the levels that it has on the diffusion model; others as they are.
 
-    Without such levels, that is from pure noise or for a network that is no longer a diffusion model's, all stay.
+    The first of a start from pure noise stays 1. For a network that is no longer a diffusion model's, all stay.
     """
-    if flow.start != "t_min" or not flow.aligned:
+    if not flow.aligned:
         return sigmas
     inner = sigmas[sigmas > 0].cpu().double()
     ends = torch.stack([flow.sigma_max, flow.sigma_min]).cpu().double()
+    diffusion = torch.tensor([1 - flow.alignment.t_min, float(ends[1])], dtype=torch.float64)
     for spacing in SPACINGS.values():
         places = _places(spacing, inner, ends)
         if places is not None:
             moved = sigmas.clone()
-            moved[sigmas > 0] = from_ve(_spaced(spacing, places, to_ve(ends))).to(sigmas)
+            levels = from_ve(_spaced(spacing, places, to_ve(diffusion)))
+            moved[sigmas > 0] = torch.where(places == 0, ends[0], levels).to(sigmas)
             return moved
     return sigmas
 
