@@ -15,8 +15,7 @@ from .editor import BOUNDS, FILES, TITLE, open_template
 MOST_NODES, MOST_WIDTH, MOST_HEIGHT = 14, 1600, 800
 SIZES = {"laptop": (1366, 768), "desktop": (1920, 1080)}
 LOOKS = {"classic": False, "nodes_2": True}
-WIDE = ("05", "07", "08", "09")  # numbers of those that do not fit yet
-SMALL = [path.stem for path in FILES if not path.stem.startswith(WIDE)]
+SMALL = [path.stem for path in FILES]
 SLACK = 15  # of a size that the page has rounded, or of a wire beside a node's edge
 
 OPENING = """() => ({ scale: app.canvas.ds.scale, blank: app.canvas.low_quality,

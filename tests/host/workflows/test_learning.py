@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from devtools.client import Client
+from devtools.demo import node_titles
 from devtools.prompts import Prompt, prompt_for
 
 from .graphs import FOLDER, behind_shift, images_of, in_small, load, read, saved_images
@@ -65,10 +66,8 @@ def test_the_demo_flow_checkpoint_is_recognised_sampled_and_trained(server: Clie
     """The whole graph: both reports, noise without ModelSamplingSD3, and a LoRA that has learned cyan."""
     prompt = prompt_for("09 Flow checkpoints")
     result = server.run(prompt)
-    wrong, right = (
-        text for key in sorted(prompt, key=int) if prompt[key]["class_type"] == "PreviewAny"
-        for text in result.outputs[key]["text"]
-    )  # fmt: skip
+    shown = sorted((key for key, node in prompt.items() if node["class_type"] == "PreviewAny"), key=int)
+    wrong, right = (text for key in shown for text in result.outputs[key]["text"])
     assert "  flow: relative error" in wrong and "To do: put 'ModelSamplingSD3'" in wrong
     assert "  flow: relative error" in right and "Verdict: ComfyUI is right" in right
     images = {
@@ -174,8 +173,8 @@ def test_reflow_brings_few_steps_to_where_the_teacher_ends(server: Client, new_f
     prompt = prompt_for("05 Few steps")
     for node in prompt.values():  # pairs of its own, which no other test has made
         node["inputs"].update({"name": "demo_learning"} if node["class_type"] == "D2FReflowPairs" else {})
-    (asked,) = (node for node in graph["nodes"] if node.get("title", "").startswith("New prompts"))
-    prompt[str(asked["id"])]["inputs"]["count"] = count
+    (asked,) = (key for key, title in node_titles(graph).items() if title.startswith("New prompts"))
+    prompt[asked]["inputs"]["count"] = count
     images = {prefix.removeprefix("diff2flow/demo_reflow_"): batch
               for prefix, batch in saved_images(server, prompt).items()}  # fmt: skip
     teacher = images["4_teacher"]
