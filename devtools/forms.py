@@ -33,9 +33,9 @@ FORMS: Mapping[str, Form] = {
     "03 Train on your photos": Form(
         (
             LOADER,
-            ("D2FFolderDataset", "folder"),
-            ("D2FFolderDataset", "prefix"),
-            ("D2FSamplePrompts", "prompts"),
+            ("Your photos", "folder"),
+            ("Your photos", "prefix"),
+            ("Your photos", "prompts"),
             ("D2FTrainLora", "steps"),
             ("D2FTrainLora", "run_name"),
         ),

@@ -38,11 +38,12 @@ RED_LINKS = """() => [...app.graph.links.values()].filter((link) => {
 PROMPT = "async () => JSON.stringify((await app.graphToPrompt()).output)"
 SAVED_IMAGES = """() => Object.fromEntries(app.graph.nodes.filter((n) => n.type === 'SaveImage').map(
   (n) => [n.id, (n.imgs ?? []).filter((image) => image.complete && image.naturalWidth > 0).length]))"""
-SET_WIDGETS = """([type, values]) => {
-  for (const node of app.graph.nodes.filter((n) => n.type === type)) {
+ALL_NODES = "[app.graph, ...app.graph.subgraphs.values()].flatMap((graph) => graph.nodes)"
+SET_WIDGETS = f"""([type, values]) => {{
+  for (const node of {ALL_NODES}.filter((n) => n.type === type)) {{
     for (const widget of node.widgets) widget.value = values[widget.name] ?? widget.value;
-  }
-}"""
+  }}
+}}"""
 ADD_NODE = """([type, x, y]) => {
   const node = LiteGraph.createNode(type);
   node.pos = [x, y];

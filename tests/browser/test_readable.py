@@ -1,4 +1,4 @@
-"""The example graphs without a trainer as they open: all text is drawn, they are small, and nothing overlaps.
+"""The example graphs as they open: all text is drawn, they are small, and nothing overlaps.
 
 The settings are the page's own; in particular the zoom below which it leaves text out is not touched.
 """
@@ -15,8 +15,7 @@ from .editor import BOUNDS, FILES, TITLE, open_template
 MOST_NODES, MOST_WIDTH, MOST_HEIGHT = 14, 1600, 800
 SIZES = {"laptop": (1366, 768), "desktop": (1920, 1080)}
 LOOKS = {"classic": False, "nodes_2": True}
-# The trainer's node alone is higher than that; its graphs come in when it is smaller.
-SMALL = [path.stem for path in FILES if '"D2FTrainLora"' not in path.read_text(encoding="ascii")]
+SMALL = [path.stem for path in FILES]
 SLACK = 15  # of a size that the page has rounded, or of a wire beside a node's edge
 
 OPENING = """() => ({ scale: app.canvas.ds.scale, blank: app.canvas.low_quality,

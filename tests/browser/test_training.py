@@ -9,7 +9,7 @@ import pytest
 
 from devtools.client import Client
 
-from .editor import SET_WIDGETS, click_cancel, click_run, finish, open_template
+from .editor import ALL_NODES, SET_WIDGETS, click_cancel, click_run, finish, open_template
 
 TRAINER = "app.graph.nodes.find((n) => n.type === 'D2FTrainLora')"
 GENERATOR = "app.graph.nodes.find((n) => n.type === 'D2FReflowPairs')"
@@ -55,7 +55,8 @@ def test_training_shows_how_it_goes_and_goes_on_after_a_cancel(page: Any, server
     finish(page, server, click_run(page)[0])
     page.wait_for_function(f"() => /^Done in .*: resumed after step {done}, 2 more steps/.test(({LEFT})())")
     picture(page, "done")
-    loaders = "app.graph.nodes.filter((n) => ['D2FLoadLora', 'LoraLoader'].includes(n.type))"
+    loaders = f"{ALL_NODES}.filter((n) => ['D2FLoadLora', 'LoraLoader'].includes(n.type))"
+    assert page.evaluate(f"() => {loaders}.length") == 1
     listed = f"() => {loaders}.every((n) => n.widgets[0].options.values.includes('diff2flow/browser.safetensors'))"
     page.wait_for_function(listed)
     assert "diff2flow_text" not in page.evaluate("async () => JSON.stringify(await app.graphToPrompt())")

@@ -248,7 +248,7 @@ def test_what_makes_files_runs_with_nothing_behind_it(server, root):
     pairs = node(
         "D2FReflowPairs", **{**nodes["5"]["inputs"], "name": "alone", "count": 2, "steps": 2, "prompts": "a cube"}
     )
-    graph = {"2": nodes["2"], "4": nodes["4"], "5": pairs}
+    graph = {key: nodes[key] for key in ("2", "45:700004")} | {"5": pairs}
     assert "5" in _run_nodes(server, graph)
     small = {"run_name": "alone", "steps": 1, "batch_size": 2, "rank": 2}
     trainer = node("D2FTrainLora", **{**nodes["8"]["inputs"], **small})

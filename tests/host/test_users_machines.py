@@ -21,7 +21,8 @@ from devtools.server import ADDRESS, running
 
 WINDOWS = os.name == "nt"
 ODD_NAME = "Fotos f\u00fcr sp\u00e4ter \u5199\u771f \u0131\u015f\u0131k"
-TRAINER, SAVED = "8", "20"
+TRAINER, SET, COMPARED = "8", "40:7000", "41:7000"  # a node, and what the nodes in two subgraphs begin with
+SAVED = f"{COMPARED}20"
 
 
 def graph(folder):
@@ -40,14 +41,17 @@ def graph(folder):
         "latents": ["set", 0], "positive": ["set", 1], "negative": ["set", 2], "steps": 4, "batch_size": 2,
         "preview_every": 2, "run_name": ODD_NAME, "options": ["memory", 0],
     }  # fmt: skip
-    saving = {"save_every": 2, "preview_cfg": 1.0, "validate_every": 0, "options": ["38", 0]}
+    saving = {"save_every": 2, "preview_cfg": 1.0, "validate_every": 0, "options": [f"{SET}38", 0]}
     memory = {"checkpointing": True, "precision": "auto", "compile": False, "offload": False, "options": ["saving", 0]}
     prompt["saving"] = {"class_type": "D2FSavingOptions", "inputs": saving}
     prompt["memory"] = {"class_type": "D2FMemoryOptions", "inputs": memory}
     prompt["10"]["inputs"]["filename"] = f"{ODD_NAME}/lora"
-    prompt["19"]["inputs"]["steps"] = 4
-    keep = {"2", "set", TRAINER, "9", "10", "12", "13", "14", "15", "6", "19", "20", "21", "36", "37"}
-    keep |= {"38", "saving", "memory"}
+    prompt[f"{COMPARED}19"]["inputs"]["steps"] = 4
+    keep = {"2", "set", "saving", "memory", TRAINER, "9", "10", "21", "37"}
+    keep |= {
+        *(SET + name for name in ("06", "36", "38")),
+        *(COMPARED + name for name in ("12", "13", "14", "15", "19", "20")),
+    }
     return {name: node for name, node in prompt.items() if name in keep}
 
 

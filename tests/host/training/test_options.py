@@ -170,7 +170,7 @@ def test_the_host_hands_such_an_input_to_the_trainer(server):
     from devtools.client import PromptError
 
     nodes = prompt_for("05 Few steps")
-    graph = {key: nodes[key] for key in ("2", "4", "5")}
+    graph = {key: nodes[key] for key in ("2", "45:700004", "5")}
     graph["5"]["inputs"] |= {"name": "unknown", "count": 2, "steps": 2, "prompts": "a cube"}
     trainer = {**nodes["8"], "inputs": {**nodes["8"]["inputs"], "steps": 1, "warmup_steps": 5}}
     del trainer["inputs"]["options"]

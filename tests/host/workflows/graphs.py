@@ -17,6 +17,7 @@ FOLDER = Path(__file__).resolve().parents[3] / "workflows"
 FILES = sorted(path for path in FOLDER.glob("*.json") if not path.stem.endswith(SUFFIX))
 DEMOS = demo_graphs()
 OWN = Path(__file__).parent / "prompts"  # of graphs that are no example, but say what is equal
+BYPASSED = 4  # the mode of a node that the page leaves out, with a wire in its place
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -40,9 +41,25 @@ def in_small(prompt: Prompt, small: dict[str, dict[str, Any]]) -> Prompt:
     return prompt
 
 
+def behind_shift(prompt: Prompt, graph: dict[str, Any]) -> Prompt:
+    """`prompt` of a graph once its ModelSamplingSD3, which is bypassed behind the checkpoint, is switched on."""
+    (loader,) = (node for node in graph["nodes"] if node["type"] == "CheckpointLoaderSimple")
+    (shift,) = (node for node in graph["nodes"] if node["type"] == "ModelSamplingSD3")
+    assert shift["mode"] == BYPASSED and loader["outputs"][0]["links"] == [shift["inputs"][0]["link"]]
+    before, after = [str(loader["id"]), 0], [str(shift["id"]), 0]
+    for node in prompt.values():
+        node["inputs"] = {name: after if value == before else value for name, value in node["inputs"].items()}
+    inputs = {"model": before, "shift": shift["widgets_values"][0]}
+    return {**prompt, after[0]: {"class_type": "ModelSamplingSD3", "inputs": inputs}}
+
+
 def saved_images(server: Client, prompt: Prompt) -> dict[str, list[Image.Image]]:
     """Run a prompt; {file name prefix: images}."""
-    outputs = server.run(prompt, seconds=300).outputs
+    return images_of(server, prompt, server.run(prompt, seconds=300).outputs)
+
+
+def images_of(server: Client, prompt: Prompt, outputs: dict[str, Any]) -> dict[str, list[Image.Image]]:
+    """{file name prefix: images} of a prompt that was run."""
     return {
         node["inputs"]["filename_prefix"]: [load(server, image) for image in outputs[node_id]["images"]]
         for node_id, node in prompt.items()

@@ -10,6 +10,8 @@ from PIL import Image, ImageChops, ImageStat
 
 from devtools.cards import CARDS, card
 from devtools.client import Client
+from devtools.demo import node_titles
+from devtools.prompts import prompt_for
 
 from .graphs import DEMOS, FOLDER, OWN, own_prompt, read, saved_images
 
@@ -36,7 +38,8 @@ def test_a_demo_makes_its_images(path: Path, ran: Any):
 def test_the_pictures_on_its_card_are_of_its_own_run(path: Path, ran: Any, tmp_path: Path):
     """After a training on another machine they differ more."""
     trains = any(node["type"] == "D2FTrainLora" for node in read(path)["nodes"])
-    titles = {node["widgets_values"][0]: node["title"] for node in read(path)["nodes"] if node["type"] == "SaveImage"}
+    titles, prompt = node_titles(read(path)), prompt_for(path.stem)
+    titles = {node["inputs"].get("filename_prefix"): titles[key] for key, node in prompt.items()}
     branches = []
     for prefix, images in ran(path).items():
         images[0].save(tmp_path / f"{len(branches)}.png")

@@ -97,8 +97,9 @@ def test_it_is_explained_and_its_parts_have_titles(path: Path, definitions: dict
     assert note.startswith(f"# {path.stem[3:]}\n") and len(note.split()) >= 80
     assert "### Try" in note
     assert all(group["title"] for group in graph["groups"])
+    notes = " ".join(node["widgets_values"][0] for node in all_nodes(graph) if node["type"] == "MarkdownNote")
     for kind in {node["type"] for node in all_nodes(graph) if node["type"].startswith("D2F")}:
-        assert definitions[kind]["display_name"].removesuffix(" (Diff2Flow)") in note
+        assert definitions[kind]["display_name"].removesuffix(" (Diff2Flow)") in notes
 
 
 def all_nodes(graph: dict[str, Any]) -> list[dict[str, Any]]:

@@ -6,14 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from devtools.client import Client
+from devtools.demo import node_titles
 from devtools.prompts import Prompt, prompt_for
 
-from .graphs import FOLDER, in_small, load, read, saved_images
+from .graphs import FOLDER, behind_shift, images_of, in_small, load, read, saved_images
 
 pytestmark = pytest.mark.slow
 
@@ -64,10 +66,8 @@ def test_the_demo_flow_checkpoint_is_recognised_sampled_and_trained(server: Clie
     """The whole graph: both reports, noise without ModelSamplingSD3, and a LoRA that has learned cyan."""
     prompt = prompt_for("09 Flow checkpoints")
     result = server.run(prompt)
-    wrong, right = (
-        text for key in sorted(prompt, key=int) if prompt[key]["class_type"] == "PreviewAny"
-        for text in result.outputs[key]["text"]
-    )  # fmt: skip
+    shown = sorted((key for key, node in prompt.items() if node["class_type"] == "PreviewAny"), key=int)
+    wrong, right = (text for key in shown for text in result.outputs[key]["text"])
     assert "  flow: relative error" in wrong and "To do: put 'ModelSamplingSD3'" in wrong
     assert "  flow: relative error" in right and "Verdict: ComfyUI is right" in right
     images = {
@@ -84,10 +84,16 @@ def test_the_demo_flow_checkpoint_is_recognised_sampled_and_trained(server: Clie
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A folder of six pictures in two sizes, with captions."""
-    for i in range(6):
-        Image.new("RGB", (96, 96) if i % 2 else (128, 96), (40 * i, 200, 90)).save(tmp_path / f"{i}.png")
-        (tmp_path / f"{i}.txt").write_text("a green cube", encoding="utf-8")
+    """A folder of six pictures that the demo model might have made, with captions."""
+    from diff2flow_kit.demo.captions import caption
+    from diff2flow_kit.demo.render import render_batch
+    from diff2flow_kit.demo.scenes import sample_scene
+
+    rng = np.random.default_rng(0)
+    scenes = [sample_scene(rng) for _ in range(6)]
+    for i, (scene, image) in enumerate(zip(scenes, render_batch(scenes)[0], strict=True)):
+        Image.fromarray((image.numpy() * 255).round().astype("uint8")).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(caption(scene, rng), encoding="utf-8")
     return tmp_path
 
 
@@ -100,24 +106,39 @@ def prompt_lines(prompt: Prompt) -> int:
     )
 
 
-def test_a_folder_is_trained_on(server: Client, pictures: Path, new_files: Callable[[str], list[str]]):
-    """The graph for a large checkpoint, run with the demo model in its place, for a few steps."""
-    prompt = prompt_for("03 Train on your photos")
+def verdict(outputs: dict[str, Any], prompt: Prompt) -> str:
+    """What the text of Model Report comes to."""
+    (report,) = (key for key, node in prompt.items() if node["class_type"] == "D2FModelReport")
+    (shown,) = (key for key, node in prompt.items() if node["inputs"].get("source") == [report, 0])
+    (text,) = outputs[shown]["text"]
+    return text.rpartition("\n\n")[2]
+
+
+@pytest.mark.parametrize("is_flow", [False, True], ids=["eps", "flow"])
+def test_a_folder_is_trained_on(is_flow: bool, server: Client, pictures: Path, new_files: Callable[[str], list[str]]):
+    """The graph for a large checkpoint, run for a few steps with the demo model in its place, or with the flow twin,
+    loaded as eps, and ModelSamplingSD3 switched on."""
+    run, name = f"folder_{is_flow}", "03 Train on your photos"
+    prompt = prompt_for(name)
     small = {
         "D2FFolderDataset": {"folder": str(pictures), "resolution": 96, "bucket_step": 32},
         "D2FSamplePrompts": {"width": 96, "height": 96, "steps": 2},
-        "D2FTrainLora": {"run_name": "folder", "steps": 4, "preview_every": 2},
+        "D2FTrainLora": {"run_name": run, "steps": 4, "preview_every": 2},
         "EmptyLatentImage": {"width": 96, "height": 96},
         "KSampler": {"steps": 4},
     }
-    images = saved_images(server, in_small(prompt, small))
+    prompt = in_small(behind_shift(prompt, read(FOLDER / f"{name}.json")) if is_flow else prompt, small)
+    outputs = server.run(prompt, seconds=300).outputs
+    images = images_of(server, prompt, outputs)
     names = ("1_before", "2_after", "loss", "samples")
     assert sorted(images) == [f"diff2flow/photos_{name}" for name in names]
     (sheet,) = images["diff2flow/photos_samples"]
     assert sheet.width == 3 * 264  # of the steps 0, 2 and 4
-    assert new_files("loras/diff2flow/folder*.safetensors")
-    drawn = new_files("diff2flow/runs/folder*/samples/step*.png")
+    assert new_files(f"loras/diff2flow/{run}*.safetensors")
+    drawn = new_files(f"diff2flow/runs/{run}*/samples/step*.png")
     assert len(drawn) == 3 * prompt_lines(prompt)
+    returns = "eps - x0 (flow matching)" if is_flow else "the noise (eps-prediction)"
+    assert verdict(outputs, prompt).startswith(f"Verdict: ComfyUI is right, the network returns {returns}.")
 
 
 def test_a_lora_is_used(server: Client, ran: Any):
@@ -152,8 +173,8 @@ def test_reflow_brings_few_steps_to_where_the_teacher_ends(server: Client, new_f
     prompt = prompt_for("05 Few steps")
     for node in prompt.values():  # pairs of its own, which no other test has made
         node["inputs"].update({"name": "demo_learning"} if node["class_type"] == "D2FReflowPairs" else {})
-    (asked,) = (node for node in graph["nodes"] if node.get("title", "").startswith("New prompts"))
-    prompt[str(asked["id"])]["inputs"]["count"] = count
+    (asked,) = (key for key, title in node_titles(graph).items() if title.startswith("New prompts"))
+    prompt[asked]["inputs"]["count"] = count
     images = {prefix.removeprefix("diff2flow/demo_reflow_"): batch
               for prefix, batch in saved_images(server, prompt).items()}  # fmt: skip
     teacher = images["4_teacher"]
