@@ -23,6 +23,7 @@ COMMANDS = (
     "world.train_vae",
     "world.make_latents",
     "world.train_reader",
+    "world.train_text",
     "world.evaluate",
 )
 

@@ -50,7 +50,7 @@ class Threads:
     used only if they are faster by the factor GAIN.
     """
 
-    PERIOD, TRIAL, GAIN = 48, 3, 1.25
+    PERIOD, TRIAL, GAIN = 48, 3, 1.10
 
     def __init__(self, most: int):
         self._options, self._step, self._start, self._times = (1, most), 0, 0.0, [0.0, 0.0]

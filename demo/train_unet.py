@@ -4,7 +4,7 @@ The objective is eps of `objectives`. For classifier-free guidance, captions are
 probability DROP_CAPTION. AdamW with warm-up and a cosine schedule, bfloat16 autocast; the exponential moving
 average of the weights is exported. A checkpoint is written every SAVE_EVERY seconds, so the run can be resumed;
 creating the file `stop` in the cache folder ends it early. Where the cache is gone, `--start FOLDER` goes on from
-exported weights with a new optimiser.
+exported weights with a new optimiser. `--text FILE` starts from a text encoder that has been trained.
 """
 
 import argparse
@@ -157,8 +157,12 @@ class Trainer:
 
     def load(self, folder: Path) -> None:
         """Start from exported weights."""
-        for name, file in (("unet", "unet"), ("text", "clip")):
-            self.nets[name].load_state_dict(load_half(folder / f"{file}.safetensors"))
+        self.load_part("unet", folder / "unet.safetensors")
+        self.load_part("text", folder / "clip.safetensors")
+
+    def load_part(self, name: str, file: Path) -> None:
+        """Start from the exported weights of the network `name`."""
+        self.nets[name].load_state_dict(load_half(file))
         self.restart()
 
     def resume(self) -> None:
@@ -226,12 +230,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--noisy-weight", type=float, default=1.0, help="highest loss weight of a very noisy row")
     parser.add_argument("--start", type=Path, help="folder of exported weights to start from")
+    parser.add_argument("--text", type=Path, help="weights of the text encoder to start from")
     add_common_arguments(parser, PEAK_LR, 0.0)
     args = parser.parse_args(argv)
     import_host()
     trainer = Trainer(settings_of(args, "eps", args.noisy_weight))
     if args.start:
         trainer.load(args.start)
+    if args.text:
+        trainer.load_part("text", args.text)
     if args.resume:
         trainer.resume()
     if args.new_schedule:

@@ -15,9 +15,9 @@ _BANDS, _CELL, _DOT = 1.25, 0.72, 0.26  # stripes per radius, side of checkers a
 
 
 def second_color(rgb: Tensor) -> Tensor:
-    """Of a texture: nearly white, on light solids dark; (..., 3)."""
-    light = (rgb.mean(-1, keepdim=True) > 0.78).expand_as(rgb)
-    return torch.where(light, torch.full_like(rgb, 0.22), torch.full_like(rgb, 0.96))
+    """Of a texture: nearly white; gray on white and black solids, which would look the same otherwise; (..., 3)."""
+    gray = ((rgb.mean(-1, keepdim=True) - 0.50).abs() > 0.33).expand_as(rgb)
+    return torch.where(gray, torch.full_like(rgb, 0.50), torch.full_like(rgb, 0.96))
 
 
 def textured(texture: str, rgb: Tensor, point: Tensor, normal: Tensor) -> Tensor:
