@@ -15,14 +15,8 @@ from .names import shorten
 
 FORMAT = 1
 CONDITIONS = ("", "image")
-KINDS = (
-    "lora",
-    "lokr",
-    "loha",
-    "dora",
-    "oft",
-    "full",
-)  # the last one is a checkpoint of a network whose own weights were trained
+KINDS = ("lora", "lokr", "loha", "dora", "oft", "full")
+"""The last one is a checkpoint of a network whose own weights were trained."""
 
 Scalar = str | int | float | bool
 

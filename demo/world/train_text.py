@@ -80,9 +80,13 @@ class Captions:
     def __init__(self, texts: list[str]):
         rows = [said_in(text) for text in texts]
         missing = [UNNAMED] * len(OF_SOLIDS)
-        solids = [[numbers(solid, OF_SOLIDS) for solid in row[0]] + [missing] * (3 - len(row[0])) for row in rows]
         self.tokens = tokenize(texts, SECOND).long()
-        self.nouns = torch.tensor([[1 + noun for noun in row[2]] + [0] * (3 - len(row[2])) for row in rows])
+        solids, nouns = [], []
+        for said, _, places in rows:
+            lacking = len(PLACES) - len(said)
+            solids.append([*(numbers(solid, OF_SOLIDS) for solid in said), *[missing] * lacking])
+            nouns.append([*(1 + place for place in places), *[0] * lacking])
+        self.nouns = torch.tensor(nouns)
         self.of_solids = torch.tensor(solids)
         self.of_captions = torch.tensor([numbers(row[1], OF_CAPTIONS) for row in rows])
 
