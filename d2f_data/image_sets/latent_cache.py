@@ -4,7 +4,8 @@
     <folder>/captions/cd/cd34....safetensors   one CONDITIONING, tensors named "0.cond", "0.pooled_output", ...
 
 Latents are stored as the VAE returns them, as in ComfyUI's LATENT, without the model's scale and shift. A truncated or
-altered file, or one with another key, counts as missing: it is logged as a warning and encoded again.
+altered file, or one with another key, counts as missing: it is logged as a warning and encoded again. So nothing waits
+for the disk: a power failure costs the last entries, not the training.
 """
 
 import json
@@ -83,7 +84,7 @@ class Cache:
     def save(self, key: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
         """Store tensors under a key, atomically. Raises OSError that names the file."""
         metadata = {**metadata, "format": FORMAT, "key": key, "sha256": content_digest(tensors)}
-        save_tensors(self.path(key), tensors, {**metadata, _METADATA_HASH: _metadata_digest(metadata)})
+        save_tensors(self.path(key), tensors, {**metadata, _METADATA_HASH: _metadata_digest(metadata)}, synced=False)
 
 
 def _metadata_digest(metadata: Mapping[str, str]) -> str:

@@ -80,7 +80,7 @@ def encode(
         The size of each batch.
     """
     for batch in batches(missing):
-        pixels = torch.stack([read_pixels(sample, store) for sample in batch]).movedim(1, -1)
+        pixels = torch.stack([read_pixels(sample, store) for sample in batch]).movedim(1, -1).contiguous()
         latents = encode_images(pixels, [sample.image.name for sample in batch])
         for sample, latent in zip(batch, latents, strict=True):
             tensors = {"latent": latent}
