@@ -4,6 +4,8 @@
     bare_fused        the same with AdamW as one kernel, as ours has it
     ours              LoRA Trainer (Diff2Flow), for two objectives
     ours_offload      the same with its weights in the main memory (offload)
+    ours_compiled     the same with its blocks compiled
+    ours_text         the same with adapters of the text encoder, which encodes the captions in every step
     stock             TrainLoraNode in its default mode
     stock_bypass      TrainLoraNode in bypass mode
     stock_as_shipped  TrainLoraNode with nothing changed: bf16, checkpointing
@@ -33,7 +35,8 @@ from typing import Any
 from devtools.console import DevError, say, tail
 
 TRAINERS = Path(__file__).resolve().parent / "trainers"
-RUNNERS = ("bare", "bare_fused", "ours", "ours_offload", "stock", "stock_bypass", "stock_as_shipped")
+VARIANTS = ("ours_offload", "ours_compiled", "ours_text")
+RUNNERS = ("bare", "bare_fused", "ours", *VARIANTS, "stock", "stock_bypass", "stock_as_shipped")
 Turn = tuple[str, str]  # runner, objective
 TURNS: dict[str, list[Turn]] = {name: [(name, "diffusion")] for name in RUNNERS}
 TURNS["ours"] = [("ours", "diff2flow"), ("ours", "diffusion")]
@@ -55,7 +58,7 @@ PLANS = {
         16,
         (
             (("bare", "bare_fused", "ours"), 3, 4),
-            (("ours_offload",), 1, 4),
+            (VARIANTS, 1, 4),
             (("stock_bypass",), 1, 6),
             (("stock",), 1, 4),
             (("stock_as_shipped",), 1, 3),

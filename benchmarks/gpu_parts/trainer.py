@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from trainers.bare import BareFused
 from trainers.measure import StepClock
-from trainers.ours import Ours, OursOffloaded
+from trainers.ours import Ours, OursCompiled, OursOffloaded
 from trainers.stock import Stock, StockBypass
 
 from .cases import Case, free
@@ -24,12 +24,6 @@ class BareCompiled(BareFused):
     def __init__(self, task: Any) -> None:
         super().__init__(task)
         self.network.compile()
-
-
-class OursCompiled(Ours):
-    """Ours with its widget `compile` on."""
-
-    changed = {**Ours.changed, "compile": True}
 
 
 class StockBf16(Stock):

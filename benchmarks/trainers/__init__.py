@@ -4,7 +4,7 @@ A runner is a class with `__init__(task)`, `train(steps, objective)` and `settin
 """
 
 from .bare import Bare, BareFused
-from .ours import Ours, OursInFull, OursOffloaded
+from .ours import Ours, OursCompiled, OursInFull, OursOffloaded, OursWithText
 from .stock import Stock, StockAsShipped, StockBypass
 
 RUNNERS = {
@@ -13,6 +13,8 @@ RUNNERS = {
     "ours": Ours,
     "ours_in_full": OursInFull,
     "ours_offload": OursOffloaded,
+    "ours_compiled": OursCompiled,
+    "ours_text": OursWithText,
     "stock": Stock,
     "stock_bypass": StockBypass,
     "stock_as_shipped": StockAsShipped,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from diff2flow_kit.d2f_data.image_sets.report.facts import SetCaption
+from diff2flow_kit.d2f_data.image_sets.training_set import with_options
+from diff2flow_kit.nodes import host
 from diff2flow_kit.nodes.training.train_lora import D2FTrainLora
 
 from .node import TrainerNode, listed
@@ -28,6 +31,23 @@ class OursOffloaded(Ours):
     """With the frozen weights in the main memory; on the CPU they are there anyway, and this is what it costs."""
 
     changed = {**Ours.changed, "offload": True}
+
+
+class OursCompiled(Ours):
+    """With its blocks compiled, which happens in the first step of a round; that one is not counted."""
+
+    changed = {**Ours.changed, "compile": True}
+
+
+class OursWithText(Ours):
+    """With the adapters of a text encoder beside those of the network; its captions are encoded in every step."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        clip, options = task.clip(), [{host.TEXT_KEY: SetCaption(text, True)} for text in task.texts()]
+        encoded = [host.encode_caption(clip, text) for text in task.texts()]
+        self.node.inputs |= {"clip": [clip], "positive": list(map(with_options, encoded, options))}
+        self.settings += "; text encoder"
 
 
 class OursInFull(Ours):

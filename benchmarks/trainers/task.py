@@ -10,6 +10,8 @@ from typing import Any
 import comfy.ldm.modules.diffusionmodules.openaimodel as openaimodel
 import comfy.ops
 import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -56,6 +58,14 @@ class Task:
         """Conditioning of each item, (items, tokens, width)."""
         return torch.randn(self.items, *CAPTION[self.model], generator=torch.Generator().manual_seed(2))
 
+    def texts(self) -> list[str]:
+        """A caption of each item, for who trains the text encoder."""
+        return [f"a red cube, number {number}" for number in range(self.items)]
+
+    def clip(self) -> Any:
+        """CLIP of the model: the demo's, or one of SD1.5's size with random weights."""
+        return networks.load_clip(networks.WEIGHTS) if self.model == "demo" else sd15_clip()
+
     def conditions(self, model: Any) -> dict[str, Tensor]:
         """What the network gets beside its input and timestep, by the name of the argument."""
         return {"context": self.captions()}
@@ -63,6 +73,19 @@ class Task:
     def conditionings(self) -> list[Any]:
         """A CONDITIONING an item."""
         return [[[caption[None], {}]] for caption in self.captions()]
+
+
+def sd15_clip() -> Any:
+    """CLIP-L with random float32 weights; norms are the identity."""
+    target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
+    clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32})
+    generator = torch.Generator().manual_seed(0)
+    for name, value in clip.cond_stage_model.named_parameters():
+        if value.ndim > 1:
+            value.data.normal_(std=0.02, generator=generator)
+        else:
+            value.data.fill_(float("norm" in name and name.endswith("weight")))
+    return clip
 
 
 def sd15_checkpoint() -> Path:
