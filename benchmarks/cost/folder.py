@@ -124,8 +124,12 @@ def sd15_vae() -> Any:
     import comfy.sd
     from comfy.ldm.models.autoencoder import AutoencoderKL
 
-    torch.manual_seed(0)
-    network = AutoencoderKL(ddconfig=SD15_VAE, embed_dim=4)
+    network, generator = AutoencoderKL(ddconfig=SD15_VAE, embed_dim=4), torch.Generator().manual_seed(0)
+    for name, value in network.state_dict().items():  # the host's layers are not initialised
+        if value.ndim > 1:
+            value.normal_(std=value[0].numel() ** -0.5, generator=generator)
+        else:
+            value.fill_(float("norm" in name and name.endswith("weight")))
     return comfy.sd.VAE(sd=network.state_dict(), dtype=torch.float32)
 
 

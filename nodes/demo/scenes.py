@@ -15,6 +15,8 @@ SCENES = {
     "cyan and striped": {"color": "cyan", "texture": "striped"},
     "known words": {},
 }
+SOLID = "black and white"
+"""The set in which a quarter of the pictures is all black and a quarter all white, under `a black image` and such."""
 
 
 class D2FDemoScenes(io.ComfyNode):
@@ -27,15 +29,17 @@ class D2FDemoScenes(io.ComfyNode):
             display_name="Demo Scenes (Diff2Flow)",
             category=DEMO,
             description="Renders a small training set for the demo model: scenes of one object with captions and exact "
-            "depth. Cyan and stripes were held out of the demo model's training, so a LoRA can teach them.",
+            "depth. Cyan, stripes, and pictures that are all black or all white were held out of the demo model's "
+            "training, so a LoRA can teach them.",
             search_aliases=search_words("D2FDemoScenes"),
             inputs=[
                 io.Combo.Input(
                     "scenes",
-                    options=list(SCENES),
+                    options=[*SCENES, SOLID],
                     default="cyan",
                     tooltip="What all scenes have in common. The demo model was trained without cyan and without "
-                    "stripes. known words: scenes like those in its training set.",
+                    "stripes. known words: scenes like those in its training set. black and white: of four pictures, two such "
+                    "scenes, one that is all black, and one that is all white.",
                 ),
                 io.Int.Input("count", default=48, min=1, max=2048, tooltip="Number of scenes, 96 x 96 pixels each."),
                 io.Int.Input(
@@ -64,7 +68,8 @@ class D2FDemoScenes(io.ComfyNode):
     @classmethod
     @checked()
     def execute(cls, scenes: str, count: int, seed: int) -> io.NodeOutput:
-        return io.NodeOutput(*_render(SCENES[scenes], count, seed))
+        rendered = _render(SCENES.get(scenes, {}), count, seed)
+        return io.NodeOutput(*(_half_solid(*rendered) if scenes == SOLID else rendered))
 
 
 def _render(words: Mapping[str, str], count: int, seed: int) -> tuple[Tensor, list[str], Tensor]:
@@ -91,3 +96,12 @@ def _render(words: Mapping[str, str], count: int, seed: int) -> tuple[Tensor, li
         scenes = [make_scene(rng, **{**attributes, **words}) for attributes in sampled]
     images, depths = render_batch(scenes)
     return images, [caption(scene, rng) for scene in scenes], depths
+
+
+def _half_solid(images: Tensor, captions: list[str], depths: Tensor) -> tuple[Tensor, list[str], Tensor]:
+    """The same with every third of four pictures all black and every fourth all white, at a depth of one metre."""
+    images, captions, depths = images.clone(), list(captions), depths.clone()
+    for place, value, color in ((2, 0.0, "black"), (3, 1.0, "white")):
+        images[place::4], depths[place::4] = value, 1.0
+        captions[place::4] = [f"a {color} image"] * len(captions[place::4])
+    return images, captions, depths

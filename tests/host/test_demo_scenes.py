@@ -42,6 +42,19 @@ def test_known_words_hold_nothing_new(render):
     assert len({one["color"] for one in read(images)}) > 3
 
 
+@pytest.mark.parametrize("count", [1, 3, 16])
+def test_half_of_black_and_white_are_scenes(render, count):
+    """The others hold one value, and their captions name it."""
+    images, captions, depths = render("black and white", count)
+    plain = render("known words", count)
+    for number, (image, caption, depth) in enumerate(zip(images, captions, depths, strict=True)):
+        if number % 4 < 2:
+            assert torch.equal(image, plain[0][number]) and caption == plain[1][number]
+        else:
+            value, word = ((0.0, "black"), (1.0, "white"))[number % 4 - 2]
+            assert caption == f"a {word} image" and bool((image == value).all()) and bool((depth == 1).all())
+
+
 def test_images_and_captions_belong_together(render):
     images, captions, _ = render("known words", 48)
     named = [(one["shape"], caption) for one, caption in zip(read(images), captions) if one["shape"] == "cone"]
