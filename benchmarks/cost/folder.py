@@ -5,7 +5,7 @@
     first    the node on a folder that it has not seen, then LoRA Trainer (Diff2Flow) up to the end of its first step
     again    both with everything in the cache
 
-`demo` is the worst case, as its VAE takes a millisecond per picture: what lies beside the encoding counts most there.
+`demo` is the worst case, as its VAE is small: what lies beside the encoding counts most there.
 `sd15` has a VAE of the true size with random weights, on few pictures. Both sides take turns; ratios are medians of the
 rounds, of rates by the clock and by the processor's time, to which other programs add nothing. `opened` and `decoded`
 count how often a picture's file is opened and its pixels are decoded in the first run.
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_shared import output_in, with_options
+from bench_shared import Rows, output_in, with_options, with_other_parts
 from PIL import Image, ImageFile
 from torch import Tensor
 
@@ -55,15 +55,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="few pictures; the committed results are left alone")
 
 
-def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def parts(options: argparse.Namespace) -> list[str]:
+    """Rows that this run makes; the others stay as they are."""
+    return options.vaes
+
+
+def run(options: argparse.Namespace) -> Rows:
     torch.set_num_threads(options.threads)
-    for name in options.vaes:
-        count, side = PLANS[name]
-        count = 8 if options.quick else options.count or count
-        with tempfile.TemporaryDirectory() as folder:
-            pictures = Path(folder) / "pictures"
-            draw(pictures, count, options.source)
-            yield measure(Case(name, pictures, side), 1 if options.quick else options.rounds, count)
+    rows = [row(name, options) for name in options.vaes]
+    return rows if options.quick else with_other_parts("folder", rows)
+
+
+def row(vae: str, options: argparse.Namespace) -> dict[str, Any]:
+    count, side = PLANS[vae]
+    count = 8 if options.quick else options.count or count
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = Path(folder) / "pictures"
+        draw(pictures, count, options.source)
+        return measure(Case(vae, pictures, side), 1 if options.quick else options.rounds, count)
 
 
 def draw(folder: Path, count: int, side: int) -> None:
@@ -145,7 +154,7 @@ def measure(case: Case, rounds: int, count: int) -> dict[str, Any]:
     rates = {
         f"{name}_per_s": round(count / median(wall for wall, _ in all_times), 2) for name, all_times in times.items()
     }
-    return {"vae": case.name, "pictures": count, "side": case.side, **rates, **ratios(times), **found}
+    return {"part": case.name, "pictures": count, "side": case.side, **rates, **ratios(times), **found}
 
 
 def ratios(times: dict[str, list[Times]]) -> dict[str, float]:

@@ -38,8 +38,8 @@ class D2FDemoScenes(io.ComfyNode):
                     options=[*SCENES, SOLID],
                     default="cyan",
                     tooltip="What all scenes have in common. The demo model was trained without cyan and without "
-                    "stripes. known words: scenes like those in its training set. black and white: of four pictures, two such "
-                    "scenes, one that is all black, and one that is all white.",
+                    "stripes. known words: scenes like those in its training set. black and white: of four pictures, "
+                    "two such scenes, one that is all black, and one that is all white.",
                 ),
                 io.Int.Input("count", default=48, min=1, max=2048, tooltip="Number of scenes, 96 x 96 pixels each."),
                 io.Int.Input(
