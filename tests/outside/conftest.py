@@ -115,13 +115,14 @@ import json, os, sys
 import torch.distributed
 from accelerate.state import AcceleratorState
 from d2f_diffusers.train.__main__ import main
-torch.distributed.destroy_process_group = lambda *group: None
+close, torch.distributed.destroy_process_group = torch.distributed.destroy_process_group, lambda *group: None
 for environ, words in json.loads(sys.argv[1]):
     os.environ.update(environ)
     code = main(words)
     if code:
         sys.exit(code)
     AcceleratorState._reset_state(reset_partial_state=True)
+close()  # its threads abort a process that ends before them
 """
 
 
