@@ -31,6 +31,7 @@ from .model_call import (
     has_cross_attention,
     names_of,
     remarks_on_offload,
+    remarks_on_type,
     sigma_of,
 )
 
@@ -78,6 +79,7 @@ class TrainingNetwork:
         self.module = self.unet = self._base.diffusion_model
         self.device = model.load_device
         self.dtype = self._base.get_dtype_inference()
+        self.remarks += remarks_on_type(self.device, self.dtype)
         self.channels: int = self._base.latent_format.latent_channels
         self.widened: tuple[str, ...] = (FIRST_CONV,) if widened(model) else ()
         self.cross_attention = has_cross_attention(self.module)

@@ -9,7 +9,7 @@ a MODEL for, ``probing`` asks its network.
 from .beliefs import Belief, belief_of, probe_candidates
 from .captions import CAPTIONS_KEY, TEXT_KEY, WEIGHTS_KEY, check_caption, extras_of
 from .compiled import compiler
-from .device import clear_device, remarks_on_offload, unload_others
+from .device import clear_device, remarks_on_offload, remarks_on_type, unload_others
 from .frozen import frozen_base, has_cross_attention
 from .guided import as_teacher, in_guider, needs_negative, to_samples
 from .identity import identity_of
@@ -44,6 +44,7 @@ __all__ = [
     "probe_latents",
     "probe_network",
     "remarks_on_offload",
+    "remarks_on_type",
     "sigma_of",
     "to_samples",
     "unload_others",

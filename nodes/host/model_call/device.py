@@ -3,6 +3,7 @@
 from typing import Any
 
 import comfy.model_management
+import torch
 
 # More than any device has: training takes what it can get, so that the host clears the device, as its own trainer does.
 _EVERYTHING = 1e20
@@ -47,3 +48,9 @@ def remarks_on_offload(model: Any, compiled: bool) -> list[str]:
             "--gpu-only"
         )
     return remarks
+
+
+def remarks_on_type(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """A sentence for the user whose processor lacks instructions for the data type of the computation."""
+    is_slow = device.type == "cpu" and dtype != torch.float32 and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return ["slow, because this processor has no instructions for 16 bits; choose precision = fp32"] if is_slow else []

@@ -146,3 +146,13 @@ def test_a_depth_is_estimated(build, node, host, conditioning, device):
     image = torch.rand(1, 96, 96, 3, generator=torch.Generator().manual_seed(0))
     found = execute(node, "D2FDepthFromImage", model=model, vae=vae, image=image, positive=prompt, steps=1, ensemble=2)
     assert all(torch.isfinite(one).all() for one in found[:3])
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "said"),
+    [("AVX2", "bf16", True), ("AVX512", "bf16", False), ("AVX2", "fp32", False)],
+)
+def test_a_processor_that_is_slow_in_16_bits_is_said(build, host, monkeypatch, capability, dtype, said):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    with host.training(build(), dtype) as network:
+        assert any("no instructions for 16 bits" in remark for remark in network.remarks) == said
