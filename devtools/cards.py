@@ -44,11 +44,12 @@ CARDS: Mapping[str, tuple[Half, Half]] = {
         Half("out", "a LoRA\nfor 2 to 4\nsteps"),
     ),
     "07 Image to depth": (Half("picture", branch="Image"), Half("depth", branch="Depth, 10 NFE")),
+    "07 Depth of an image.app": (Half("in", "your image,\nyour depth\nLoRA"), Half("out", "its\ndepth")),
     "08 Train on image pairs": (Half("in", "pictures\nand their\ndepth\nmaps"), Half("out", "depth of\nany\npicture")),
     "09 Flow checkpoints": (Half("in", "an eps\nmodel,\nor a flow?"), Half("out", "the right\nnode, and\na LoRA")),
     "10 Compare solvers": (Half("euler", branch="1 euler, 20 steps"), Half("rk4", branch="4 rk4, 5 steps")),
-    "12 Depth of an image": (Half("in", "your image,\nyour depth\nLoRA"), Half("out", "its\ndepth")),
     "11 Inpaint": (Half("in", "a picture\nand a box"), Half("out", "the box,\nrepainted")),
+    "12 True black": (Half("before", branch="Before: black"), Half("after", branch="After: black")),
 }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from .cards import draw_cards
 from .client import Client, Event, Result
 from .console import DevError, Progress, bar, say, table
+from .forms import graph_files
 from .host import Host, read_version
 from .paths import ROOT
 from .pictures import Branches, draw
@@ -39,8 +40,7 @@ PLOTS = {
 
 def demo_graphs() -> list[Path]:
     """The example graphs of the demo model, which is part of the pack."""
-    files = sorted((ROOT / "workflows").glob("*.json"))
-    return [file for file in files if '"D2FDemoCheckpoint"' in file.read_text(encoding="ascii")]
+    return [file for file in graph_files() if '"D2FDemoCheckpoint"' in file.read_text(encoding="ascii")]
 
 
 def demo(pictures: bool = False) -> None:

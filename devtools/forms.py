@@ -2,7 +2,8 @@
 
     python dev.py python -m devtools.forms
 
-writes them from their graphs. To a page without forms such a file is an ordinary graph.
+writes them from their graphs. To a page without forms such a file is an ordinary graph; where it is the only file of
+its example, it is the graph itself.
 """
 
 from __future__ import annotations
@@ -30,6 +31,17 @@ class Form:
 
 LOADER = ("CheckpointLoaderSimple", "ckpt_name")
 FORMS: Mapping[str, Form] = {
+    "02 Train a LoRA": Form(
+        (
+            ("Training set and prompts", "scenes"),
+            ("Training set and prompts", "count"),
+            ("Training set and prompts", "prompts"),
+            ("D2FTrainLora", "steps"),
+            ("D2FTrainLora", "learning_rate"),
+            ("D2FTrainLora", "run_name"),
+        ),
+        ("Samples over the steps", "Before: cyan sphere", "After: cyan sphere"),
+    ),
     "03 Train on your photos": Form(
         (
             LOADER,
@@ -52,7 +64,7 @@ FORMS: Mapping[str, Form] = {
         ),
         ("Before: 4 NFE", "After: 4 NFE", "Teacher: 50 NFE"),
     ),
-    "12 Depth of an image": Form(
+    "07 Depth of an image": Form(
         (
             LOADER,
             ("Your image", "image"),
@@ -64,6 +76,17 @@ FORMS: Mapping[str, Form] = {
         ("1 Depth", "2 Raw depth, far is white"),
     ),
 }
+
+
+def graph_of(name: str, folder: Path = FOLDER) -> Path:
+    """The file with the graph of an example: NAME.json, or its form where there is no other."""
+    plain = folder / f"{name}.json"
+    return plain if plain.exists() else folder / f"{name}{SUFFIX}.json"
+
+
+def graph_files(folder: Path = FOLDER) -> list[Path]:
+    """One file of every example, in the order of their names."""
+    return sorted({graph_of(path.stem.removesuffix(SUFFIX), folder) for path in folder.glob("*.json")})
 
 
 def as_form(graph: dict[str, Any], form: Form) -> dict[str, Any]:
@@ -78,7 +101,7 @@ def as_form(graph: dict[str, Any], form: Form) -> dict[str, Any]:
 
 def form_text(name: str, folder: Path = FOLDER) -> str:
     """What the file of a form holds."""
-    graph = json.loads((folder / f"{name}.json").read_text(encoding="ascii"))
+    graph = json.loads(graph_of(name, folder).read_text(encoding="ascii"))
     return json.dumps(as_form(graph, FORMS[name]), indent=2) + "\n"
 
 
@@ -87,7 +110,7 @@ def write(folder: Path = FOLDER) -> None:
     for name in FORMS:
         target = folder / f"{name}{SUFFIX}.json"
         target.write_text(form_text(name, folder), encoding="ascii")
-        target.with_suffix(".jpg").write_bytes((folder / f"{name}.jpg").read_bytes())
+        target.with_suffix(".jpg").write_bytes(graph_of(name, folder).with_suffix(".jpg").read_bytes())
         say(f"wrote {target.relative_to(folder)}")
 
 

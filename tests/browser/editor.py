@@ -15,10 +15,10 @@ from typing import Any
 from PIL import Image
 
 from devtools.client import Client
-from devtools.forms import SUFFIX
+from devtools.forms import SUFFIX, graph_files
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
-FILES = sorted(path for path in FOLDER.glob("*.json") if not path.stem.endswith(SUFFIX))
+FILES = graph_files()
 PACK = "Diff2Flow Kit"  # the name of its group of templates
 MODULE = "diff2flow-kit"
 TITLE = 30  # height of a node's title bar, above its position
@@ -146,13 +146,13 @@ def open_search(page: Any, x: int = 700, y: int = 700) -> Any:
     return box
 
 
-def choose(page: Any, title: str, y: int) -> None:
-    """Click the first hit of the search box, and put the new node, which hangs on the pointer, down at (700, y)."""
+def choose(page: Any, title: str, y: int, x: int = 700) -> None:
+    """Click the first hit of the search box, and put the new node, which hangs on the pointer, down at (x, y)."""
     page.get_by_role("option").filter(has_text=title).first.click()
     page.wait_for_function(NO_OPTIONS)
     page.wait_for_function("() => app.graph.nodes.some((n) => n.flags.ghost)")
-    page.mouse.move(700, y, steps=5)
-    page.mouse.click(700, y)
+    page.mouse.move(x, y, steps=5)
+    page.mouse.click(x, y)
     page.wait_for_function("() => !app.graph.nodes.some((n) => n.flags.ghost)")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from devtools.forms import FORMS, SUFFIX
+from devtools.forms import FORMS, SUFFIX, graph_of
 from devtools.prompts import prompt_for
 
 from .editor import FOLDER, open_template, prompt_of
@@ -29,5 +29,5 @@ def test_it_opens_as_a_form_with_its_fields_and_means_its_graph(name: str, page:
     assert len(shown["extra"]["linearData"]["outputs"]) == len(FORMS[name].results)
     assert [widget for widget in expected if widget not in text] == []
     assert page.get_by_role("button", name="Run", exact=True).first.is_visible()
-    assert prompt_of(page) == prompt_for(name)
+    assert prompt_of(page) == prompt_for(graph_of(name).stem)
     assert page.errors == []

@@ -10,11 +10,11 @@ from PIL import Image
 
 from devtools.client import Client
 from devtools.demo import demo_graphs
-from devtools.forms import SUFFIX
+from devtools.forms import graph_files
 from devtools.prompts import Prompt
 
 FOLDER = Path(__file__).resolve().parents[3] / "workflows"
-FILES = sorted(path for path in FOLDER.glob("*.json") if not path.stem.endswith(SUFFIX))
+FILES = graph_files()
 DEMOS = demo_graphs()
 OWN = Path(__file__).parent / "prompts"  # of graphs that are no example, but say what is equal
 BYPASSED = 4  # the mode of a node that the page leaves out, with a wire in its place

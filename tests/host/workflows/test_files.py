@@ -21,6 +21,7 @@ HOST, FRONTEND = "0.30.0", "1.47.12"  # that the files were saved with
 MODEL_FILE = re.compile(r"\.(safetensors|sft|ckpt|pt|pth|bin|gguf|onnx)$")
 PRIVATE = re.compile(r"/(home|root|Users|tmp|mnt)/|[A-Za-z]:\\\\|file://|localhost|[\w.]+@[\w.]+")
 CONTROLS = ("fixed", "randomize", "increment", "decrement")  # what the page keeps behind a seed
+FORM_KEYS = ("linearMode", "linearData")  # of a graph that is a form
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 TITLE = 30  # height of a node's title bar, above its position
 
@@ -29,15 +30,16 @@ every_workflow = pytest.mark.parametrize("path", FILES, ids=lambda path: path.st
 
 def test_their_names_read_as_a_path():
     """The page shows the names only, in the order of the folder."""
-    names = [path.stem for path in FILES]
+    names = [path.stem for path in FILES if not path.stem.endswith(SUFFIX)]
     assert 10 <= len(names) <= 12
     assert [int(name[:2]) for name in names] == list(range(1, len(names) + 1))
+    assert all(int(name[:2]) <= len(names) for name in FORMS)
     assert all(re.fullmatch(r"\d\d [A-Z][A-Za-z ]{5,}", name) for name in names)
 
 
 def test_they_lie_side_by_side_each_with_its_thumbnail():
     forms = [FOLDER / f"{name}{SUFFIX}.json" for name in FORMS]
-    assert sorted(FOLDER.rglob("*.json")) == sorted([*FILES, *forms])
+    assert set(FOLDER.rglob("*.json")) == {*FILES, *forms}
     assert {path.stem for path in FOLDER.rglob("*.jpg")} == {path.stem for path in (*FILES, *forms)}
 
 
@@ -78,7 +80,8 @@ def test_links_name_their_ends(path: Path):
 def test_it_is_of_the_pinned_editor_and_keeps_nothing_private(path: Path):
     graph = read(path)
     assert graph["extra"]["frontendVersion"] == FRONTEND
-    assert set(graph["extra"]) - {"reroutes", "linkExtensions"} == {"ds", "frontendVersion"}
+    assert set(graph["extra"]) - {"reroutes", "linkExtensions", *FORM_KEYS} == {"ds", "frontendVersion"}
+    assert set(FORM_KEYS) <= set(graph["extra"]) or not path.stem.endswith(SUFFIX)
     assert not PRIVATE.search(path.read_text(encoding="ascii"))
 
 
@@ -94,7 +97,7 @@ def test_nodes_name_the_pack_they_come_from_and_its_version(path: Path, version:
 def test_it_is_explained_and_its_parts_have_titles(path: Path, definitions: dict[str, Any]):
     graph = read(path)
     (note,) = (node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote")
-    assert note.startswith(f"# {path.stem[3:]}\n") and len(note.split()) >= 80
+    assert note.startswith(f"# {path.stem[3:].removesuffix(SUFFIX)}\n") and len(note.split()) >= 80
     assert "### Try" in note
     assert all(group["title"] for group in graph["groups"])
     notes = " ".join(node["widgets_values"][0] for node in all_nodes(graph) if node["type"] == "MarkdownNote")
