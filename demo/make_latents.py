@@ -19,7 +19,7 @@ from .captions import caption
 from .render import render_batch
 from .scenes import Scene, sample_scene
 from .tiny_vae import TinyVAE
-from .train_log import WEIGHTS, Clock, import_host, log
+from .train_log import WEIGHTS, Clock, half_precision, import_host, log
 from .worlds import FIRST, World
 
 CAPTIONS = 8
@@ -52,7 +52,7 @@ def encode_scenes(scenes: list[Scene]) -> tuple[np.ndarray, np.ndarray]:
     """Latents (N, 4, h, w) float16 and images downscaled to the size of the latents (N, 3, h, w)."""
     torch.set_num_threads(1)
     images = render_batch(scenes, 96)[0].permute(0, 3, 1, 2)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with half_precision("cpu"):
         latents = load_vae().encode(images.contiguous(memory_format=torch.channels_last))
     return latents.half().contiguous().numpy(), torch.nn.functional.avg_pool2d(images, 8).numpy()
 

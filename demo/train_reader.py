@@ -14,7 +14,7 @@ from .make_latents import load_vae
 from .reader import Reader
 from .scenes import ATTRIBUTES, Scene, sample_scene
 from .tiny_vae import TinyVAE
-from .train_log import WEIGHTS, Clock, generators, log, render_pool, save_half
+from .train_log import WEIGHTS, Clock, generators, half_precision, log, render_pool, save_half
 
 BATCH, PEAK_LR = 64, 3e-3
 
@@ -30,7 +30,7 @@ def round_trips(images: Tensor, gen: torch.Generator, vae: TinyVAE | None = None
     vae, out = vae or load_vae(), torch.empty_like(images)
     for start in range(0, len(images), 64):
         part = images[start : start + 64].float() / 255
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with half_precision("cpu"):
             z = vae.encode(part.contiguous(memory_format=torch.channels_last)).float()
             std = 0.25 * torch.rand(len(z), 1, 1, 1, generator=gen)
             decoded = vae.decode(z + std * torch.randn(z.shape, generator=gen)).float()

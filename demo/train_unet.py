@@ -1,10 +1,10 @@
 """Train UNet and text encoder together: `python demo train_unet --minutes 70`, with `--world second` those of it.
 
 The objective is eps of `objectives`. For classifier-free guidance, captions are replaced by the empty prompt with
-probability DROP_CAPTION. AdamW with warm-up and a cosine schedule, bfloat16 autocast; the exponential moving
-average of the weights is exported. A checkpoint is written every SAVE_EVERY seconds, so the run can be resumed;
-creating the file `stop` in the cache folder ends it early. Where the cache is gone, `--start FOLDER` goes on from
-exported weights with a new optimiser. `--text FILE` starts from a text encoder that has been trained.
+probability DROP_CAPTION. AdamW with warm-up and a cosine schedule, bfloat16 autocast where that is fast; the
+exponential moving average of the weights is exported. A checkpoint is written every SAVE_EVERY seconds, so the run
+can be resumed; creating the file `stop` in the cache folder ends it early. Where the cache is gone, `--start FOLDER`
+goes on from exported weights with a new optimiser. `--text FILE` starts from a text encoder that has been trained.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .initial import init_weights, zero_residual_outputs
 from .make_latents import tokenize
 from .objectives import OBJECTIVES, Noise
-from .train_log import Clock, Threads, ema_update, import_host, load_half, log, save_half
+from .train_log import Clock, Threads, ema_update, half_precision, import_host, load_half, log, save_half
 from .worlds import WORLDS, World
 
 PEAK_LR, WARMUP_STEPS = 1.0e-3, 300
@@ -109,7 +109,7 @@ class Trainer:
         x0, tokens = self.batch(gen)
         sample = OBJECTIVES[self.settings.prediction](x0, self.sigmas, self.settings.noise, gen)
         state, timestep, target, weight = (values.to(self.device) for values in sample)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+        with half_precision(self.device):
             context = encode_text(self.nets["text"], tokens.to(self.device))
             out = self.nets["unet"](state, timestep, context=context).float()
         error = (out - target).square().mean((1, 2, 3))

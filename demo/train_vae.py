@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from .render import DEPTH_FAR, DEPTH_NEAR, depth_image
 from .scenes import sample_scene
 from .tiny_vae import TinyVAE
-from .train_log import LOG, WEIGHTS, Clock, Threads, generators, log, render_pool, save_half
+from .train_log import LOG, WEIGHTS, Clock, Threads, generators, half_precision, log, render_pool, save_half
 
 CROP, BATCH = 64, 16
 PEAK_LR, DECODER_SHARE = 1.5e-3, 0.25  # DECODER_SHARE: fraction of the time with a frozen encoder
@@ -151,7 +151,7 @@ def train(
             group["lr"] = args.rate * warm * (1 - done) ** 0.7 + 1e-6
         x, heavy = (part.to(device) for part in sample_batch(images, depths, weights, gen))
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with half_precision(device):
             z = vae.encode(x).float()
             noise = torch.randn(z.shape, generator=gen).to(device)
             out = vae.decode(z + LATENT_NOISE * noise).float()

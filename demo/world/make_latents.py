@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from ..make_latents import CAPTIONS, fit_preview, load_vae, tokenize
 from ..tiny_vae import TinyVAE
-from ..train_log import Clock, import_host, log
+from ..train_log import Clock, half_precision, import_host, log
 from ..worlds import SECOND
 from .captions import caption
 from .make_pool import Pool, load_pool, parts_in
@@ -37,7 +37,7 @@ def encoded(vae: TinyVAE, images: Tensor, device: torch.device | str = "cpu") ->
     parts = []
     for part in images.split(64):
         x = (part.to(device).float() / 255).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+        with half_precision(device):
             parts.append(vae.encode(x).half().contiguous().cpu())
     return torch.cat(parts)
 

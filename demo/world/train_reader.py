@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..make_latents import load_vae
-from ..train_log import Clock, generators, load_half, log, save_half
+from ..train_log import Clock, generators, half_precision, load_half, log, save_half
 from ..train_reader import augment, round_trips
 from ..worlds import SECOND
 from .make_pool import Pool, fresh_pool, load_pool, parts_in
@@ -145,7 +145,7 @@ def train(reader: Reader, args: argparse.Namespace, images: Tensor, target: dict
         x = augment(images[rows].float() / 255, gen)
         x = torch.where(flip[:, None, None, None], x.flip(-1), x).to(device)
         wanted = mirrored_labels({name: values[rows] for name, values in target.items()}, flip)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with half_precision(device):
             answers = reader(x.contiguous(memory_format=torch.channels_last))
         answers = {name: values.float() for name, values in answers.items()}
         loss = reading_loss(answers, {name: values.to(device) for name, values in wanted.items()})
