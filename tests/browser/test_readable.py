@@ -1,21 +1,24 @@
-"""The example graphs as they open: all text is drawn, they are small, and nothing overlaps.
+"""The example graphs as they open, and the blueprints inside: all text is drawn, nothing overlaps, all is small.
 
 The settings are the page's own; in particular the zoom below which it leaves text out is not touched.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .editor import BOUNDS, FILES, TITLE, open_template
+from .editor import BOUNDS, FILES, TITLE, open_template, show_all
 
 MOST_NODES, MOST_WIDTH, MOST_HEIGHT = 14, 1600, 800
 SIZES = {"laptop": (1366, 768), "desktop": (1920, 1080)}
 LOOKS = {"classic": False, "nodes_2": True}
 SMALL = [path.stem for path in FILES]
+BLUEPRINTS = sorted((Path(__file__).resolve().parents[2] / "subgraphs").glob("*.json"))
 SLACK = 15  # of a size that the page has rounded, or of a wire beside a node's edge
 
 OPENING = """() => ({ scale: app.canvas.ds.scale, blank: app.canvas.low_quality,
@@ -39,6 +42,13 @@ CROSSINGS = f"""() => {{
   }}
   return [wires.length, found];
 }}"""
+
+
+OPEN_INSIDE = """async (graph) => {
+  await app.loadGraphData(graph);
+  const node = app.graph.nodes[0];
+  app.canvas.openSubgraph(node.subgraph, node);
+}"""
 
 
 @pytest.fixture(scope="module", params=[(look, size) for look in LOOKS for size in SIZES], ids="-".join)
@@ -65,6 +75,19 @@ def test_a_graph_opens_readable(name: str, opened: Any, picture: Any):
     assert list(overlaps(boxes)) == []
     wires, crossings = opened.evaluate(CROSSINGS)
     assert wires > 2 and crossings == []
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_a_blueprint_is_readable_inside(path: Path, opened: Any, picture: Any):
+    opened.evaluate(OPEN_INSIDE, json.loads(path.read_text(encoding="ascii")))
+    opened.wait_for_timeout(800)
+    show_all(opened)
+    picture(opened)
+    view = opened.evaluate(OPENING)
+    assert view["threshold"] == 8 and not view["blank"], view
+    boxes = opened.evaluate(BOXES.replace("app.graph", "app.canvas.graph"))
+    assert len(boxes) > 4
+    assert [(one, other) for one, other in overlaps(boxes)] == []
 
 
 def overlaps(boxes: list[list[Any]]) -> Iterator[tuple[str, str]]:
