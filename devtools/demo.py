@@ -28,6 +28,7 @@ TRAINER = "D2FTrainLora"
 DOCS = {
     "demo.png": "10 Compare solvers_sheet.png",
     "demo_training.png": "02 Train a LoRA_before_after.png",
+    "demo_black.png": "12 True black_before_after.png",
     "demo_reflow.png": "05 Few steps_before_after.png",
     "demo_depth.png": "07 Image to depth_sheet.png",
 }
