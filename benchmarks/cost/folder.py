@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_shared import Rows, output_in, with_options, with_other_parts
+from bench_shared import Rows, defaults, output_in, with_options, with_other_parts
 from PIL import Image, ImageFile
 from torch import Tensor
 
@@ -115,16 +115,12 @@ class Case:
     def ours(self) -> None:
         """The node, and one step of the trainer behind it."""
         widgets = {"folder": str(self.folder), "resolution": self.side, "bucket_step": 32}
-        given = {one.id: one.default for one in D2FFolderDataset.define_schema().inputs if hasattr(one, "default")}
-        given = {name: value for name, value in given.items() if value is not None} | widgets
+        given = defaults(D2FFolderDataset) | widgets
         with torch.inference_mode():
             latents, positive, negative, *_ = D2FFolderDataset.execute(self.clip, self.vae, **given).args
             node = D2FTrainLora.PREPARE_CLASS_CLONE(None)
             changed = {"steps": 1, "batch_size": 1, "rank": 2, "resume": "new", "save_every": 0, "preview_every": 0}
-            inputs = {
-                one.id: one.default for one in node.define_schema().inputs if getattr(one, "default", None) is not None
-            }
-            inputs = {name: [value] for name, value in (inputs | with_options(node, changed)).items()}
+            inputs = {name: [value] for name, value in (defaults(node) | with_options(node, changed)).items()}
             node.execute(**inputs, model=[self.model], latents=latents, positive=positive, negative=[negative])
 
 

@@ -92,14 +92,20 @@ def demo_weights() -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
+def defaults(node: Any) -> dict[str, Any]:
+    """Values of a node's widgets as they come."""
+    schema = node.define_schema().inputs
+    return {each.id: each.default for each in schema if getattr(each, "default", None) is not None}
+
+
 def call(node: Any, **inputs: Any) -> Any:
     """First output of a node that takes lists, as the host calls it: what is not given is at its default."""
     schema, inputs = node.define_schema().inputs, with_options(node, inputs)
     unknown = inputs.keys() - {each.id for each in schema}
     if unknown:
         raise ValueError(f"{node.__name__} has no input {', '.join(sorted(unknown))}")
-    given = {each.id: each.default for each in schema if getattr(each, "default", None) is not None} | inputs
-    return node.PREPARE_CLASS_CLONE(None).execute(**{name: [value] for name, value in given.items()}).args[0]
+    given = {name: [value] for name, value in (defaults(node) | inputs).items()}
+    return node.PREPARE_CLASS_CLONE(None).execute(**given).args[0]
 
 
 def some_scenes(stream: int, count: int, seed: int = 0) -> list[Any]:
