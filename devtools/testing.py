@@ -1,4 +1,4 @@
-"""The test command: set up what the chosen tests need, and run pytest once over them."""
+"""The test command: set up what the chosen tests need, and run pytest on them; on all of them in two halves."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from .browser import ensure_browser
-from .console import DevError
+from .console import DevError, say
 from .env import core_python, imports, python_for
 from .host import find_host
 from .paths import ROOT
 from .tools import tools_python
+
+BESIDE = ("benchmarks", "browser", "demo", "outside")
+"""Folders of tests/ that run beside the others when all are run; both halves take about as long."""
 
 
 def test(rooms: Sequence[str], fast: bool, arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
@@ -24,6 +28,8 @@ def test(rooms: Sequence[str], fast: bool, arguments: Sequence[str], environ: Ma
     variables = dict(environ)
     rooms = rooms or (sorted(path.name for path in (ROOT / "tests").iterdir() if is_quick(path)) if fast else [])
     python = core_python() if list(rooms) == ["core"] else prepare(rooms, variables)
+    if not rooms and not arguments:
+        return side_by_side([str(python), "-m", "pytest"], variables)
     command = [str(python), "-m", "pytest", *(["-m", "not slow"] if fast else []), *arguments]
     folders = [] if any(map(names_tests, arguments)) else [f"tests/{room}" for room in rooms] or ["tests"]
     return call([*command, *folders], variables)
@@ -38,6 +44,25 @@ def names_tests(argument: str) -> bool:
     """Whether an argument for pytest is a file, a folder or a test in tests/."""
     place = (ROOT / argument.partition("::")[0]).resolve()
     return place.exists() and place.is_relative_to(ROOT / "tests")
+
+
+def side_by_side(command: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run every test in two processes, each with half of the processors; what the second says comes at the end."""
+    folders = sorted(path.name for path in (ROOT / "tests").iterdir() if any(path.rglob("test_*.py")))
+    environ = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2)), **environ}
+    first, second = ([f"tests/{name}" for name in folders if (name in BESIDE) == later] for later in (False, True))
+    say(f"At the same time, and shown at the end: {', '.join(second)}")
+    with tempfile.TemporaryFile() as words:
+        with subprocess.Popen([*command, *second], cwd=ROOT, env=environ, stdout=words, stderr=words) as beside:
+            try:
+                code = call([*command, *first], environ)
+                beside.wait()
+            finally:
+                if beside.poll() is None:
+                    interrupt(beside)
+        words.seek(0)
+        say(words.read().decode(errors="replace"))
+    return code or beside.returncode
 
 
 def call(command: Sequence[str], environ: Mapping[str, str], patience: float = 3) -> int:
