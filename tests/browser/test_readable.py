@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from devtools.forms import SUFFIX
+
 from .editor import BOUNDS, FILES, TITLE, open_template, show_all
 
 MOST_NODES, MOST_WIDTH, MOST_HEIGHT = 14, 1600, 800
 SIZES = {"laptop": (1366, 768), "desktop": (1920, 1080)}
 LOOKS = {"classic": False, "nodes_2": True}
-SMALL = [path.stem for path in FILES]
+SMALL = [path.stem for path in FILES if not path.stem.endswith(SUFFIX)]
 BLUEPRINTS = sorted((Path(__file__).resolve().parents[2] / "subgraphs").glob("*.json"))
 SLACK = 15  # of a size that the page has rounded, or of a wire beside a node's edge
 
