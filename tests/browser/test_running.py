@@ -14,7 +14,8 @@ from devtools.screenshots import graph_picture
 
 from .editor import click_run, finish, open_template, photograph
 
-DEMOS = demo_graphs()
+# 12 True black is 02 Train a LoRA with other settings, and tests/host runs it.
+DEMOS = [path for path in demo_graphs() if not path.stem.startswith("12")]
 
 pytestmark = pytest.mark.slow
 
