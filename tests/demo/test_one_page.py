@@ -110,7 +110,8 @@ def test_four_euler_steps_of_the_converted_model(
         sampled = kit.host.sample(converted, latent, positive, positive, 1.0, ode, (1 - STEPS).float(), SEED)["samples"]
     eps = comfy.sample.prepare_noise(latent["samples"], SEED)
     ours = one_page.sample(flow, eps.to(network.device), STEPS, condition)
-    torch.testing.assert_close(ours.cpu(), sampled.cpu(), **CLOSE)
+    rounding = 1e-5 * ours.abs().max().item()  # four steps of it, and not the same on every processor
+    torch.testing.assert_close(ours.cpu(), sampled.cpu(), rtol=0, atol=rounding)
 
 
 def test_a_reflow_pair_and_its_loss(kit, one_page, demo_checkpoint, network, flow):

@@ -55,7 +55,7 @@ def behind_shift(prompt: Prompt, graph: dict[str, Any]) -> Prompt:
 
 def saved_images(server: Client, prompt: Prompt) -> dict[str, list[Image.Image]]:
     """Run a prompt; {file name prefix: images}."""
-    return images_of(server, prompt, server.run(prompt, seconds=300).outputs)
+    return images_of(server, prompt, server.run(prompt, seconds=900).outputs)
 
 
 def images_of(server: Client, prompt: Prompt, outputs: dict[str, Any]) -> dict[str, list[Image.Image]]:

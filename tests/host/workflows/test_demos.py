@@ -18,6 +18,9 @@ from .graphs import DEMOS, FOLDER, OWN, own_prompt, read, saved_images
 pytestmark = pytest.mark.slow
 
 
+SOLID = ("1_black_2_after", "2_white_2_after")  # pictures that shall be of one colour
+
+
 def greatest_difference(a: Image.Image, b: Image.Image) -> int:
     return max(high for _, high in ImageChops.difference(a, b).getextrema())
 
@@ -27,11 +30,11 @@ def test_a_demo_makes_its_images(path: Path, ran: Any):
     extra = ("_loss", "_paths", "_samples")
     images = {prefix: batch for prefix, batch in ran(path).items() if not prefix.endswith(extra)}
     assert images
-    for batch in images.values():
+    for prefix, batch in images.items():
         assert len(batch) == (6 if path.stem == "05 Few steps" else 4)
         for image in batch:
             assert image.size == (96, 96)
-            assert max(high - low for low, high in image.getextrema()) > 30
+            assert prefix.endswith(SOLID) or max(high - low for low, high in image.getextrema()) > 30
 
 
 @pytest.mark.parametrize("path", DEMOS, ids=lambda path: path.stem)
