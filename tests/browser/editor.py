@@ -90,13 +90,8 @@ def focus(page: Any, wanted: bool) -> None:
     page.evaluate(FOCUS, wanted)
 
 
-def open_template(page: Any, name: str, show: bool = True) -> dict[str, Any]:
-    """Open a graph by clicking its card, once its thumbnail is there; returns what the file holds.
-
-    `show` brings the whole graph into view, where the page has not.
-    """
-    workflow = json.loads((FOLDER / f"{name}.json").read_text(encoding="ascii"))
-    command(page, "Comfy.BrowseTemplates")
+def click_card(page: Any, name: str) -> None:
+    """Choose a graph in the template browser, which is open, once its thumbnail is there."""
     dialog = page.get_by_role("dialog")
     dialog.get_by_text(PACK, exact=True).first.click()
     card = dialog.get_by_test_id(f"template-workflow-{name}")
@@ -104,6 +99,16 @@ def open_template(page: Any, name: str, show: bool = True) -> dict[str, Any]:
     page.wait_for_function(THUMBNAIL, arg=name)
     card.click()
     dialog.wait_for(state="hidden")
+
+
+def open_template(page: Any, name: str, show: bool = True) -> dict[str, Any]:
+    """Open a graph by clicking its card, once its thumbnail is there; returns what the file holds.
+
+    `show` brings the whole graph into view, where the page has not.
+    """
+    workflow = json.loads((FOLDER / f"{name}.json").read_text(encoding="ascii"))
+    command(page, "Comfy.BrowseTemplates")
+    click_card(page, name)
     page.wait_for_function(ACTIVE, arg=name.removesuffix(SUFFIX))
     page.wait_for_function("(count) => app.graph.nodes.length === count", arg=len(workflow["nodes"]))
     if show:

@@ -17,10 +17,9 @@ from devtools.client import Client
 from devtools.forms import SUFFIX
 
 from .editor import (
-    PACK,
-    THUMBNAIL,
     WIDGET_PLACE,
     choose,
+    click_card,
     click_run,
     open_search,
     place_of,
@@ -89,14 +88,8 @@ def set_widget(page: Any, kind: str, name: str, value: str) -> None:
 
 
 def test_by_form(counted: Any, server: Client, made: Callable[[], list[Path]]):
-    name = f"02 Train a LoRA{SUFFIX}"
     counted.get_by_role("button", name="Templates").first.click()
-    dialog = counted.get_by_role("dialog")
-    dialog.get_by_text(PACK, exact=True).first.click()
-    card = dialog.get_by_test_id(f"template-workflow-{name}")
-    card.scroll_into_view_if_needed()
-    counted.wait_for_function(THUMBNAIL, arg=name)
-    card.click()
+    click_card(counted, f"02 Train a LoRA{SUFFIX}")
     counted.wait_for_function(APP_MODE)
     steps = counted.locator("input[aria-valuenow='200']")
     box = steps.bounding_box()
