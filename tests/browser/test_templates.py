@@ -12,7 +12,7 @@ from devtools.client import Client
 from devtools.forms import FORMS, SUFFIX
 from devtools.prompts import settled
 
-from .editor import FILES, MODULE, RED_LINKS, UNKNOWN_NODES, open_template, prompt_of
+from .editor import FILES, MODULE, RED_LINKS, UNKNOWN_NODES, command, open_template, prompt_of
 
 CLOSE_PANEL = "() => app.extensionManager.setting.set('Comfy.RightSidePanel.IsOpen', false)"
 
@@ -42,6 +42,8 @@ def test_it_opens_without_complaint_and_means_what_we_send(path: Path, editor: A
     assert editor.evaluate(UNKNOWN_NODES) == []
     assert editor.evaluate(RED_LINKS) == []
     assert len(workflow["links"]) == editor.evaluate("() => app.graph.links.size")
+    if path.stem.endswith(SUFFIX):
+        command(editor, "Comfy.ToggleLinear")  # a form opens without the graph, and without the panel of errors
     sent = prompt_of(editor)
     assert sent == settled(path.stem, sent)
     editor.wait_for_load_state("networkidle")  # what is missing is complained of once the server has been asked
