@@ -21,9 +21,8 @@ def test_it_is_the_density_with_all_other_times_thrown_away(sd, name, windows):
     kept = every[(every >= low) & (every <= high)]
     ours = draw(sd, name, COUNT, windows, low=low, high=high, mean=0.4)
     assert ours.min() >= low and ours.max() <= high
-    at = torch.linspace(0.001, 0.999, 400, dtype=torch.float64)
-    levels = kept.quantile(at)
-    found = [(values[:, None] <= levels).double().mean(0) for values in (ours, kept)]
+    levels = kept.quantile(torch.linspace(0.001, 0.999, 400, dtype=torch.float64))
+    found = [torch.searchsorted(values.sort().values, levels, right=True) / len(values) for values in (ours, kept)]
     assert (found[0] - found[1]).abs().max() < 0.006  # Kolmogorov-Smirnov at these counts: 0.0055 in 1 of 1,000
 
 
