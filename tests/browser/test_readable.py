@@ -21,6 +21,7 @@ SIZES = {"laptop": (1366, 768), "desktop": (1920, 1080)}
 LOOKS = {"classic": False, "nodes_2": True}
 SMALL = [path.stem for path in FILES if not path.stem.endswith(SUFFIX)]
 BLUEPRINTS = sorted((Path(__file__).resolve().parents[2] / "subgraphs").glob("*.json"))
+LINE_OF_SIZE = 30  # and space below a picture in the classic look
 SLACK = 15  # of a size that the page has rounded, or of a wire beside a node's edge
 
 OPENING = """() => ({ scale: app.canvas.ds.scale, blank: app.canvas.low_quality,
@@ -45,6 +46,25 @@ CROSSINGS = f"""() => {{
   return [wires.length, found];
 }}"""
 
+
+COVERED = f"""async () => {{
+  const made = new Image(), canvas = document.createElement('canvas');
+  canvas.width = canvas.height = 512;
+  made.src = canvas.toDataURL();
+  await made.decode();
+  const nodes = app.graph.nodes.filter((node) => ['SaveImage', 'PreviewImage'].includes(node.type));
+  for (const node of nodes) node.imgs = [made, made, made, made];
+  app.canvas.setDirty(true, true);
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  return nodes.flatMap((node) => {{
+    const view = node.widgets.find((widget) => widget.name === '$$canvas-image-preview');
+    const end = node.pos[1] + view.y + view.computedHeight - {LINE_OF_SIZE};
+    return app.graph.nodes.filter((other) => other.pos[1] > node.pos[1] && end > other.pos[1] - {TITLE}
+      && other.pos[0] < node.pos[0] + node.size[0] && node.pos[0] < other.pos[0] + other.size[0])
+      .map((other) => [node.title, other.title]);
+  }});
+}}"""
+"""Nodes whose titles are covered once pictures have come, which are taller than their nodes were."""
 
 OPEN_INSIDE = """async (graph) => {
   await app.loadGraphData(graph);
@@ -77,6 +97,8 @@ def test_a_graph_opens_readable(name: str, opened: Any, picture: Any):
     assert list(overlaps(boxes)) == []
     wires, crossings = opened.evaluate(CROSSINGS)
     assert wires > 2 and crossings == []
+    if not opened.evaluate("() => LiteGraph.vueNodesMode"):
+        assert opened.evaluate(COVERED) == []
 
 
 @pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)

@@ -20,6 +20,10 @@ LOOK_AT_TRAINER = f"""() => {{
   app.canvas.setDirty(true, true);
 }}"""
 TEXT = f"() => {TRAINER}.widgets.find((w) => w.name === '$$node-text-preview')?.value ?? ''"
+WHOLE = f"""() => {{
+  const widget = {TRAINER}.widgets.find((w) => w.name === 'diff2flow_text'), area = widget?.element;
+  return area?.clientHeight > 0 && area.scrollHeight <= area.clientHeight;
+}}"""
 LEFT = f"() => {TRAINER}.widgets.find((w) => w.name === 'diff2flow_text')?.value ?? ''"
 SAYS = f"(pattern) => new RegExp(pattern).test(({TEXT})())"
 PREVIEWS = f"() => ({TRAINER}.imgs ?? []).filter((image) => image.naturalWidth > 300).length"
@@ -54,6 +58,8 @@ def test_training_shows_how_it_goes_and_goes_on_after_a_cancel(page: Any, server
     page.evaluate(SET_WIDGETS, ["D2FTrainLora", {"steps": done + 2}])
     finish(page, server, click_run(page)[0])
     page.wait_for_function(f"() => /^Done in .*: resumed after step {done}, 2 more steps/.test(({LEFT})())")
+    page.wait_for_function(WHOLE)
+    assert page.evaluate(TEXT) == ""
     picture(page, "done")
     loaders = f"{ALL_NODES}.filter((n) => ['D2FLoadLora', 'LoraLoader'].includes(n.type))"
     assert page.evaluate(f"() => {loaders}.length") == 1
