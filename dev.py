@@ -39,7 +39,7 @@ from devtools.frontend import NEWEST, VARIABLE, frontend
 from devtools.host import find_host
 from devtools.matrix import matrix
 from devtools.prompts import WRITE
-from devtools.screenshots import republish
+from devtools.screenshots import WHOLE, republish
 from devtools.server import choose_port, running
 from devtools.testing import test
 
@@ -119,6 +119,7 @@ def main(arguments: list[str]) -> int:
     if options.command == "test" and options.host_version is not None:
         return matrix(options.host_version, options.rooms or [], options.fast, rest)
     if options.command == "test" and options.pictures:
+        os.environ[WHOLE] = "1"
         return republish(lambda: test(options.rooms or [], options.fast, rest))
     if options.command == "test":
         return test(options.rooms or [], options.fast, rest)

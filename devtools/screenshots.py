@@ -12,6 +12,8 @@ from .paths import ROOT
 from .server import working_directory
 
 IMAGES = ROOT / "docs" / "images"
+WHOLE = "D2F_WHOLE_RUNS"
+"""The variable that makes the browser tests train for as many steps as the graphs say, as their pictures need."""
 # Pictures of the pages in docs/, and the demo graph that each shows after a run.
 GRAPHS = {
     "demo_training_graph.png": "02 Train a LoRA",

@@ -17,7 +17,7 @@ from devtools.forms import SUFFIX
 from .editor import BOUNDS, FILES, TITLE, open_template, show_all
 
 MOST_NODES, MOST_WIDTH, MOST_HEIGHT = 14, 1600, 800
-SIZES = {"laptop": (1366, 768), "desktop": (1920, 1080)}
+LAPTOP, DESKTOP = ({"width": 1366, "height": 768}, {"width": 1920, "height": 1080})
 LOOKS = {"classic": False, "nodes_2": True}
 SMALL = [path.stem for path in FILES if not path.stem.endswith(SUFFIX)]
 BLUEPRINTS = sorted((Path(__file__).resolve().parents[2] / "subgraphs").glob("*.json"))
@@ -31,17 +31,18 @@ BOXES = f"""() => app.graph.nodes.map((n) => [n.title || n.type, n.pos[0], n.pos
 # Points inside of a node that the stroke of a wire covers: the wire runs over that node, or under it.
 CROSSINGS = f"""() => {{
   const pen = document.createElement('canvas').getContext('2d'), found = [];
-  pen.lineWidth = 4;
   const wires = [...app.graph.links.values(), ...app.graph.reroutes.values()].filter((wire) => wire.path);
+  const hits = (wire, [left, top, right, bottom], across, down, width) => {{
+    pen.lineWidth = width;
+    for (let x = left; x < right; x += across)
+      for (let y = top; y < bottom; y += down) if (pen.isPointInStroke(wire.path, x, y)) return true;
+    return false;
+  }};
   for (const node of app.graph.nodes) {{
-    const [left, top] = [node.pos[0] + {SLACK}, node.pos[1] - {TITLE} + {SLACK}];
-    const [right, bottom] = [node.pos[0] + node.size[0] - {SLACK}, node.pos[1] + node.size[1] - {SLACK}];
-    for (const wire of wires) {{
-      let hit = false;
-      for (let x = left; x < right && !hit; x += 10)
-        for (let y = top; y < bottom && !hit; y += 3) hit = pen.isPointInStroke(wire.path, x, y);
-      if (hit) found.push([node.title || node.type, wire.id]);
-    }}
+    const box = [node.pos[0] + {SLACK}, node.pos[1] - {TITLE} + {SLACK},
+                 node.pos[0] + node.size[0] - {SLACK}, node.pos[1] + node.size[1] - {SLACK}];
+    const near = wires.filter((wire) => hits(wire, box, 40, 40, 120)); // few points tell which wires are worth many
+    found.push(...near.filter((wire) => hits(wire, box, 10, 3, 4)).map((wire) => [node.title || node.type, wire.id]));
   }}
   return [wires.length, found];
 }}"""
@@ -73,23 +74,28 @@ OPEN_INSIDE = """async (graph) => {
 }"""
 
 
-@pytest.fixture(scope="module", params=[(look, size) for look in LOOKS for size in SIZES], ids="-".join)
+@pytest.fixture(scope="module", params=LOOKS)
 def opened(request: pytest.FixtureRequest, new_page: Callable[..., Any]) -> Iterator[Any]:
-    """A page in one of the two looks, of one of the two sizes."""
-    look, size = request.param
-    page = new_page({"Comfy.VueNodes.Enabled": LOOKS[look]})
-    page.set_viewport_size(dict(zip(("width", "height"), SIZES[size], strict=True)))
+    """A page in one of the two looks."""
+    page = new_page({"Comfy.VueNodes.Enabled": LOOKS[request.param]})
     yield page
     page.close()
 
 
+def legible_at(page: Any) -> float:
+    """The zoom, at which the page must draw all text of what it shows, by its own threshold."""
+    view = page.evaluate(OPENING)
+    assert view["threshold"] == 8 and not view["blank"], view
+    return view["scale"]
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_a_graph_opens_readable(name: str, opened: Any, picture: Any):
+    opened.set_viewport_size(LAPTOP)
     open_template(opened, name, show=False)
     opened.wait_for_timeout(800)
-    picture(opened)
-    view = opened.evaluate(OPENING)
-    assert view["threshold"] == 8 and not view["blank"], view
+    picture(opened, "laptop")
+    zoom = legible_at(opened)
     boxes = opened.evaluate(BOXES)
     assert len(boxes) <= MOST_NODES
     _, _, width, height = opened.evaluate(BOUNDS)
@@ -99,16 +105,22 @@ def test_a_graph_opens_readable(name: str, opened: Any, picture: Any):
     assert wires > 2 and crossings == []
     if not opened.evaluate("() => LiteGraph.vueNodesMode"):
         assert opened.evaluate(COVERED) == []
+    opened.set_viewport_size(DESKTOP)
+    show_all(opened)
+    opened.wait_for_timeout(500)
+    picture(opened, "desktop")
+    assert legible_at(opened) > zoom  # it has been fitted to the larger page
 
 
+@pytest.mark.parametrize("size", [LAPTOP, DESKTOP], ids=["laptop", "desktop"])
 @pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
-def test_a_blueprint_is_readable_inside(path: Path, opened: Any, picture: Any):
+def test_a_blueprint_is_readable_inside(path: Path, size: dict[str, int], opened: Any, picture: Any):
+    opened.set_viewport_size(size)
     opened.evaluate(OPEN_INSIDE, json.loads(path.read_text(encoding="ascii")))
     opened.wait_for_timeout(800)
     show_all(opened)
     picture(opened)
-    view = opened.evaluate(OPENING)
-    assert view["threshold"] == 8 and not view["blank"], view
+    legible_at(opened)
     boxes = opened.evaluate(BOXES.replace("app.graph", "app.canvas.graph"))
     assert len(boxes) > 4
     assert [(one, other) for one, other in overlaps(boxes)] == []

@@ -16,11 +16,11 @@ PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", 
 
 @pytest.fixture
 def halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], int]:
-    """`halves(core, browser)` -> the result of a repository whose two folders of tests hold this code."""
+    """`halves(core, host)` -> the result of a repository whose two folders of tests hold this code."""
     monkeypatch.setattr(testing, "ROOT", tmp_path)
 
-    def run(core: str, browser: str) -> int:
-        for name, code in (("core", core), ("browser", browser)):
+    def run(core: str, host: str) -> int:
+        for name, code in (("core", core), ("host", host)):
             folder = tmp_path / "tests" / name
             folder.mkdir(parents=True)
             (folder / f"test_{name}.py").write_text(f"def test_it():\n    {code}\n", encoding="utf-8")
